@@ -1,0 +1,140 @@
+"""Configuration of GLCCL models."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPConfig, CLIPTextConfig, PreTrainedConfig
+
+
+@strict
+class GLCCLConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`GLCCLModel`]. The defaults are those of the paper (arXiv 2605.17959) on MSR-VTT, except
+    `mask_padding`, whose released value is `False`.
+
+    Args:
+        clip_config (`dict` or `CLIPConfig`, *optional*):
+            The CLIP encoders. Defaults to CLIP ViT-B/32.
+        max_words (`int`, defaults to 32):
+            Word slots per text, BOS and EOS included: the side of the six learned word matrices, hence the longest
+            text the model accepts. Not more than CLIP's own position table (77).
+        max_frames (`int`, defaults to 12):
+            Frames the processor takes from a video. A default only: the model accepts any number of frames from 1 to
+            the length of CLIP's text position table (77), from which the frame position table is initialised.
+        temporal_num_hidden_layers (`int`, defaults to 4):
+            Blocks of the temporal encoder over the frames of a video.
+        temporal_num_attention_heads (`int`, *optional*):
+            Heads of the temporal encoder. Defaults to `projection_dim // 64`, at least 1.
+        temporal_layer_norm_eps (`float`, defaults to 1e-12):
+            LayerNorm epsilon of the temporal encoder (CLIP's own is 1e-5).
+        glim_temperature (`float`, defaults to 5.0):
+            Temperature of GLIM's softmax over frames. It divides products of UNNORMALISED features, so a good value
+            depends on their norms: 5 suits CLIP's released weights, a CLIP trained from scratch may need 100.
+        aosm_temperature (`float`, defaults to 0.01):
+            Temperature of the softmax that aggregates word and frame scores (AOSM).
+        csc_weight (`float`, defaults to 0.1):
+            Weight eta of the Contrastive Score Consistency loss; 0 switches it off. 0.1 in the paper's text, 0.5 in
+            the commands of the authors' release.
+        mask_padding (`bool`, defaults to `True`):
+            `True`: padded words and frames take part in no softmax and no sum, so a score never depends on padding.
+            `False`: the authors' release, where they do, and every text is padded to exactly `max_words`.
+        glim_global (`bool`, defaults to `True`):
+            Sentence-guided weights for the video feature; `False` replaces them by the mean over the frames.
+        glim_local (`bool`, defaults to `True`):
+            Word-guided weights for the frame features; `False` replaces them by the mean over the frames.
+
+    Example:
+
+    ```python
+    >>> from modeling_glccl import GLCCLConfig, GLCCLModel
+
+    >>> config = GLCCLConfig(
+    ...     clip_config={
+    ...         "text_config": {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    ...                         "intermediate_size": 64, "bos_token_id": 98, "eos_token_id": 99},
+    ...         "vision_config": {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2,
+    ...                           "num_attention_heads": 2, "intermediate_size": 64},
+    ...         "projection_dim": 32,
+    ...     },
+    ...     max_words=16,
+    ...     temporal_num_hidden_layers=2,
+    ... )
+    >>> model = GLCCLModel(config)
+    >>> model.config.temporal_config.num_attention_heads
+    1
+
+    ```
+    """
+
+    model_type = "glccl"
+    sub_configs_defaults = {"clip_config": CLIPConfig}  # noqa: RUF012 (the attribute transformers reads)
+
+    clip_config: dict | CLIPConfig | None = None
+    max_words: int = 32
+    max_frames: int = 12
+    temporal_num_hidden_layers: int = 4
+    temporal_num_attention_heads: int | None = None
+    temporal_layer_norm_eps: float = 1e-12
+    glim_temperature: float | int = 5.0
+    aosm_temperature: float | int = 0.01
+    csc_weight: float | int = 0.1
+    mask_padding: bool = True
+    glim_global: bool = True
+    glim_local: bool = True
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.clip_config, dict):
+            self.clip_config = CLIPConfig(**self.clip_config)
+        elif self.clip_config is None:
+            self.clip_config = CLIPConfig()
+        if self.temporal_num_attention_heads is None:
+            self.temporal_num_attention_heads = max(1, self.clip_config.projection_dim // 64)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Checks the values against each other (called by `@strict` after construction)."""
+        positions = self.max_positions
+        for name in ("max_words", "max_frames"):
+            value = getattr(self, name)
+            if not 1 <= value <= positions:
+                raise ValueError(f"{name}={value} must lie in 1..{positions}, the size of CLIP's text position table")
+        for name in ("glim_temperature", "aosm_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.csc_weight < 0:
+            raise ValueError(f"csc_weight={self.csc_weight} must not be negative; 0 switches the CSC loss off")
+        if self.clip_config.projection_dim % self.temporal_num_attention_heads:
+            raise ValueError(
+                f"the joint width (projection_dim={self.clip_config.projection_dim}) is not a multiple of "
+                f"temporal_num_attention_heads={self.temporal_num_attention_heads}"
+            )
+
+    @property
+    def max_positions(self) -> int:
+        """Rows of CLIP's text position table, which is also the size of the frame position table (77)."""
+        return self.clip_config.text_config.max_position_embeddings
+
+    @property
+    def eos_token_id(self) -> int:
+        """Id of the token whose state is the sentence feature.
+
+        Early CLIP configurations say 2, which transformers reads as "the highest id of the row"; CLIP's EOS is the
+        highest id of its vocabulary.
+        """
+        text_config = self.clip_config.text_config
+        eos = text_config.eos_token_id
+        return text_config.vocab_size - 1 if eos == 2 or not isinstance(eos, int) else eos
+
+    @property
+    def temporal_config(self) -> CLIPTextConfig:
+        """The temporal encoder as a CLIP encoder configuration: its blocks are CLIP's."""
+        width = self.clip_config.projection_dim
+        config = CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=self.temporal_num_hidden_layers,
+            num_attention_heads=self.temporal_num_attention_heads,
+            max_position_embeddings=self.max_positions,
+            hidden_act="quick_gelu",
+            layer_norm_eps=self.temporal_layer_norm_eps,
+        )
+        config._attn_implementation = self._attn_implementation
+        return config

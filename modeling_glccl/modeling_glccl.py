@@ -1,0 +1,356 @@
+"""GLCCL: CLIP encoders, a temporal encoder over frames, and the global-local interaction.
+
+Source: "Text-Video Retrieval With Global-Local Contrastive Consistency Learning" (arXiv 2605.17959).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_glccl import GLCCLConfig
+from .interaction_glccl import (
+    GLCCLFrameWeights,
+    GLCCLInteraction,
+    GLCCLScores,
+    GLCCLTextFeatures,
+    GLCCLVideoFeatures,
+    check_finite,
+)
+from .loss_glccl import contrastive_loss, csc_loss
+
+
+@dataclass
+class GLCCLOutput(ModelOutput):
+    """Output of [`GLCCLModel`] for A texts and V videos.
+
+    Args:
+        loss: scalar, `contrastive_loss + csc_weight * csc_loss`; with `return_loss=True`.
+        contrastive_loss: scalar; with `return_loss=True`.
+        csc_loss: scalar; with `return_loss=True` and a `csc_weight` above 0.
+        logits_per_text: [A, V] float32, the mean of the four scores.
+        logits_per_video: [V, A], its transpose.
+        scores: the four scores, each [A, V] and times exp(logit_scale).
+        text_features: sentence [A, D], words [A, Nw, D], word_mask [A, Nw].
+        video_features: frames [V, Nf, D], frame_mask [V, Nf].
+    """
+
+    loss: Tensor | None = None
+    contrastive_loss: Tensor | None = None
+    csc_loss: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    logits_per_video: Tensor | None = None
+    scores: GLCCLScores | None = None
+    text_features: GLCCLTextFeatures | None = None
+    video_features: GLCCLVideoFeatures | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values that are not None, nested outputs as tuples."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+class GLCCLTemporalEncoder(CLIPPreTrainedModel):
+    """The paper's temporal encoder ("seqTransf"): T(x + P) + x over each video's frames, T made of CLIP blocks."""
+
+    config: CLIPTextConfig
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__(config)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.encoder = CLIPEncoder(config)
+        self.post_init()
+
+    def forward(self, frames: Tensor, padding_mask: Tensor) -> Tensor:
+        """[V, Nf, D] frames and [V, Nf] mask (1 = real frame) -> [V, Nf, D]; padded frames are masked as keys."""
+        hidden = frames + self.position_embedding.weight[: frames.shape[1]]
+        mask = create_bidirectional_mask(self.config, inputs_embeds=hidden, attention_mask=padding_mask)
+        return self.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state + frames
+
+
+class GLCCLModel(PreTrainedModel):
+    """GLCCL text-video retrieval model.
+
+    Example (random weights; `from_pretrained` and `from_clip_pretrained` load real ones):
+
+    ```python
+    >>> import torch
+    >>> from modeling_glccl import GLCCLConfig, GLCCLModel
+
+    >>> text = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    ...         "intermediate_size": 64, "bos_token_id": 98, "eos_token_id": 99}
+    >>> vision = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2,
+    ...           "num_attention_heads": 2, "intermediate_size": 64}
+    >>> clip = {"text_config": text, "vision_config": vision, "projection_dim": 32}
+    >>> model = GLCCLModel(GLCCLConfig(clip_config=clip, max_words=16)).eval()
+
+    >>> input_ids = torch.tensor([[98, 5, 7, 99, 0], [98, 6, 99, 0, 0]])
+    >>> videos = torch.rand(3, 4, 3, 32, 32)
+    >>> text = model.get_text_features(input_ids)
+    >>> video = model.get_video_features(videos)
+    >>> model.similarity(text, video).shape
+    torch.Size([2, 3])
+    >>> model.frame_weights(text, video).sentence.shape
+    torch.Size([2, 3, 4])
+
+    ```
+    """
+
+    config: GLCCLConfig
+    config_class = GLCCLConfig
+    # A plain CLIP checkpoint then loads straight into the attribute of this name.
+    base_model_prefix = "clip"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "GLCCLInteraction")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: GLCCLConfig):
+        super().__init__(config)
+        self.clip = CLIPModel._from_config(config.clip_config)
+        self.temporal = GLCCLTemporalEncoder._from_config(config.temporal_config)
+        self.interaction = GLCCLInteraction(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, GLCCLInteraction):
+            for weight in module.parameters():
+                init.copy_(weight, torch.eye(len(weight)))
+        elif isinstance(module, GLCCLModel):
+            init.constant_(module.clip.logit_scale, self.config.clip_config.logit_scale_init_value)
+
+    @classmethod
+    def from_clip_pretrained(
+        cls, pretrained_model_name_or_path: str, *, clip_kwargs: dict[str, Any] | None = None, **config: Any
+    ) -> "GLCCLModel":
+        """Starts a GLCCL model from CLIP, as the paper does: CLIP weights copied, new layers initialised from them.
+
+        The frame position table becomes CLIP's text position table, temporal block i becomes CLIP text block i, and
+        the learned score matrices are identities.
+
+        Args:
+            pretrained_model_name_or_path: a CLIP checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
+            clip_kwargs: passed to `CLIPModel.from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`, ...).
+            **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).
+
+        Raises:
+            ValueError: CLIP's text width is not the joint width, or it has fewer text blocks than the temporal
+                encoder needs.
+        """
+        clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
+        model = cls._from_config(GLCCLConfig(clip_config=clip.config, **config), dtype=clip.dtype)
+        model.clip.load_state_dict(clip.state_dict())
+        model.init_temporal_from_clip()
+        return model.eval()
+
+    @torch.no_grad()
+    def init_temporal_from_clip(self) -> None:
+        """Copies CLIP's text position table and first text blocks into the temporal encoder.
+
+        Raises:
+            ValueError: CLIP's text width is not the joint width, or it has too few text blocks.
+        """
+        text, blocks = self.clip.text_model, self.temporal.encoder.layers
+        width, joint = self.config.clip_config.text_config.hidden_size, self.config.clip_config.projection_dim
+        if width != joint:
+            raise ValueError(
+                f"the temporal encoder starts from CLIP's text blocks, which needs a text width equal to the joint "
+                f"width; this CLIP has {width} and {joint}. Build GLCCLModel(config) and load the CLIP part yourself"
+            )
+        if len(blocks) > len(text.encoder.layers):
+            raise ValueError(
+                f"temporal_num_hidden_layers={len(blocks)} but this CLIP has only {len(text.encoder.layers)} text "
+                "blocks to start from"
+            )
+        self.temporal.position_embedding.load_state_dict(text.embeddings.position_embedding.state_dict())
+        for block, source in zip(blocks, text.encoder.layers, strict=False):
+            if source.self_attn.num_heads != block.self_attn.num_heads:
+                raise ValueError(
+                    f"CLIP's text blocks have {source.self_attn.num_heads} heads, the temporal encoder "
+                    f"{block.self_attn.num_heads}; set temporal_num_attention_heads={source.self_attn.num_heads}"
+                )
+            block.load_state_dict(source.state_dict())
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> GLCCLTextFeatures:
+        """Encodes texts with CLIP's causal text tower.
+
+        Args:
+            input_ids: [A, Nw] int64, BOS, words, EOS, then padding.
+            attention_mask: [A, Nw], 1 up to and including the first EOS. Optional: the first EOS says the same.
+
+        Returns:
+            sentence [A, D] (state of the first EOS), words [A, Nw, D] (state of every position), word_mask [A, Nw]
+            bool. Nothing is normalised. With `mask_padding=False` every slot counts, as in the authors' release.
+
+        Raises:
+            ValueError: a row without EOS, more than `max_words` tokens (or other than `max_words` with
+                `mask_padding=False`), a mask that disagrees with the ids, non-finite features.
+        """
+        word_mask = self._word_mask(input_ids, attention_mask)
+        # The tower is causal, so padding after EOS cannot reach the words and needs no attention mask.
+        states = self.clip.text_model(input_ids=input_ids).last_hidden_state
+        words = self.clip.text_projection(states)
+        sentence = words[torch.arange(len(words), device=words.device), word_mask.sum(dim=1) - 1]
+        if not self.config.mask_padding:
+            word_mask = torch.ones_like(word_mask)
+        check_finite("word features", words, word_mask)
+        return GLCCLTextFeatures(sentence=sentence, words=words, word_mask=word_mask)
+
+    def _word_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[A, Nw] bool, True up to and including the first EOS of each row."""
+        max_words = self.config.max_words
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids must be [texts, words]; got shape {tuple(input_ids.shape)}")
+        if input_ids.shape[1] > max_words:
+            raise ValueError(
+                f"input_ids have {input_ids.shape[1]} slots but max_words={max_words}: truncate the texts "
+                "(GLCCLProcessor does) or train with a larger max_words"
+            )
+        if not self.config.mask_padding and input_ids.shape[1] != max_words:
+            raise ValueError(
+                f"mask_padding=False scores padding too, so texts must be padded to exactly max_words={max_words} "
+                f"(GLCCLProcessor does); got {input_ids.shape[1]} slots"
+            )
+        is_eos = input_ids == self.config.eos_token_id
+        if not is_eos.any(dim=1).all():
+            row = int((~is_eos.any(dim=1)).nonzero()[0])
+            raise ValueError(
+                f"row {row} of input_ids has no EOS token (id {self.config.eos_token_id}), whose state is the "
+                "sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when it truncates"
+            )
+        word_mask = is_eos.int().cumsum(dim=1) - is_eos.int() == 0
+        if attention_mask is not None:
+            if attention_mask.shape != input_ids.shape:
+                raise ValueError(
+                    f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_ids "
+                    f"{tuple(input_ids.shape)}"
+                )
+            # The release never reads its attention mask, so neither does mask_padding=False.
+            if self.config.mask_padding and (differ := (attention_mask.bool() != word_mask).any(dim=1)).any():
+                row = int(differ.nonzero()[0])
+                raise ValueError(
+                    f"attention_mask counts {int(attention_mask[row].sum())} tokens in row {row}, but its first EOS "
+                    f"is token {int(word_mask[row].sum())}: the mask must be 1 up to and including the first EOS"
+                )
+        return word_mask
+
+    def get_video_features(
+        self, pixel_values_videos: Tensor, padding_mask_videos: Tensor | None = None
+    ) -> GLCCLVideoFeatures:
+        """Encodes every frame with CLIP's vision tower, then the frames of each video with the temporal encoder.
+
+        Args:
+            pixel_values_videos: [V, Nf, 3, H, W] normalised pixels; 1 <= Nf <= the position table (77).
+            padding_mask_videos: [V, Nf], 1 = real frame, 0 = padding. Optional: all frames are real.
+
+        Returns:
+            frames [V, Nf, D], not normalised, and frame_mask [V, Nf] bool. With `mask_padding=False` padded frames
+            are encoded and counted, as in the authors' release; otherwise they cost nothing and are zero.
+
+        Raises:
+            ValueError: a wrong shape, too many frames, a video without a real frame, non-finite features.
+        """
+        shape, channels = tuple(pixel_values_videos.shape), self.config.clip_config.vision_config.num_channels
+        if len(shape) != 5 or shape[2] != channels:
+            raise ValueError(f"pixel_values_videos must be [videos, frames, {channels}, height, width]; got {shape}")
+        if not 1 <= shape[1] <= self.config.max_positions:
+            raise ValueError(
+                f"{shape[1]} frames per video, but the frame position table has {self.config.max_positions} rows: "
+                "sample fewer frames, or split long videos into clips"
+            )
+        if padding_mask_videos is None:
+            padding_mask_videos = torch.ones(shape[:2], device=pixel_values_videos.device)
+        elif tuple(padding_mask_videos.shape) != shape[:2]:
+            raise ValueError(
+                f"padding_mask_videos {tuple(padding_mask_videos.shape)} must be the first two dimensions of "
+                f"pixel_values_videos {shape}"
+            )
+        real = padding_mask_videos.bool()
+        if not real.any(dim=1).all():
+            raise ValueError(f"video {int((~real.any(dim=1)).nonzero()[0])} of the batch has no real frame")
+
+        if self.config.mask_padding:
+            encoded = self._encode_frames(pixel_values_videos[real])
+            frames = encoded.new_zeros(*shape[:2], encoded.shape[-1])
+            frames[real] = encoded
+        else:
+            frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
+        frames = self.temporal(frames, real)
+        frame_mask = real if self.config.mask_padding else torch.ones_like(real)
+        check_finite("frame features", frames, frame_mask)
+        return GLCCLVideoFeatures(frames=frames.masked_fill(~frame_mask[..., None], 0.0), frame_mask=frame_mask)
+
+    def _encode_frames(self, pixel_values: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, D], CLIP's projected image features, not normalised."""
+        return self.clip.get_image_features(pixel_values).pooler_output
+
+    def get_scores(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLScores:
+        """The four scores of every text with every video, each [A, V] float32 and times exp(logit_scale)."""
+        return self.interaction(text, video, self.clip.logit_scale)
+
+    def similarity(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> Tensor:
+        """Logits [A, V] in float32, the mean of the four scores: exact, block by block, in bounded memory.
+
+        Args:
+            text: A texts, from [`~GLCCLModel.get_text_features`].
+            video: V videos, from [`~GLCCLModel.get_video_features`]; frame counts may differ through the mask.
+
+        Raises:
+            ValueError: shapes or masks that do not fit each other, or non-finite features.
+        """
+        return self.get_scores(text, video).logits
+
+    def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
+        """GLIM's weights: sentence [A, V, Nf] and words [A, V, Nw, Nf] say which frames a text is about."""
+        return self.interaction.frame_weights(text, video)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values_videos: Tensor,
+        attention_mask: Tensor | None = None,
+        padding_mask_videos: Tensor | None = None,
+        return_loss: bool = False,
+        return_dict: bool | None = None,
+    ) -> GLCCLOutput | tuple[Any, ...]:
+        """Scores A texts against V videos; with `return_loss=True` (A = V, in the same order) also the losses.
+
+        Args:
+            input_ids: [A, Nw] int64.
+            pixel_values_videos: [V, Nf, 3, H, W] normalised pixels.
+            attention_mask: [A, Nw], 1 up to and including the first EOS.
+            padding_mask_videos: [V, Nf], 1 = real frame.
+            return_loss: whether to compute the losses.
+            return_dict: `False` returns a plain tuple.
+
+        Raises:
+            ValueError: see [`~GLCCLModel.get_text_features`], [`~GLCCLModel.get_video_features`]; with
+                `return_loss=True` also A != V, or a batch of one while `csc_weight` is above 0.
+        """
+        text = self.get_text_features(input_ids, attention_mask)
+        video = self.get_video_features(pixel_values_videos, padding_mask_videos)
+        scores = self.get_scores(text, video)
+        logits = scores.logits
+        output = GLCCLOutput(
+            logits_per_text=logits,
+            logits_per_video=logits.T,
+            scores=scores,
+            text_features=text,
+            video_features=video,
+        )
+        if return_loss:
+            output.contrastive_loss = output.loss = contrastive_loss(logits)
+            if self.config.csc_weight:
+                output.csc_loss = csc_loss(torch.stack(scores.to_tuple()))
+                output.loss = output.contrastive_loss + self.config.csc_weight * output.csc_loss
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
