@@ -92,6 +92,7 @@ class GLCCLInteraction(nn.Module):
         self.aosm_temperature = config.aosm_temperature
         self.glim_global = config.glim_global
         self.glim_local = config.glim_local
+        self.width = width
         self.global_mat_weight = nn.Parameter(torch.eye(width))
         self.local_mat_weight = nn.Parameter(torch.eye(width))
         self.word_logit_weight = nn.Parameter(torch.eye(words))
@@ -147,7 +148,7 @@ class GLCCLInteraction(nn.Module):
 
     def prepare_text(self, text: GLCCLTextFeatures) -> GLCCLTextState:
         """Everything the scores need that depends on the texts alone. Raises ValueError for unusable features."""
-        check_features("word", text.words, text.word_mask)
+        check_features("word", text.words, text.word_mask, self.width)
         if text.sentence.shape != (len(text.words), text.words.shape[-1]):
             raise ValueError(
                 f"sentence features {tuple(text.sentence.shape)} do not fit word features {tuple(text.words.shape)}"
@@ -155,6 +156,9 @@ class GLCCLInteraction(nn.Module):
         if (text.word_mask[:, 1:] & ~text.word_mask[:, :-1]).any():
             raise ValueError("word_mask must count the leading slots of each row: padding follows the words")
         check_finite("sentence features", text.sentence)
+        max_words = len(self.word_logit_weight)
+        if text.word_mask[:, max_words:].any():
+            raise ValueError(f"texts of up to {int(text.word_mask.sum(1).max())} words but max_words={max_words}")
         lengths, order = text.word_mask.sum(dim=1).sort(stable=True)
         with torch.autocast(text.words.device.type, enabled=False):
             sentence = text.sentence.float()[order]
@@ -175,7 +179,7 @@ class GLCCLInteraction(nn.Module):
 
     def prepare_video(self, video: GLCCLVideoFeatures) -> GLCCLVideoState:
         """Everything the scores need that depends on the videos alone. Raises ValueError for unusable features."""
-        check_features("frame", video.frames, video.frame_mask)
+        check_features("frame", video.frames, video.frame_mask, self.width)
         lengths, order = video.frame_mask.sum(dim=1).sort(stable=True)
         frames = video.frames[order][video.frame_mask[order]].float()
         with torch.autocast(frames.device.type, enabled=False):
@@ -188,8 +192,8 @@ class GLCCLInteraction(nn.Module):
 
     def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
         """GLIM's weights for every pair (sentence [A, V, Nf], words [A, V, Nw, Nf]), in float32."""
-        check_features("word", text.words, text.word_mask)
-        check_features("frame", video.frames, video.frame_mask)
+        check_features("word", text.words, text.word_mask, self.width)
+        check_features("frame", video.frames, video.frame_mask, self.width)
         counted = video.frame_mask[None, :, None, :]
         frames = video.frames.float()
         sentence = torch.einsum("ad,vkd->avk", text.sentence.float(), frames)
@@ -206,12 +210,12 @@ class GLCCLInteraction(nn.Module):
         return (products / self.glim_temperature).masked_fill(~counted, -torch.inf).softmax(dim=-1)
 
 
-def check_features(name: str, values: Tensor, mask: Tensor) -> None:
-    """Raises ValueError unless [N, slots, D] features have a [N, slots] mask that counts a slot of every row."""
-    if values.ndim != 3 or mask.shape != values.shape[:2]:
+def check_features(name: str, values: Tensor, mask: Tensor, width: int) -> None:
+    """Raises ValueError unless [N, slots, width] features have a [N, slots] mask that counts a slot of every row."""
+    if values.ndim != 3 or values.shape[2] != width or mask.shape != values.shape[:2]:
         raise ValueError(
-            f"{name} features must be [N, slots, D], their mask [N, slots]; got {tuple(values.shape)}, "
-            f"{tuple(mask.shape)}"
+            f"{name} features of this model must be [N, slots, {width}], their mask [N, slots]; got "
+            f"{tuple(values.shape)}, {tuple(mask.shape)}"
         )
     if not mask.any(dim=1).all():
         raise ValueError(f"row {int((~mask.any(dim=1)).nonzero()[0])} of the {name} mask counts no slot at all")

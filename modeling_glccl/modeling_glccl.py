@@ -129,6 +129,16 @@ class GLCCLModel(PreTrainedModel):
             init.constant_(module.clip.logit_scale, self.config.clip_config.logit_scale_init_value)
 
     @classmethod
+    def is_custom_code(cls) -> bool:
+        """Always False, so that `_init_weights` sees every module when weights are missing from a checkpoint.
+
+        transformers skips the modules of custom code whose own parameters are all loaded, hence all modules without
+        parameters of their own: this model (which initialises `logit_scale`) and CLIP's attention and MLP blocks. That
+        protects loaded weights from initialisers that do not look; those of `transformers.initialization` do.
+        """
+        return False
+
+    @classmethod
     def from_clip_pretrained(
         cls, pretrained_model_name_or_path: str, *, clip_kwargs: dict[str, Any] | None = None, **config: Any
     ) -> "GLCCLModel":
@@ -165,6 +175,11 @@ class GLCCLModel(PreTrainedModel):
             raise ValueError(
                 f"the temporal encoder starts from CLIP's text blocks, which needs a text width equal to the joint "
                 f"width; this CLIP has {width} and {joint}. Build GLCCLModel(config) and load the CLIP part yourself"
+            )
+        mlp_width, ours = (model.config.intermediate_size for model in (text, self.temporal))
+        if mlp_width != ours:
+            raise ValueError(
+                f"CLIP's text blocks have MLPs of width {mlp_width}, the temporal encoder {ours} (4 x the joint width)"
             )
         if len(blocks) > len(text.encoder.layers):
             raise ValueError(
@@ -340,17 +355,21 @@ class GLCCLModel(PreTrainedModel):
         video = self.get_video_features(pixel_values_videos, padding_mask_videos)
         scores = self.get_scores(text, video)
         logits = scores.logits
+        loss = retrieval = consistency = None
+        if return_loss:
+            loss = retrieval = contrastive_loss(logits)
+            if self.config.csc_weight:
+                consistency = csc_loss(torch.stack(scores.to_tuple()))
+                loss = retrieval + self.config.csc_weight * consistency
         output = GLCCLOutput(
+            loss=loss,
+            contrastive_loss=retrieval,
+            csc_loss=consistency,
             logits_per_text=logits,
             logits_per_video=logits.T,
             scores=scores,
             text_features=text,
             video_features=video,
         )
-        if return_loss:
-            output.contrastive_loss = output.loss = contrastive_loss(logits)
-            if self.config.csc_weight:
-                output.csc_loss = csc_loss(torch.stack(scores.to_tuple()))
-                output.loss = output.contrastive_loss + self.config.csc_weight * output.csc_loss
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()

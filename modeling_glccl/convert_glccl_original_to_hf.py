@@ -1,0 +1,291 @@
+"""Converts a checkpoint of the authors' GLCCL release, or a plain OpenAI CLIP state dict, into a `GLCCLModel`.
+
+    python -m modeling_glccl.convert_glccl_original_to_hf pytorch_model.bin.4 glccl-msrvtt --csc-weight 0.5
+
+The release keeps OpenAI's names for CLIP (fused query, key and value; projections multiplied from the right), calls
+the temporal encoder `transformerClip` and pads inside every softmax, hence `mask_padding=False` after conversion.
+"""
+
+import argparse
+import math
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .configuration_glccl import GLCCLConfig
+from .modeling_glccl import GLCCLModel
+
+LEARNED_MATRICES = (
+    "global_mat_weight",
+    "local_mat_weight",
+    "word_logit_weight",
+    "word_frame_logit_weight",
+    "word_mat_weight",
+    "word_mat_weight2",
+    "word_frame_mat_weight",
+    "word_frame_mat_weight2",
+)
+# Scalars of OpenAI's archives that describe the network, and a matrix that the release stores but never uses.
+DROPPED = ("input_resolution", "context_length", "vocab_size", "visual_logit_weight")
+
+
+class Correspondence(NamedTuple):
+    """One tensor of the release and the tensors of ours that hold its rows."""
+
+    original: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+
+
+def convert_original_checkpoint(state_dict: Mapping[str, Tensor], **config: Any) -> GLCCLModel:
+    """Builds a [`GLCCLModel`] from the authors' weights, or from OpenAI CLIP's with the new layers initialised.
+
+    Every size comes from the tensors (attention heads are width // 64, EOS is the highest token id); the weights
+    become float32. `visual_logit_weight`, which the release never uses, only tells the number of frames.
+
+    Args:
+        state_dict: the release's names, with or without "module." in front; or OpenAI CLIP's, with or without
+            "clip." in front, in which case the temporal encoder starts from CLIP's text tower
+            ([`~GLCCLModel.init_temporal_from_clip`]) and the learned matrices are identities.
+        **config: values of [`GLCCLConfig`] that no tensor tells (`csc_weight=0.5`, `max_frames=64`, ...).
+            `mask_padding` defaults to `False`, as in the release, for the authors' checkpoints.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ValueError: entries that are no tensors; unknown or missing names, all of them listed; shapes that do not fit
+            each other, or a configuration value that they contradict; a plain CLIP that the temporal encoder cannot
+            start from.
+    """
+    not_tensors = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    if not_tensors:
+        raise ValueError(f"not a state dict of tensors: {_listed(not_tensors)} hold something else")
+    state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    clip = "clip." if any(name.startswith("clip.") for name in state) else ""
+    if "visual_logit_weight" in state:
+        config.setdefault("max_frames", len(state["visual_logit_weight"]))
+    state = {name: value for name, value in state.items() if name.removeprefix(clip) not in DROPPED}
+
+    has_new_layers = any(name.startswith(("transformerClip.", *LEARNED_MATRICES)) for name in state)
+    pairs = _clip_pairs(clip, _depth(state, f"{clip}transformer"), _depth(state, f"{clip}visual.transformer"))
+    if has_new_layers:
+        pairs += _new_pairs(_depth(state, "transformerClip"))
+    _check_names(state, [pair.original for pair in pairs])
+
+    if has_new_layers:
+        config.setdefault("mask_padding", False)
+        told = {
+            "max_words": len(state["word_logit_weight"]),
+            "temporal_num_hidden_layers": _depth(state, "transformerClip"),
+        }
+        for name, value in told.items():
+            if config.setdefault(name, value) != value:
+                raise ValueError(f"{name}={config[name]}, but the tensors of this checkpoint say {value}")
+    model = GLCCLModel(GLCCLConfig(clip_config=_clip_config(state, clip), **config))
+    _load(model, state, pairs)
+    if not has_new_layers:
+        model.init_temporal_from_clip()
+    return model.eval()
+
+
+def to_original_names(tensors: Mapping[str, Tensor], config: GLCCLConfig) -> dict[str, Tensor]:
+    """Weights or gradients by our names -> by the release's names and in its layout, the inverse of the conversion.
+
+    Args:
+        tensors: every parameter's tensor by its name in [`GLCCLModel`].
+        config: the model's configuration.
+    """
+    text, vision = config.clip_config.text_config, config.clip_config.vision_config
+    pairs = _clip_pairs("clip.", text.num_hidden_layers, vision.num_hidden_layers)
+    original = {}
+    for pair in pairs + _new_pairs(config.temporal_num_hidden_layers):
+        rows = [tensors[name] for name in pair.ours]
+        tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
+        original[pair.original] = tensor.T if pair.transposed else tensor
+    return original
+
+
+def _clip_pairs(clip: str, text_layers: int, vision_layers: int) -> list[Correspondence]:
+    pairs = [
+        Correspondence(f"{clip}logit_scale", ("clip.logit_scale",)),
+        Correspondence(f"{clip}text_projection", ("clip.text_projection.weight",), transposed=True),
+        Correspondence(f"{clip}visual.proj", ("clip.visual_projection.weight",), transposed=True),
+    ]
+    names = {
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "ln_final.weight": "text_model.final_layer_norm.weight",
+        "ln_final.bias": "text_model.final_layer_norm.bias",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+        "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+        "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+        "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    }
+    pairs += [Correspondence(clip + original, (f"clip.{ours}",)) for original, ours in names.items()]
+    pairs += _block_pairs(f"{clip}transformer", "clip.text_model.encoder", text_layers)
+    pairs += _block_pairs(f"{clip}visual.transformer", "clip.vision_model.encoder", vision_layers)
+    return pairs
+
+
+def _new_pairs(temporal_layers: int) -> list[Correspondence]:
+    pairs = [Correspondence(name, (f"interaction.{name}",)) for name in LEARNED_MATRICES]
+    pairs.append(Correspondence("frame_position_embeddings.weight", ("temporal.position_embedding.weight",)))
+    return pairs + _block_pairs("transformerClip", "temporal.encoder", temporal_layers)
+
+
+def _block_pairs(original: str, ours: str, layers: int) -> list[Correspondence]:
+    modules = {
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "attn.out_proj": "self_attn.out_proj",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+    }
+    pairs = []
+    for layer in range(layers):
+        block, our_block = f"{original}.resblocks.{layer}", f"{ours}.layers.{layer}"
+        for kind in ("weight", "bias"):
+            fused = tuple(f"{our_block}.self_attn.{part}_proj.{kind}" for part in "qkv")
+            pairs.append(Correspondence(f"{block}.attn.in_proj_{kind}", fused))
+            for module, our_module in modules.items():
+                pairs.append(Correspondence(f"{block}.{module}.{kind}", (f"{our_block}.{our_module}.{kind}",)))
+    return pairs
+
+
+def _depth(names: Iterable[str], stack: str) -> int:
+    """Blocks of a transformer by the highest index; at least 1, so that an absent one is reported as missing."""
+    found = (re.match(rf"{re.escape(stack)}\.resblocks\.(\d+)\.", name) for name in names)
+    return max((int(match[1]) + 1 for match in found if match), default=1)
+
+
+def _check_names(state: Mapping[str, Tensor], expected: list[str]) -> None:
+    unknown = [name for name in state if name not in set(expected)]
+    missing = [name for name in expected if name not in state]
+    if unknown or missing:
+        hint = ""
+        if any("text_model." in name for name in unknown):
+            hint = "\nThese look like transformers' names: use GLCCLModel.from_pretrained or from_clip_pretrained"
+        raise ValueError(
+            "not a checkpoint of the GLCCL release, nor an OpenAI CLIP (ViT) state dict"
+            f"\nunknown names: {_listed(unknown)}\nmissing names: {_listed(missing)}{hint}"
+        )
+
+
+def _clip_config(state: Mapping[str, Tensor], clip: str) -> dict[str, Any]:
+    vocab_size, text_width = state[f"{clip}token_embedding.weight"].shape
+    vision_width, channels, patch_size, _ = state[f"{clip}visual.conv1.weight"].shape
+    patches = len(state[f"{clip}visual.positional_embedding"]) - 1
+    projection_dim = state[f"{clip}text_projection"].shape[1]
+    if math.isqrt(patches) ** 2 != patches:
+        raise ValueError(f"visual.positional_embedding has {patches} patch positions, which is no square image")
+    return {
+        "projection_dim": projection_dim,
+        "text_config": {
+            "vocab_size": vocab_size,
+            "hidden_size": text_width,
+            "intermediate_size": len(state[f"{clip}transformer.resblocks.0.mlp.c_fc.weight"]),
+            "num_hidden_layers": _depth(state, f"{clip}transformer"),
+            "num_attention_heads": max(1, text_width // 64),
+            "max_position_embeddings": len(state[f"{clip}positional_embedding"]),
+            "projection_dim": projection_dim,
+            "bos_token_id": vocab_size - 2,
+            "eos_token_id": vocab_size - 1,
+            "pad_token_id": 0,
+        },
+        "vision_config": {
+            "hidden_size": vision_width,
+            "intermediate_size": len(state[f"{clip}visual.transformer.resblocks.0.mlp.c_fc.weight"]),
+            "num_hidden_layers": _depth(state, f"{clip}visual.transformer"),
+            "num_attention_heads": max(1, vision_width // 64),
+            "num_channels": channels,
+            "patch_size": patch_size,
+            "image_size": math.isqrt(patches) * patch_size,
+            "projection_dim": projection_dim,
+        },
+    }
+
+
+def _load(model: GLCCLModel, state: Mapping[str, Tensor], pairs: list[Correspondence]) -> None:
+    targets = dict(model.named_parameters())
+    weights, wrong = {}, []
+    for pair in pairs:
+        tensor = state[pair.original].T if pair.transposed else state[pair.original]
+        parts = [tensor] if len(pair.ours) == 1 else tensor.tensor_split(len(pair.ours))
+        weights.update(zip(pair.ours, parts, strict=True))
+        if any(weights[name].shape != targets[name].shape for name in pair.ours):
+            shapes = [tuple(targets[name].shape) for name in pair.ours]
+            wrong.append(f"{pair.original} {tuple(state[pair.original].shape)} for {pair.ours} {shapes}")
+    if wrong:
+        raise ValueError("tensors whose shapes do not fit the sizes that the others tell:\n" + "\n".join(wrong))
+    # Not strict: a plain CLIP leaves the new layers as they are; the names were checked before.
+    model.load_state_dict(weights, strict=False)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Reads a `.safetensors` file, or any other one through `torch.load(weights_only=True)`.
+
+    Raises:
+        ValueError: the file holds more than weights (another pickle, a TorchScript archive) or is damaged.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no file of plain weights, and nothing else is loaded because a pickle can run code. If you "
+            "trust it, save its weights alone and convert those: torch.save(model.state_dict(), 'weights.bin'), "
+            "where model is torch.jit.load(path) for OpenAI's own .pt files"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: INPUT OUTPUT and the configuration values that no tensor tells."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_glccl.convert_glccl_original_to_hf", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("input", help="checkpoint of the release, e.g. pytorch_model.bin.4, or a .safetensors file")
+    parser.add_argument("output", help="folder for the converted model")
+    parser.add_argument("--csc-weight", type=float, help="weight of the CSC loss (0.5 in the release's commands)")
+    parser.add_argument("--max-frames", type=int, help="frames per video, where the checkpoint does not tell")
+    parser.add_argument(
+        "--mask-padding",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="leave padded words and frames out of the scores (the release counts them)",
+    )
+    arguments = vars(parser.parse_args(argv))
+    source, output = arguments.pop("input"), arguments.pop("output")
+    try:
+        state_dict = load_original_state_dict(source)
+        model = convert_original_checkpoint(state_dict, **{k: v for k, v in arguments.items() if v is not None})
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    model.save_pretrained(output)
+    config = model.config
+    print(
+        f"{source} -> {output}: {model.num_parameters():,} parameters, max_words={config.max_words}, "
+        f"max_frames={config.max_frames}, csc_weight={config.csc_weight}, mask_padding={config.mask_padding}"
+    )
+
+
+if __name__ == "__main__":
+    main()

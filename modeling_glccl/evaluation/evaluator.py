@@ -1,0 +1,229 @@
+"""Evaluation of a model on a text-video dataset: encode everything once, score in blocks, on one or many processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.utils import ModelOutput
+
+from .metrics import retrieval_ranks, summarize_ranks
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedModel, ProcessorMixin
+
+# Texts are shorter than videos and far cheaper, so more of them make a batch.
+TEXTS_PER_VIDEO = 8
+
+
+@dataclass
+class EvaluationResult:
+    """What [`evaluate`] found for A captions and V distinct videos.
+
+    Args:
+        metrics: {"t2v": {"R@1", "R@5", "R@10", "MdR", "MnR"}, "v2t": {...}}.
+        video_ids: V strings, in the order of their first row.
+        video_rows: [V] int64, the first row of each video in the dataset.
+        captions: A strings, in the order of the rows.
+        caption_rows: [A] int64, the row of each caption in the dataset.
+        video_index: [A] int64, the position of each caption's video in `video_ids`.
+        seconds: wall time of "videos" (decode and encode) and "texts" (encode and score).
+        similarity: [A, V] float32 logits; on the main process only.
+        ranks: {"t2v": [A], "v2t": [videos with captions]} int64, 1 = best; on the main process only.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    video_ids: list[str]
+    video_rows: np.ndarray
+    captions: list[str]
+    caption_rows: np.ndarray
+    video_index: np.ndarray
+    seconds: dict[str, float]
+    similarity: np.ndarray | None = None
+    ranks: dict[str, np.ndarray] | None = None
+
+
+def evaluate(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    dataset: Dataset,
+    *,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, Tensor]] | None = None,
+) -> EvaluationResult:
+    """Scores every caption of a dataset against every distinct video of it.
+
+    Each video and each text is encoded once, however many rows a video has. Every process encodes a slice of the
+    videos and receives the features of all; it then encodes a slice of the texts and scores them against all videos.
+    Memory: 4 V Nf D bytes of frame features on the CPU of every process and on its device; the scores of its own
+    texts, and on the main process 4 A V bytes for all of them.
+
+    Args:
+        model: has `get_text_features`, `get_video_features` and `similarity`, as [`GLCCLModel`]. It leaves in the
+            mode (training or evaluation) in which it came.
+        processor: turns texts and videos into inputs of the model, as [`GLCCLProcessor`].
+        dataset: columns `video_id`, `caption` (or `captions`, lists; none for a video that is only a distractor), and
+            those that `collate` reads: by default `video` (path or bytes) and, where present, `start` and `end`.
+        accelerator: for several processes or mixed precision.
+        batch_size: videos encoded at a time.
+        num_workers: processes that decode videos; with 0 this one does.
+        progress: shows progress bars, on the main process.
+        collate: rows of the dataset, one per video -> inputs of `get_video_features`, for frames that need no
+            decoding.
+
+    Returns:
+        An [`EvaluationResult`] on every process.
+
+    Raises:
+        ValueError: a missing column, no caption, a caption that is not a string, or features that are not finite.
+    """
+    index = _index(dataset)
+    video_ids, video_rows, captions, _, video_index = index
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    autocast = accelerator.autocast if accelerator else nullcontext
+    model = accelerator.unwrap_model(model) if accelerator else model
+    bar = partial(tqdm, disable=not progress or rank > 0, leave=False)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            started = time.perf_counter()
+            own_videos = dataset.select(np.array_split(video_rows, world)[rank])
+            loader = DataLoader(
+                own_videos, batch_size, collate_fn=collate or partial(video_inputs, processor), num_workers=num_workers
+            )
+            features = []
+            for batch in bar(loader, desc="videos", unit="batch"):
+                with autocast():
+                    encoded = model.get_video_features(**_inputs(batch, model))
+                features.append(_to(encoded, "cpu"))
+            videos = _to(_concatenate(_all_gather(features, accelerator)), model.device)
+            seconds = {"videos": time.perf_counter() - started}
+
+            started = time.perf_counter()
+            own_texts = np.array_split(np.arange(len(captions)), world)[rank]
+            rows = [np.zeros((0, len(video_ids)), "float32")]
+            step = TEXTS_PER_VIDEO * batch_size
+            for start in bar(range(0, len(own_texts), step), desc="texts", unit="batch"):
+                texts = [captions[text] for text in own_texts[start : start + step]]
+                inputs = processor(text=texts, return_tensors="pt")
+                with autocast():
+                    text = model.get_text_features(**_inputs(inputs, model))
+                rows.append(model.similarity(text, videos).float().cpu().numpy())
+            similarity = _gather_rows(np.concatenate(rows), accelerator)
+            seconds["texts"] = time.perf_counter() - started
+    finally:
+        model.train(was_training)
+
+    ranks = metrics = None
+    if rank == 0:
+        ranks = retrieval_ranks(similarity, video_index)
+        metrics = {direction: summarize_ranks(values) for direction, values in ranks.items()}
+    metrics = _broadcast(metrics, accelerator)
+    return EvaluationResult(metrics, *index, seconds, similarity, ranks)
+
+
+def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarray, np.ndarray]:
+    """The distinct videos and all captions: video_ids, video_rows, captions, caption_rows, video_index."""
+    several = "captions" in dataset.column_names
+    for column in ("video_id", "captions" if several else "caption"):
+        if column not in dataset.column_names:
+            raise ValueError(f"the dataset has no column {column!r}; its columns are {dataset.column_names}")
+    position, video_rows, captions, caption_rows, video_index = {}, [], [], [], []
+    texts = dataset["captions"] if several else ([caption] for caption in dataset["caption"])
+    for row, (video_id, row_captions) in enumerate(zip(dataset["video_id"], texts, strict=True)):
+        if video_id not in position:
+            position[video_id] = len(position)
+            video_rows.append(row)
+        for caption in row_captions or ():
+            if caption is None:
+                continue
+            if not isinstance(caption, str):
+                raise ValueError(f"row {row} (video {video_id}): the caption must be a string; got {caption!r}")
+            captions.append(caption)
+            caption_rows.append(row)
+            video_index.append(position[video_id])
+    if not captions:
+        raise ValueError(f"the dataset has {len(position)} videos and no caption: nothing to evaluate")
+    return list(position), np.array(video_rows), captions, np.array(caption_rows), np.array(video_index)
+
+
+def video_inputs(processor: ProcessorMixin, rows: list[dict[str, Any]], **kwargs: Any) -> Mapping[str, Any]:
+    """Inputs of `get_video_features` for rows with a `video` and, where only a part counts, `start` and `end`."""
+    windows = {
+        name: [row[name] for row in rows]
+        for name in ("start", "end")
+        if any(row.get(name) is not None for row in rows)
+    }
+    return processor(videos=[row["video"] for row in rows], **windows, **kwargs, return_tensors="pt")
+
+
+def _inputs(batch: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+
+def _to(features: ModelOutput, device: torch.device | str) -> ModelOutput:
+    """The features on the device, masks as they are and values in float32."""
+    return type(features)(
+        **{
+            name: tensor.to(device, torch.float32 if tensor.is_floating_point() else None)
+            for name, tensor in features.items()
+        }
+    )
+
+
+def _concatenate(batches: list[ModelOutput]) -> ModelOutput:
+    """Features of all batches as one; a batch with fewer slots is padded with zeros, in its mask too."""
+    joined = {}
+    for name in batches[0]:
+        slots = max(features[name].shape[1] for features in batches)
+        joined[name] = torch.cat([_pad_slots(features[name], slots) for features in batches])
+    return type(batches[0])(**joined)
+
+
+def _pad_slots(values: Tensor, slots: int) -> Tensor:
+    """[N, n, ...] -> [N, slots, ...]."""
+    padded = values.new_zeros(len(values), slots, *values.shape[2:])
+    padded[:, : values.shape[1]] = values
+    return padded
+
+
+def _all_gather(features: list[ModelOutput], accelerator: Accelerator | None) -> list[ModelOutput]:
+    """The batches of all processes, in their order, on every process."""
+    if accelerator is None:
+        return features
+    from accelerate.utils import gather_object
+
+    return gather_object(features)
+
+
+def _gather_rows(similarity: np.ndarray, accelerator: Accelerator | None) -> np.ndarray | None:
+    """The rows of all processes, in their order, on the main process; None on the others."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return similarity
+    parts = [None] * accelerator.num_processes if accelerator.is_main_process else None
+    torch.distributed.gather_object(similarity, parts)
+    return np.concatenate(parts) if parts else None
+
+
+def _broadcast(metrics: dict | None, accelerator: Accelerator | None) -> dict:
+    """The main process's metrics on every process."""
+    if accelerator is None:
+        return metrics
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([metrics])[0]

@@ -1,0 +1,161 @@
+"""Tables and pictures: metrics of several models, what was retrieved, and where the model looked."""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from rich.table import Table
+from rich.text import Text
+
+from .retrieval import RetrievedVideo
+
+INK, FAINT, CORRECT, DESCRIBED, OTHER = "#1f2933", "#7b8794", "#1a9850", "#f28e2b", "#a9b8c9"
+MODELS = ("#1f5fa8", "#f28e2b", "#76a95a", "#b07aa1", "#9c755f", "#59a1a0")
+
+DIRECTIONS = {"t2v": "text-to-video", "v2t": "video-to-text"}
+METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], title: str) -> Table:
+    """One row per model and direction, for the terminal.
+
+    Args:
+        metrics: model name -> what [`retrieval_metrics`] returns; what is not known may be left out.
+        title: of the table.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("model", overflow="fold")
+    table.add_column("direction", no_wrap=True)
+    for metric in METRICS:
+        table.add_column(metric, justify="right", no_wrap=True)
+    for model, directions in metrics.items():
+        for direction, values in directions.items():
+            known = [f"{values[metric]:.1f}" if metric in values else "" for metric in METRICS]
+            table.add_row(model, DIRECTIONS[direction], *known)
+    return table
+
+
+def retrievals_table(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Table:
+    """The videos retrieved for each query, best first, for the terminal; the one that it describes is marked."""
+    table = Table(title="retrieved videos (score)", title_justify="left", title_style="bold", show_lines=True)
+    table.add_column("query")
+    for rank in range(1, 1 + max(map(len, queries.values()))):
+        table.add_column(f"{rank}")
+    for query, videos in queries.items():
+        cells = [f"{video.video_id}\n{video.score:.1f}{' ✓' if video.correct else ''}" for video in videos]
+        styles = ["bold green" if video.correct else "" for video in videos]
+        table.add_row(query, *map(Text, cells, styles))
+    return table
+
+
+def plot_retrievals(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Figure:
+    """The videos retrieved for each query, best first, as frame strips with the frame weights as bars below.
+
+    Args:
+        queries: query -> its retrieved videos. The queries stand side by side.
+
+    Returns:
+        A figure; `figure.savefig(path)` writes it.
+    """
+    rows = max(map(len, queries.values()))
+    videos = [video for retrieved in queries.values() for video in retrieved]
+    slots = max(len(video.frames) for video in videos)
+    frame_height, frame_width = videos[0].frames.shape[1:3]
+    # Inches: exact, so that frames keep their proportions.
+    label, strip, bars, gap, header, footer = 0.85, 5.7, 0.34, 0.2, 0.75, 0.4
+    strip_height = strip / slots * frame_height / frame_width
+    pitch = strip_height + bars + gap
+    width, height = len(queries) * (label + strip) + 0.1, header + rows * pitch + footer
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
+    for column, (query, videos) in enumerate(queries.items()):
+        left = (label + column * (label + strip)) / width
+        figure.text(
+            left + strip / 2 / width,
+            1 - 0.4 * header / height,
+            fill(f"“{query}”", 60),
+            fontsize=12,
+            fontweight="bold",
+            color=INK,
+            ha="center",
+            va="center",
+        )
+        for rank, video in enumerate(videos, start=1):
+            top = height - header - (rank - 1) * pitch
+            box = (left, (top - strip_height) / height, strip / width, strip_height / height)
+            _plot_strip(figure.add_axes(box, xlim=(-0.5, slots - 0.5)), video, rank)
+            box = (left, (top - strip_height - bars) / height, strip / width, 0.92 * bars / height)
+            _plot_weights(figure.add_axes(box, xlim=(-0.5, slots - 0.5)), video)
+    figure.legend(
+        handles=[
+            Patch(facecolor="white", edgecolor=CORRECT, linewidth=2.5, label="the video the query describes"),
+            Patch(color=DESCRIBED, label="frame weight, frame of a described event"),
+            Patch(color=OTHER, label="frame weight, any other frame"),
+            Line2D([], [], color=FAINT, linewidth=0.8, linestyle=":", label="equal weights"),
+        ],
+        loc="lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=10,
+    )
+    return figure
+
+
+def _plot_strip(axes: Axes, video: RetrievedVideo, rank: int) -> None:
+    count, height, width = video.frames.shape[:3]
+    gap = max(1, width // 24)
+    strip = np.full((height, count, width + gap, 3), 255, np.uint8)
+    strip[:, :, :width] = video.frames.transpose(1, 0, 2, 3)
+    # Each frame is one unit wide, so that its bar stands below it.
+    limits, extent = axes.get_xlim(), (-0.5, count - 0.5, 0, 1)
+    axes.imshow(strip.reshape(height, -1, 3), extent=extent, aspect="auto", interpolation="lanczos")
+    axes.set(xticks=[], yticks=[], xlim=limits)
+    colour = CORRECT if video.correct else INK
+    axes.text(-1.0, 0.5, f"{rank}", fontsize=17, fontweight="bold", color=colour, ha="center", va="center")
+    for spine in axes.spines.values():
+        spine.set(color=CORRECT if video.correct else "white", linewidth=3)
+
+
+def _plot_weights(axes: Axes, video: RetrievedVideo) -> None:
+    count = len(video.frame_weights)
+    described = np.zeros(count, bool) if video.described is None else video.described
+    axes.bar(range(count), video.frame_weights, width=0.82, color=np.where(described, DESCRIBED, OTHER))
+    axes.axhline(1 / count, color=FAINT, linewidth=0.8, linestyle=":")
+    axes.set(ylim=(0, 1.25 * max(video.frame_weights.max(), 2 / count)), xticks=[], yticks=[])
+    label = f"{video.video_id}\n{video.score:.1f}"
+    axes.text(-0.7, 0, label, fontsize=7.5, color=FAINT, ha="right", va="bottom", linespacing=1.1)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(OTHER)
+
+
+def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+    """R@1, R@5 and R@10 of several models as bars, text-to-video beside video-to-text.
+
+    Args:
+        metrics: model name -> what [`retrieval_metrics`] returns.
+
+    Returns:
+        A figure; `figure.savefig(path)` writes it.
+    """
+    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained", facecolor="white")
+    recalls = METRICS[:3]
+    width = 0.82 / len(metrics)
+    for axes, (direction, name) in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS.items(), strict=True):
+        for model, (label, values) in enumerate(metrics.items()):
+            heights = [values[direction][recall] for recall in recalls]
+            positions = np.arange(3) + (model - (len(metrics) - 1) / 2) * width
+            bars = axes.bar(positions, heights, 0.92 * width, color=MODELS[model % len(MODELS)], label=label)
+            axes.bar_label(bars, fmt="%.1f", fontsize=8, color=INK, padding=2)
+        axes.set(title=name, xticks=range(3), xticklabels=recalls, ylim=(0, 108), yticks=range(0, 101, 20))
+        axes.grid(axis="y", color="#e4e7eb")
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, colors=INK)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.supylabel("recall (%)", fontsize=10, color=INK)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(metrics), frameon=False)
+    return figure

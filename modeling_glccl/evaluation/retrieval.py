@@ -1,0 +1,94 @@
+"""What a model retrieves for single captions, with the frames it saw and how much each counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..data.shapes import relevant_frames
+from .evaluator import EvaluationResult, video_inputs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..modeling_glccl import GLCCLModel
+    from ..processing_glccl import GLCCLProcessor
+
+
+@dataclass
+class RetrievedVideo:
+    """One retrieved video, its frames in the order in which the model saw them.
+
+    Args:
+        video_id: its id in the dataset.
+        score: logit of query and video.
+        frames: [Nf, H, W, 3] uint8 RGB.
+        frame_weights: [Nf] float32, how much each frame counts for the query's sentence; they sum to 1.
+        correct: whether it is the video that the query describes.
+        described: [Nf] bool, the frames that the query is about; None where the dataset does not tell.
+    """
+
+    video_id: str
+    score: float
+    frames: np.ndarray
+    frame_weights: np.ndarray
+    correct: bool
+    described: np.ndarray | None
+
+
+@torch.inference_mode()
+def retrieve(
+    model: GLCCLModel,
+    processor: GLCCLProcessor,
+    dataset: Dataset,
+    result: EvaluationResult,
+    queries: Iterable[int],
+    k: int = 5,
+) -> dict[str, list[RetrievedVideo]]:
+    """The k best videos of some captions, best first.
+
+    Args:
+        model: in evaluation mode, the one evaluated.
+        processor: its processor.
+        dataset: the one evaluated. Where it has columns `events` (with `start` and `end` in seconds) and
+            `caption_events` (which of them the caption is about), the described frames are marked.
+        result: what [`evaluate`] returned, on the main process.
+        queries: positions in `result.captions`.
+        k: videos per query.
+    """
+    image_mean, image_std = (
+        np.array(values, "float32")
+        for values in (processor.video_processor.image_mean, processor.video_processor.image_std)
+    )
+    retrieved = {}
+    for query in queries:
+        caption, row = result.captions[query], dataset[int(result.caption_rows[query])]
+        best = np.argsort(-result.similarity[query], kind="stable")[:k]
+        videos = video_inputs(
+            processor, [dataset[int(result.video_rows[video])] for video in best], return_metadata=True
+        )
+        timestamps = [metadata["timestamps"] for metadata in videos.pop("video_metadata")]
+        text = model.get_text_features(**processor(text=[caption], return_tensors="pt").to(model.device))
+        weights = model.frame_weights(text, model.get_video_features(**videos.to(model.device))).sentence[0]
+        pixels = videos["pixel_values_videos"].movedim(2, -1).cpu().numpy() * image_std + image_mean
+        retrieved[caption] = []
+        for position, video in enumerate(best):
+            real = videos["padding_mask_videos"][position].bool().cpu().numpy()
+            correct, described = bool(video == result.video_index[query]), None
+            if correct and "caption_events" in row and timestamps[position] is not None:
+                described = relevant_frames(timestamps[position], row["events"], row["caption_events"])
+            retrieved[caption].append(
+                RetrievedVideo(
+                    video_id=result.video_ids[video],
+                    score=float(result.similarity[query, video]),
+                    frames=(pixels[position, real].clip(0, 1) * 255).round().astype("uint8"),
+                    frame_weights=weights[position].float().cpu().numpy()[real],
+                    correct=correct,
+                    described=described,
+                )
+            )
+    return retrieved

@@ -1,0 +1,201 @@
+"""Conversion of the release's checkpoints and of OpenAI CLIP state dicts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_config, tiny_model, tiny_text, tiny_video
+from safetensors.torch import load_file, save_file
+
+from modeling_glccl import GLCCLModel
+from modeling_glccl.convert_glccl_original_to_hf import (
+    convert_original_checkpoint,
+    load_original_state_dict,
+    main,
+    to_original_names,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def release():
+    return load_file(GOLDEN / "glccl_weights_s0.safetensors")
+
+
+@pytest.fixture(scope="module")
+def openai():
+    return load_file(GOLDEN / "clip_init_s0.safetensors")
+
+
+def other_sizes():
+    """A model whose every size differs from the golden case, in the release's names."""
+    clip = tiny_config().clip_config.to_dict()
+    clip["vision_config"] |= {
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "patch_size": 4,
+        "image_size": 12,
+    }
+    clip["text_config"] |= {
+        "hidden_size": 192,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 3,
+        "intermediate_size": 80,
+        "max_position_embeddings": 20,
+    }
+    clip["projection_dim"] = 64
+    model = tiny_model(
+        clip_config=clip, max_words=5, temporal_num_attention_heads=1, temporal_num_hidden_layers=2, mask_padding=False
+    )
+    return model, to_original_names(model.state_dict(), model.config)
+
+
+def assert_same_weights(model, other):
+    other = dict(other.named_parameters())
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, other[name]), name
+
+
+def test_the_release_and_back_is_bit_equal(release):
+    model = convert_original_checkpoint(release, csc_weight=0.5)
+    back = to_original_names(model.state_dict(), model.config)
+    assert set(release) - set(back) == {"visual_logit_weight"}
+    assert all(torch.equal(back[name], release[name]) for name in back)
+    config = model.config
+    assert (config.max_words, config.max_frames, config.csc_weight) == (8, 6, 0.5)
+    assert (config.mask_padding, config.temporal_layer_norm_eps, config.eos_token_id) == (False, 1e-12, 511)
+    assert not model.training
+
+
+def test_every_size_comes_from_the_tensors():
+    model, original = other_sizes()
+    converted = convert_original_checkpoint({**original, "visual_logit_weight": torch.eye(9)})
+    assert_same_weights(converted, model)
+    assert converted.config.max_frames == 9
+    text, vision = converted.config.clip_config.text_config, converted.config.clip_config.vision_config
+    assert (text.num_attention_heads, vision.num_attention_heads, vision.image_size) == (3, 2, 12)
+    texts, videos = tiny_text([5, 3]), tiny_video([2, 1])
+    videos["pixel_values_videos"] = videos["pixel_values_videos"][..., :12, :12]
+    assert torch.equal(converted(**texts, **videos).logits_per_text, model(**texts, **videos).logits_per_text)
+
+
+def test_data_parallel_prefix_half_precision_and_scalars(release):
+    state = {f"module.{name}": weight.half() for name, weight in release.items()}
+    state |= {f"module.clip.{name}": torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    model = convert_original_checkpoint(state)
+    assert_same_weights(
+        model, convert_original_checkpoint({name: weight.half().float() for name, weight in release.items()})
+    )
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("prefix", ["", "clip."])
+def test_openai_clip_starts_a_model(openai, prefix):
+    state = {prefix + name: weight for name, weight in openai.items()}
+    state |= {prefix + name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    model = convert_original_checkpoint(state, max_words=8, max_frames=6)
+    back = to_original_names(model.state_dict(), model.config)
+    expected = load_file(GOLDEN / "glccl_init_nonclip_s0.safetensors")
+    expected |= {f"clip.{name}": weight for name, weight in openai.items()}
+    assert all(torch.equal(back[name], expected[name]) for name in back)
+    assert model.config.mask_padding
+
+
+def test_unknown_and_missing_names_are_all_listed(release):
+    state = dict(release)
+    for name in ("word_mat_weight", "clip.visual.proj", "transformerClip.resblocks.2.ln_1.bias"):
+        state[name + "_renamed"] = state.pop(name)
+    with pytest.raises(ValueError, match="unknown names") as error:
+        convert_original_checkpoint(state)
+    unknown, missing = str(error.value).splitlines()[1:]
+    names = ["clip.visual.proj", "transformerClip.resblocks.2.ln_1.bias", "word_mat_weight"]
+    assert unknown == "unknown names: " + ", ".join(name + "_renamed" for name in names)
+    assert missing == "missing names: " + ", ".join(names)
+
+
+def test_a_missing_block_is_listed(release):
+    state = {name: weight for name, weight in release.items() if ".resblocks.1." not in name}
+    with pytest.raises(ValueError, match=r"missing names: .*clip\.transformer\.resblocks\.1\.ln_1\.weight") as error:
+        convert_original_checkpoint(state)
+    assert "unknown names: none" in str(error.value)
+
+
+@pytest.mark.parametrize("state", [{}, {"layer1.0.conv.weight": torch.zeros(3)}])
+def test_something_else_is_refused(state):
+    with pytest.raises(ValueError, match=r"missing names: .*visual\.conv1\.weight"):
+        convert_original_checkpoint(state)
+
+
+def test_names_of_transformers_are_recognised():
+    with pytest.raises(ValueError, match="from_clip_pretrained"):
+        convert_original_checkpoint(tiny_model().clip.state_dict())
+
+
+def test_entries_that_are_no_tensors_are_named(release):
+    with pytest.raises(ValueError, match="epoch, optimizer"):
+        convert_original_checkpoint({**release, "epoch": 3, "optimizer": {}})
+
+
+def test_shapes_that_do_not_fit_are_listed(release):
+    state = {**release, "word_mat_weight2": torch.eye(9), "clip.visual.proj": torch.zeros(64, 32)}
+    with pytest.raises(ValueError, match=r"word_mat_weight2 \(9, 9\)") as error:
+        convert_original_checkpoint(state)
+    assert "clip.visual.proj (64, 32)" in str(error.value)
+
+
+def test_a_configuration_that_the_tensors_contradict_is_refused(release):
+    with pytest.raises(ValueError, match="max_words=32, but the tensors of this checkpoint say 8"):
+        convert_original_checkpoint(release, max_words=32)
+    with pytest.raises(ValueError, match="temporal_num_hidden_layers=5"):
+        convert_original_checkpoint(release, temporal_num_hidden_layers=5)
+
+
+def test_a_positional_table_that_is_no_square_image_is_refused(openai):
+    with pytest.raises(ValueError, match="15 patch positions"):
+        convert_original_checkpoint({**openai, "visual.positional_embedding": torch.zeros(16, 64)})
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin.4", "weights.safetensors"])
+def test_the_command_line_writes_a_checkpoint(release, tmp_path, capsys, name):
+    if name.endswith(".safetensors"):
+        save_file(release, tmp_path / name)
+    else:
+        torch.save(release, tmp_path / name)
+    output = tmp_path / "converted"
+    main([str(tmp_path / name), str(output), "--csc-weight", "0.5", "--max-frames", "3", "--mask-padding"])
+    model = GLCCLModel.from_pretrained(output)
+    assert_same_weights(model, convert_original_checkpoint(release))
+    assert (model.config.csc_weight, model.config.max_frames, model.config.mask_padding) == (0.5, 3, True)
+    assert "max_words=8" in capsys.readouterr().out
+
+
+def test_the_module_runs_and_reports_errors_without_a_traceback(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    command = [sys.executable, "-m", "modeling_glccl.convert_glccl_original_to_hf"]
+    result = subprocess.run([*command, tmp_path / "x.safetensors", tmp_path / "out"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "unknown names: x" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+class Custom:
+    """Something that only an unsafe load would rebuild."""
+
+
+def test_files_that_need_more_than_weights_are_refused(tmp_path):
+    torch.save({"weights": Custom()}, tmp_path / "pickle.bin")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "archive.pt")
+    (tmp_path / "text.bin").write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "empty.bin").touch()
+    for file in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=rf"{file.name} is no file of plain weights.*state_dict"):
+            load_original_state_dict(file)
+    torch.save([torch.zeros(1)], tmp_path / "list.bin")
+    with pytest.raises(ValueError, match="holds a list, not a state dict"):
+        load_original_state_dict(tmp_path / "list.bin")

@@ -1,0 +1,188 @@
+"""The evaluator against scoring by hand, on one process and on two (this file is also the script they run)."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from models import BOS, EOS, tiny_model
+
+from modeling_glccl.evaluation import evaluate, retrieval_metrics
+
+
+class Processor:
+    """Stands for GLCCLProcessor: a video is its seed and number of frames ("7 3"), a text its token ids ("5 9")."""
+
+    def __init__(self):
+        self.videos, self.texts = [], []
+
+    def __call__(self, text=None, videos=None, return_tensors=None):
+        assert return_tensors == "pt"
+        if text is not None:
+            self.texts += text
+            rows = [[BOS, *(int(token) for token in words.split()), EOS] for words in text]
+            slots = max(map(len, rows))
+            ids = torch.tensor([row + [0] * (slots - len(row)) for row in rows])
+            mask = torch.tensor([[1] * len(row) + [0] * (slots - len(row)) for row in rows])
+            return {"input_ids": ids, "attention_mask": mask}
+        self.videos += videos
+        seeds, counts = zip(*(map(int, video.split()) for video in videos), strict=True)
+        pixels = torch.zeros(len(videos), max(counts), 3, 16, 16)
+        for row, (seed, count) in enumerate(zip(seeds, counts, strict=True)):
+            pixels[row, :count] = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+        mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        return {"pixel_values_videos": pixels, "padding_mask_videos": mask.long()}
+
+
+def several_captions() -> Dataset:
+    """11 rows: 5 videos of 1 to 4 frames, of which v2 has no caption, in mixed order."""
+    order = [3, 0, 4, 1, 0, 2, 3, 1, 1, 4, 0]
+    return Dataset.from_dict(
+        {
+            "video_id": [f"v{video}" for video in order],
+            "video": [f"{video} {1 + video % 4}" for video in order],
+            "caption": [None if video == 2 else f"{10 * video + row} {row + 1}" for row, video in enumerate(order)],
+        }
+    )
+
+
+def by_hand(model, dataset) -> tuple[np.ndarray, list[int]]:
+    """One pair at a time through the forward."""
+    videos = list(dict.fromkeys(zip(dataset["video_id"], dataset["video"], strict=True)))
+    ids = [video_id for video_id, _ in videos]
+    rows, video_index = [], []
+    for video_id, caption in zip(dataset["video_id"], dataset["caption"], strict=True):
+        if caption is not None:
+            pairs = [Processor()(text=[caption], return_tensors="pt") for _ in videos]
+            pixels = [Processor()(videos=[video], return_tensors="pt") for _, video in videos]
+            with torch.inference_mode():
+                rows.append([float(model(**t, **v).logits_per_text) for t, v in zip(pairs, pixels, strict=True)])
+            video_index.append(ids.index(video_id))
+    return np.array(rows), video_index
+
+
+def test_equals_scoring_by_hand():
+    model, dataset, processor = tiny_model(), several_captions(), Processor()
+    result = evaluate(model, processor, dataset, batch_size=2, progress=False)
+    similarity, video_index = by_hand(model, dataset)
+    np.testing.assert_allclose(result.similarity, similarity, rtol=1e-4, atol=1e-4)
+    assert result.video_index.tolist() == video_index
+    assert result.metrics == retrieval_metrics(similarity, video_index)
+    assert result.video_ids == ["v3", "v0", "v4", "v1", "v2"]
+    assert [dataset[int(row)]["video_id"] for row in result.video_rows] == result.video_ids
+    assert result.captions == [caption for caption in dataset["caption"] if caption is not None]
+    assert [len(result.ranks["t2v"]), len(result.ranks["v2t"])] == [10, 4]
+
+
+def test_each_video_and_each_text_is_encoded_once():
+    processor, dataset = Processor(), several_captions()
+    result = evaluate(tiny_model(), processor, dataset, batch_size=3, progress=False)
+    assert sorted(processor.videos) == sorted(set(dataset["video"]))
+    assert processor.texts == result.captions
+
+
+def test_lists_of_captions_equal_one_row_per_caption():
+    dataset = several_captions()
+    grouped = {}
+    for row in dataset:
+        entry = grouped.setdefault(
+            row["video_id"], {"video_id": row["video_id"], "video": row["video"], "captions": []}
+        )
+        entry["captions"] += [row["caption"]] if row["caption"] else []
+    model = tiny_model()
+    lists = evaluate(model, Processor(), Dataset.from_list(list(grouped.values())), progress=False)
+    rows = evaluate(model, Processor(), dataset, progress=False)
+    assert lists.video_ids == rows.video_ids
+    assert sorted(lists.captions) == sorted(rows.captions)
+    assert lists.metrics["v2t"] == rows.metrics["v2t"]
+
+
+def test_batch_size_and_workers_do_not_matter():
+    model, dataset = tiny_model(), several_captions()
+    one = evaluate(model, Processor(), dataset, batch_size=1, progress=False)
+    other = evaluate(model, Processor(), dataset, batch_size=16, num_workers=1, progress=False)
+    np.testing.assert_allclose(one.similarity, other.similarity, rtol=1e-5, atol=1e-5)
+
+
+def test_frames_in_memory_replace_decoding():
+    model, dataset, processor = tiny_model(), several_captions(), Processor()
+    frames = {row["video_id"]: Processor()(videos=[row["video"]], return_tensors="pt") for row in dataset}
+
+    def collate(rows):
+        (video,) = (frames[row["video_id"]] for row in rows)
+        return video
+
+    cached = evaluate(model, processor, dataset.remove_columns("video"), batch_size=1, collate=collate, progress=False)
+    decoded = evaluate(model, Processor(), dataset, batch_size=1, progress=False)
+    assert processor.videos == []
+    np.testing.assert_array_equal(cached.similarity, decoded.similarity)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_keeps_its_mode_and_is_evaluated_without_gradients(training):
+    model = tiny_model().train(training)
+    evaluate(model, Processor(), several_captions(), progress=False)
+    assert model.training is training
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda dataset: dataset.remove_columns("caption"), "no column 'caption'"),
+        (lambda dataset: dataset.remove_columns("video_id"), "no column 'video_id'"),
+        (lambda dataset: dataset.select([5]), "1 videos and no caption"),
+        (
+            lambda dataset: dataset.remove_columns("caption").add_column("caption", [[["7"]]] * len(dataset)),
+            r"row 0 \(video v3\): the caption must be a string; got \[\['7'\]\]",
+        ),
+    ],
+)
+def test_unusable_datasets_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(tiny_model(), Processor(), change(several_captions()), progress=False)
+
+
+@pytest.mark.parametrize("rows", [11, 1])
+def test_two_processes_equal_one(tmp_path, rows):
+    """11 rows are 5 videos and 10 texts; of 1 row the second process gets nothing at all."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
+    subprocess.run([*command, str(tmp_path), str(rows)], env=environment, check=True, timeout=120)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert first["world_size"] == second["world_size"] == 2
+    alone = evaluate(tiny_model(), Processor(), several_captions().select(range(rows)), progress=False)
+    np.testing.assert_allclose(first["similarity"], alone.similarity, rtol=1e-5, atol=1e-5)
+    assert first["metrics"] == second["metrics"] == alone.metrics
+    assert second["similarity"] is None
+    # Each process decoded its own share.
+    assert sorted(first["videos"] + second["videos"]) == sorted(set(several_captions()[:rows]["video"]))
+    assert abs(len(first["videos"]) - len(second["videos"])) <= 1
+
+
+def evaluate_on_this_process(folder: str, rows: int) -> None:
+    from accelerate import Accelerator
+
+    accelerator, processor = Accelerator(), Processor()
+    dataset = several_captions().select(range(rows))
+    model = accelerator.prepare(tiny_model())
+    result = evaluate(model, processor, dataset, accelerator=accelerator, batch_size=2, progress=False)
+    torch.save(
+        {
+            "world_size": torch.distributed.get_world_size(),
+            "similarity": result.similarity,
+            "metrics": result.metrics,
+            "videos": processor.videos,
+        },
+        os.path.join(folder, f"{accelerator.process_index}.pt"),
+    )
+    # A DDP wrapper that outlives the process group destroys it under the GIL, which can hang on gloo's threads.
+    model = accelerator.free_memory(model)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    evaluate_on_this_process(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,63 @@
+"""The losses against their naive twins and the authors' numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from reference import SCORES, reference_contrastive_loss, reference_csc_loss
+from safetensors.torch import load_file
+
+from modeling_glccl.loss_glccl import contrastive_loss, csc_loss
+
+GOLDEN = load_file(Path(__file__).parent / "golden" / "glccl_forward_s0.safetensors")
+
+
+def random_scores(size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, size, size, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("losses", [(contrastive_loss, csc_loss), (reference_contrastive_loss, reference_csc_loss)])
+def test_losses_equal_the_authors(losses):
+    scores = torch.stack([GOLDEN[f"train.out.score_{name}"] for name in SCORES])
+    retrieval, csc = losses[0](scores.mean(dim=0)), losses[1](scores)
+    torch.testing.assert_close(retrieval, GOLDEN["train.out.loss_retrieval"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(csc, GOLDEN["train.out.loss_csc"], rtol=5e-6, atol=0)
+    torch.testing.assert_close(retrieval + 0.5 * csc, GOLDEN["train.out.loss_total"], rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_losses_and_gradients_equal_the_twins(size):
+    scores = random_scores(size)
+    for ours, twin in [
+        (contrastive_loss(scores.mean(dim=0)), reference_contrastive_loss(scores.mean(dim=0))),
+        (csc_loss(scores), reference_csc_loss(scores)),
+    ]:
+        torch.testing.assert_close(ours, twin)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, scores)[0] for loss in (ours, twin)))
+
+
+def test_csc_falls_when_the_scores_of_matching_pairs_agree():
+    scores = random_scores(5).detach()
+    agreeing = scores.clone()
+    diagonal = torch.arange(5)
+    agreeing[:, diagonal, diagonal] = scores.mean(dim=0)[diagonal, diagonal]
+    assert csc_loss(agreeing) == 0 < csc_loss(scores)
+
+
+def test_csc_gradient_reaches_matching_and_other_pairs():
+    scores = random_scores(3)
+    (gradient,) = torch.autograd.grad(csc_loss(scores), scores)
+    assert (gradient != 0).all()
+
+
+def test_csc_of_one_pair_is_an_error():
+    with pytest.raises(ValueError, match=r"batch of at least 2; got 1.*csc_weight=0"):
+        csc_loss(random_scores(1))
+
+
+def test_losses_refuse_scores_that_are_not_square():
+    with pytest.raises(ValueError, match=r"one video per text.*\(2, 3\)"):
+        contrastive_loss(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"one video per text.*\(2, 3\)"):
+        csc_loss(torch.zeros(4, 2, 3))

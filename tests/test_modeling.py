@@ -1,0 +1,511 @@
+"""GLCCLModel: invariants, loading and saving, and one clear error for every wrong input."""
+
+import json
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import EOS, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, CLIPModel
+
+from modeling_glccl import GLCCLConfig, GLCCLModel
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def batch():
+    return tiny_batch()
+
+
+def assert_close(ours, expected):
+    """Equal up to the rounding of float32, relative to the largest value."""
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+def state(model):
+    return dict(model.state_dict())
+
+
+def settings(config):
+    """Every value of a configuration but those that loading writes into it."""
+    return {
+        name: settings(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in ("dtype", "_name_or_path", "architectures", "transformers_version")
+    }
+
+
+# Padding, batches and blocks
+
+
+@pytest.mark.parametrize("token", [0, 7, EOS])
+@pytest.mark.parametrize("give_mask", [True, False])
+def test_a_score_does_not_depend_on_word_padding(model, token, give_mask):
+    text, video = tiny_text([2, 5, 4]), tiny_video([3, 1])
+    further = {
+        "input_ids": torch.where(text["attention_mask"].bool(), text["input_ids"], token),
+        "attention_mask": text["attention_mask"],
+    }
+    further = {"input_ids": F.pad(further["input_ids"], (0, 3), value=token)}
+    if give_mask:
+        further["attention_mask"] = F.pad(text["attention_mask"], (0, 3))
+    assert_close(model(**further, **video).logits_per_text, model(**text, **video).logits_per_text)
+
+
+@pytest.mark.parametrize("pixel", [0.0, 3.0, torch.nan])
+def test_a_score_does_not_depend_on_frame_padding(model, pixel):
+    text, video = tiny_text([2, 5, 4]), tiny_video([3, 1])
+    pixels, mask = video["pixel_values_videos"].clone(), video["padding_mask_videos"]
+    pixels[mask == 0] = pixel
+    further = {
+        "pixel_values_videos": F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, 4), value=pixel),
+        "padding_mask_videos": F.pad(mask, (0, 4)),
+    }
+    assert_close(model(**text, **further).logits_per_text, model(**text, **video).logits_per_text)
+
+
+def test_a_score_does_not_depend_on_the_batch(model, batch):
+    together = model(**batch).logits_per_text
+    for i in range(len(together)):
+        for j in range(len(together)):
+            words, frames = batch["attention_mask"][i].sum(), batch["padding_mask_videos"][j].sum()
+            alone = model(batch["input_ids"][i : i + 1, :words], batch["pixel_values_videos"][j : j + 1, :frames])
+            torch.testing.assert_close(alone.logits_per_text[0, 0], together[i, j], rtol=0, atol=1e-4)
+
+
+def test_padding_counts_in_the_mode_of_the_release(batch):
+    model = tiny_model(mask_padding=False)
+    logits = model(**batch).logits_per_text
+    token = batch["input_ids"].clone()
+    token[batch["attention_mask"] == 0] = 7
+    assert not torch.allclose(model(**{**batch, "input_ids": token}).logits_per_text, logits)
+    frame = batch["pixel_values_videos"].clone()
+    frame[batch["padding_mask_videos"] == 0] = 3.0
+    assert not torch.allclose(model(**{**batch, "pixel_values_videos": frame}).logits_per_text, logits)
+    # ... though a padded frame is no key of the temporal encoder: real frames do not see it.
+    real = batch["padding_mask_videos"].bool()
+    frames = [
+        model.get_video_features(pixels, batch["padding_mask_videos"]).frames[real]
+        for pixels in (frame, batch["pixel_values_videos"])
+    ]
+    torch.testing.assert_close(*frames)
+
+
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_similarity_equals_the_forward_pass(batch, mask_padding):
+    model = tiny_model(mask_padding=mask_padding)
+    text = model.get_text_features(batch["input_ids"], batch["attention_mask"])
+    video = model.get_video_features(batch["pixel_values_videos"], batch["padding_mask_videos"])
+    output = model(**batch)
+    assert torch.equal(model.similarity(text, video), output.logits_per_text)
+    assert torch.equal(output.logits_per_video, output.logits_per_text.T)
+    assert_close(torch.stack(output.scores.to_tuple()).mean(dim=0), output.logits_per_text)
+
+
+def test_similarity_of_parts_equals_the_whole(model):
+    text = model.get_text_features(**tiny_text([2, 8, 5, 3, 8, 4]))
+    video = model.get_video_features(**tiny_video([4, 1, 3, 2, 4]))
+    whole = model.similarity(text, video)
+
+    def part(features, rows):
+        return type(features)(**{name: value[rows] for name, value in features.items()})
+
+    rows = [
+        torch.cat([model.similarity(part(text, t), part(video, v)) for v in (slice(0, 2), slice(2, 5))], dim=1)
+        for t in (slice(0, 1), slice(1, 6))
+    ]
+    assert_close(torch.cat(rows), whole)
+
+
+def test_texts_and_videos_may_differ_in_number(model):
+    output = model(**tiny_text([2, 5, 4]), **tiny_video([3, 1]))
+    assert output.logits_per_text.shape == (3, 2)
+    assert output.logits_per_video.shape == (2, 3)
+    assert output.loss is None
+
+
+def test_evaluation_is_deterministic(batch):
+    clip = tiny_config().clip_config.to_dict()
+    clip["text_config"]["attention_dropout"] = clip["vision_config"]["attention_dropout"] = 0.5
+    model = tiny_model(clip_config=clip)
+    logits = [model(**batch).logits_per_text for _ in range(2)]
+    assert torch.equal(*logits)
+    assert not torch.equal(model.train()(**batch).logits_per_text, logits[0])
+
+
+# Features
+
+
+def test_text_features_are_those_of_clip(model):
+    text = tiny_text([2, 5, 8])
+    features = model.get_text_features(**text)
+    expected = model.clip.get_text_features(**text).pooler_output
+    assert_close(features.sentence, expected)
+    assert_close(features.words[torch.arange(3), torch.tensor([1, 4, 7])], expected)
+    assert torch.equal(features.word_mask, text["attention_mask"].bool())
+
+
+def test_the_first_eos_is_the_sentence(model):
+    text = tiny_text([3, 5])
+    padded = torch.where(text["attention_mask"].bool(), text["input_ids"], EOS)
+    assert_close(model.get_text_features(padded).sentence, model.get_text_features(**text).sentence)
+
+
+def test_a_video_of_one_frame_without_mask(model):
+    video = tiny_video([1, 1])
+    features = model.get_video_features(video["pixel_values_videos"])
+    assert features.frame_mask.all()
+    assert_close(features.frames, model.get_video_features(**video).frames)
+
+
+def test_frame_order_matters(model):
+    pixels = tiny_video([4])["pixel_values_videos"]
+    forward, backward = (model.get_video_features(frames).frames for frames in (pixels, pixels.flip(1)))
+    assert not torch.allclose(forward, backward.flip(1), atol=1e-3)
+
+
+def test_frame_weights_sum_to_one_over_the_real_frames(model, batch):
+    text = model.get_text_features(batch["input_ids"])
+    video = model.get_video_features(batch["pixel_values_videos"], batch["padding_mask_videos"])
+    weights = model.frame_weights(text, video)
+    expected = torch.einsum("ad,vkd->avk", text.sentence, video.frames) / model.config.glim_temperature
+    expected = expected.masked_fill(~video.frame_mask, -torch.inf).softmax(dim=-1)
+    torch.testing.assert_close(weights.sentence, expected)
+    torch.testing.assert_close(weights.sentence.sum(-1), torch.ones(4, 4))
+    counted = text.word_mask[:, None].expand(4, 4, -1).float()
+    torch.testing.assert_close(weights.words.sum(-1), counted)
+
+
+# Losses and gradients
+
+
+def test_the_loss_is_the_weighted_sum(batch):
+    output = tiny_model(csc_weight=0.5)(**batch, return_loss=True)
+    torch.testing.assert_close(output.loss, output.contrastive_loss + 0.5 * output.csc_loss)
+    output.loss.backward()
+
+
+def test_every_parameter_gets_a_gradient(batch):
+    model = tiny_model().train()
+    model(**batch, return_loss=True).loss.backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    # A constant added to every key changes no attention weight.
+    assert [name for name in without if not name.endswith("k_proj.bias")] == []
+
+
+def test_without_csc_a_batch_of_one_has_a_loss():
+    output = tiny_model(csc_weight=0)(**tiny_batch(1), return_loss=True)
+    assert output.csc_loss is None
+    assert output.loss == output.contrastive_loss == 0
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(batch):
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        model = tiny_model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        count = 0
+
+        def hook(*_):
+            nonlocal count
+            count += 1
+
+        for encoder in (model.clip.text_model.encoder, model.clip.vision_model.encoder, model.temporal.encoder):
+            for layer in encoder.layers:
+                layer.self_attn.register_forward_hook(hook)
+        model(**batch, return_loss=True).loss.backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+        calls.append(count)
+    assert calls == [6, 12]
+    torch.testing.assert_close(*gradients)
+
+
+def test_return_dict_false_gives_a_tuple(model, batch):
+    output = model(**batch, return_loss=True)
+    values = model(**batch, return_loss=True, return_dict=False)
+    assert isinstance(values, tuple)
+    assert len(values) == len(output)
+    assert torch.equal(values[0], output.loss)
+    assert all(torch.equal(a, b) for a, b in zip(values[5], output.scores.to_tuple(), strict=True))
+
+
+# Precision and attention
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_implementations_agree(model, batch, tmp_path, attention):
+    model.save_pretrained(tmp_path)
+    other = GLCCLModel.from_pretrained(tmp_path, attn_implementation=attention)
+    for part in (other.clip.text_model, other.clip.vision_model, other.temporal):
+        assert part.encoder.layers[0].self_attn.config._attn_implementation == attention
+    assert_close(other(**batch).logits_per_text, model(**batch).logits_per_text)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_stays_near_float32(batch, dtype):
+    torch.manual_seed(0)
+    model = GLCCLModel(tiny_config(csc_weight=0.5)).eval()
+    expected = model(**batch, return_loss=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = model(**batch, return_loss=True)
+    low = model.to(dtype)(**batch, return_loss=True)
+    for output in (autocast, low):
+        assert output.logits_per_text.dtype == torch.float32
+        scale = model.clip.logit_scale.float().exp()
+        assert (output.logits_per_text - expected.logits_per_text).abs().max() / scale < 0.03
+        assert output.loss.isfinite()
+    low.loss.backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("max_shard_size", ["50GB", "60KB"])
+def test_a_round_trip_is_bit_equal(model, batch, tmp_path, max_shard_size):
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 2) == (max_shard_size == "60KB")
+    for cls in (GLCCLModel, AutoModel):
+        loaded, info = cls.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info.values())
+        assert isinstance(loaded, GLCCLModel)
+        assert not loaded.training
+        assert settings(loaded.config.to_dict()) == settings(model.config.to_dict())
+        assert all(torch.equal(weight, state(model)[name]) for name, weight in loaded.state_dict().items())
+        assert torch.equal(loaded(**batch).logits_per_text, model(**batch).logits_per_text)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_weights_load_and_save_in_any_precision(model, tmp_path, dtype):
+    model.save_pretrained(tmp_path / "float32")
+    loaded = GLCCLModel.from_pretrained(tmp_path / "float32", dtype=dtype)
+    assert all(torch.equal(weight, state(model)[name].to(dtype)) for name, weight in loaded.state_dict().items())
+    loaded.save_pretrained(tmp_path / "low")
+    again = GLCCLModel.from_pretrained(tmp_path / "low")
+    assert {weight.dtype for weight in again.parameters()} == {dtype}
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Fills memory that nobody has written to with NaN, so that an uninitialised weight shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def assert_initialised(name, weight):
+    if name.startswith("interaction."):
+        assert torch.equal(weight, torch.eye(len(weight))), name
+    elif name == "clip.logit_scale":
+        assert weight.item() == pytest.approx(2.6592)
+    elif name.endswith("bias"):
+        assert (weight == 0).all(), name
+    elif re.search("layer_?norm|layrnorm", name):
+        assert (weight == 1).all(), name
+    else:
+        assert 1e-3 < weight.std() < 0.5, name
+
+
+def save_without(model, folder, missing):
+    model.save_pretrained(folder)
+    kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if not missing(name)}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return kept
+
+
+def test_each_kind_of_weight_is_initialised_when_missing(model, tmp_path, poisoned_memory):
+    kinds = {re.sub(r"\d+", "0", name) for name in model.state_dict()}
+    for kind in kinds:
+        kept = save_without(model, tmp_path, lambda name, kind=kind: re.sub(r"\d+", "0", name) == kind)
+        loaded, info = GLCCLModel.from_pretrained(tmp_path, output_loading_info=True)
+        assert set(info["missing_keys"]) == set(model.state_dict()) - set(kept)
+        for name, weight in loaded.state_dict().items():
+            if name in kept:
+                assert torch.equal(weight, kept[name]), f"{name} was overwritten because {kind} was missing"
+            else:
+                assert_initialised(name, weight)
+
+
+def test_all_weights_are_initialised_when_missing(model, tmp_path, poisoned_memory):
+    save_without(model, tmp_path, lambda name: name != "clip.text_projection.weight")
+    loaded = GLCCLModel.from_pretrained(tmp_path)
+    for name, weight in loaded.state_dict().items():
+        if name != "clip.text_projection.weight":
+            assert_initialised(name, weight)
+
+
+def test_the_poison_shows_without_init_weights(model, tmp_path, poisoned_memory, monkeypatch):
+    save_without(model, tmp_path, lambda name: name.startswith("interaction."))
+    monkeypatch.setattr(GLCCLModel, "_init_weights", lambda self, module: None)
+    loaded = GLCCLModel.from_pretrained(tmp_path)
+    assert all(weight.isnan().all() for weight in loaded.interaction.parameters())
+
+
+def test_a_new_model_starts_from_identities():
+    for name, weight in GLCCLModel(tiny_config()).named_parameters():
+        assert_initialised(name, weight)
+
+
+# Starting from CLIP
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    tiny_model(seed=3).clip.save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_a_plain_clip_checkpoint_loads_with_only_the_new_layers_missing(clip_folder, poisoned_memory):
+    model, info = GLCCLModel.from_pretrained(clip_folder, config=tiny_config(), output_loading_info=True)
+    new = {name for name in model.state_dict() if not name.startswith("clip.")}
+    assert set(info["missing_keys"]) == new
+    assert not info["unexpected_keys"]
+    clip = CLIPModel.from_pretrained(clip_folder)
+    assert all(torch.equal(weight, state(model.clip)[name]) for name, weight in clip.state_dict().items())
+    for name in new:
+        assert_initialised(name, state(model)[name])
+
+
+def from_clip(folder, **config):
+    defaults = {"max_words": 8, "temporal_num_hidden_layers": 2, "temporal_num_attention_heads": 2}
+    return GLCCLModel.from_clip_pretrained(str(folder), **{**defaults, **config})
+
+
+def test_a_model_starts_from_clip(clip_folder, batch):
+    model = from_clip(clip_folder, csc_weight=0.5, max_frames=3)
+    clip = CLIPModel.from_pretrained(clip_folder)
+    assert all(torch.equal(weight, state(model.clip)[name]) for name, weight in clip.state_dict().items())
+    text = clip.text_model
+    assert torch.equal(model.temporal.position_embedding.weight, text.embeddings.position_embedding.weight)
+    for block, source in zip(model.temporal.encoder.layers, text.encoder.layers, strict=True):
+        assert all(torch.equal(weight, state(source)[name]) for name, weight in block.state_dict().items())
+    for weight in model.interaction.parameters():
+        assert torch.equal(weight, torch.eye(len(weight)))
+    assert (model.config.csc_weight, model.config.max_frames, model.training) == (0.5, 3, False)
+    assert model(**batch, return_loss=True).loss.isfinite()
+
+
+def test_a_model_starts_from_clip_in_low_precision(clip_folder):
+    model = from_clip(clip_folder, clip_kwargs={"dtype": torch.bfloat16})
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_clip_that_the_temporal_encoder_cannot_start_from_is_refused(clip_folder, tmp_path):
+    with pytest.raises(ValueError, match="temporal_num_hidden_layers=3 but this CLIP has only 2"):
+        from_clip(clip_folder, temporal_num_hidden_layers=3)
+    with pytest.raises(ValueError, match="2 heads, the temporal encoder 1; set temporal_num_attention_heads=2"):
+        from_clip(clip_folder, temporal_num_attention_heads=1)
+    config = tiny_config().clip_config
+    config.text_config.intermediate_size = 64
+    CLIPModel(config).save_pretrained(tmp_path / "mlp")
+    with pytest.raises(ValueError, match="MLPs of width 64, the temporal encoder 128"):
+        from_clip(tmp_path / "mlp")
+    config.projection_dim = 16
+    CLIPModel(config).save_pretrained(tmp_path / "narrow")
+    with pytest.raises(ValueError, match="text width equal to the joint width; this CLIP has 32 and 16"):
+        from_clip(tmp_path / "narrow")
+
+
+# Configuration
+
+
+def test_the_configuration_round_trips(tmp_path):
+    config = tiny_config(csc_weight=0.5, glim_local=False, mask_padding=False)
+    config.save_pretrained(tmp_path)
+    for cls in (GLCCLConfig, AutoConfig):
+        loaded = cls.from_pretrained(tmp_path)
+        assert isinstance(loaded, GLCCLConfig)
+        assert settings(loaded.to_dict()) == settings(config.to_dict())
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model_type"] == "glccl"
+
+
+def test_eos_of_early_clip_configurations():
+    clip = tiny_config().clip_config.to_dict()
+    clip["text_config"]["eos_token_id"] = 2
+    assert tiny_config(clip_config=clip).eos_token_id == EOS
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_words": 78}, "max_words=78"),
+        ({"max_frames": 0}, "max_frames=0"),
+        ({"glim_temperature": 0}, "glim_temperature=0"),
+        ({"aosm_temperature": -1.0}, "aosm_temperature=-1.0"),
+        ({"csc_weight": -0.1}, "csc_weight=-0.1"),
+        ({"temporal_num_attention_heads": 5}, "temporal_num_attention_heads=5"),
+        ({"max_words": "32"}, "max_words"),
+    ],
+)
+def test_wrong_configuration_values_are_named(values, message):
+    with pytest.raises(Exception, match=message):
+        tiny_config(**values)
+
+
+# Wrong inputs
+
+TEXT, VIDEO = tiny_text([3, 5]), tiny_video([4, 2])
+
+
+def pixels(*shape):
+    return {"pixel_values_videos": torch.zeros(*shape)}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"input_ids": torch.tensor([[98, 5, 99], [98, 5, 6]])}, r"row 1 of input_ids has no EOS token \(id 99\)"),
+        ({"input_ids": torch.full((2, 9), EOS)}, "9 slots but max_words=8"),
+        ({"input_ids": torch.tensor([98, 5, 99])}, r"\[texts, words\]; got shape \(3,\)"),
+        ({**TEXT, "attention_mask": torch.ones(2, 4)}, r"attention_mask \(2, 4\)"),
+        ({**TEXT, "attention_mask": torch.ones(2, 5)}, "counts 5 tokens in row 0, but its first EOS is token 3"),
+        (pixels(2, 3, 4, 16, 16), r"\[videos, frames, 3, height, width\]; got \(2, 3, 4, 16, 16\)"),
+        (pixels(2, 3, 16, 16), r"got \(2, 3, 16, 16\)"),
+        (pixels(2, 78, 3, 16, 16), "78 frames per video, but the frame position table has 77"),
+        (pixels(2, 0, 3, 16, 16), "0 frames"),
+        ({**VIDEO, "padding_mask_videos": torch.ones(2, 3)}, r"padding_mask_videos \(2, 3\)"),
+        ({**VIDEO, "padding_mask_videos": torch.tensor([[1] * 4, [0] * 4])}, "video 1 of the batch has no real frame"),
+    ],
+)
+def test_wrong_inputs_are_named(model, inputs, message):
+    valid = {"input_ids": TEXT["input_ids"], "pixel_values_videos": VIDEO["pixel_values_videos"]}
+    with pytest.raises(ValueError, match=message):
+        model(**{**valid, **inputs})
+
+
+def test_the_mode_of_the_release_needs_full_texts():
+    with pytest.raises(ValueError, match="exactly max_words=8"):
+        tiny_model(mask_padding=False)(**TEXT, **VIDEO)
+
+
+def test_frames_that_are_not_finite_are_named(model):
+    video = tiny_video([4, 2])
+    video["pixel_values_videos"][1, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"frame features are not finite .* rows \[1\]"):
+        model.get_video_features(**video)
+
+
+def test_words_that_are_not_finite_are_named():
+    model = tiny_model()
+    with torch.no_grad():
+        model.clip.text_model.embeddings.token_embedding.weight[TEXT["input_ids"][1, 1]] = torch.inf
+    with pytest.raises(ValueError, match=r"word features are not finite .* rows \[1\]"):
+        model.get_text_features(**TEXT)
+
+
+def test_a_batch_of_one_with_csc_is_an_error(model):
+    with pytest.raises(ValueError, match=r"batch of at least 2; got 1.*csc_weight=0"):
+        model(**tiny_batch(1), return_loss=True)
+
+
+def test_the_loss_needs_one_video_per_text(model):
+    with pytest.raises(ValueError, match=r"one video per text.*\(3, 2\)"):
+        model(**tiny_text([3, 5, 2]), **VIDEO, return_loss=True)
