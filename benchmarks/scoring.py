@@ -10,7 +10,6 @@ benchmarks/results/scoring_<part>_<hardware>.csv.
 """
 
 import argparse
-import csv
 import resource
 import statistics
 import subprocess
@@ -20,15 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from table import RESULTS, show, write_csv
 from torch import Tensor
 
 from modeling_glccl import GLCCLConfig
-from modeling_glccl.environment import hardware_slug
 from modeling_glccl.interaction_glccl import GLCCLInteraction, GLCCLTextFeatures, GLCCLVideoFeatures
 
 WIDTH = 512
 LOGIT_SCALE = torch.tensor(100.0).log()
-RESULTS = Path(__file__).parent / "results"
 
 
 def features(
@@ -233,7 +231,7 @@ def compare(mode: str, cases: list[dict], repetitions: int) -> list[dict]:
                 "max logit error": f"{error('fp32', case):.1e}",
             }
         )
-        show(rows[-1:], header=len(rows) == 1)
+        show(rows[-1], header=len(rows) == 1)
     return rows
 
 
@@ -254,11 +252,11 @@ def growth(repetitions: int) -> list[dict]:
                 "cross-attention ratio": round(seconds["cross-attention"] / seconds["packed"], 1),
             }
         )
-        show(rows[-1:], header=len(rows) == 1)
+        show(rows[-1], header=len(rows) == 1)
     large = base | {"texts": 1000, "videos": 1000}
     seconds = measure(["packed"], "forward", large, 1)
     rows.append(large | {"packed s": round(seconds["packed"], 3)})
-    show(rows[-1:], header=False)
+    show(rows[-1], header=False)
     return rows
 
 
@@ -273,17 +271,8 @@ def precision(repetitions: int) -> list[dict]:
             | {"fp32 s": round(seconds["packed"], 3), "bf16 s": round(seconds["packed bf16"], 3)}
             | {f"{name} max logit error": f"{error(name, case):.1e}" for name in ("fp32", "bf16")}
         )
-        show(rows[-1:], header=len(rows) == 1)
+        show(rows[-1], header=len(rows) == 1)
     return rows
-
-
-def show(rows: list[dict], header: bool) -> None:
-    """Prints rows in columns as they are measured."""
-    widths = [max(len(key), 10) for key in rows[0]]
-    if header:
-        print("  ".join(key.rjust(width) for key, width in zip(rows[0], widths, strict=True)), flush=True)
-    for row in rows:
-        print("  ".join(str(v).rjust(width) for v, width in zip(row.values(), widths, strict=False)), flush=True)
 
 
 def main() -> None:
@@ -313,13 +302,7 @@ def main() -> None:
             rows = compare(part, cases(32, 128), arguments.repetitions)
         else:
             rows = {"growth": growth, "precision": precision}[part](arguments.repetitions)
-        path = arguments.output / f"scoring_{part}_{hardware_slug()}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"wrote {path}")
+        write_csv(rows, f"scoring_{part}", arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Captions and videos -> the inputs of GLCCL."""
 
 import html
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -121,9 +120,14 @@ class GLCCLProcessor(ProcessorMixin):
         if not captions:
             raise ValueError("text is an empty list; pass at least one caption")
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        texts = [self._prepare(i, caption) for i, caption in enumerate(captions)]
-        rows = self.tokenizer(texts, add_special_tokens=False, truncation=True, max_length=self.max_words - 2)
-        rows = [[bos, *row, eos] for row in rows["input_ids"]]
+        encoded = self.tokenizer(
+            [self._clean(i, caption) for i, caption in enumerate(captions)],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=self.max_words - 2,
+            split_special_tokens=self.mask_padding,  # "<|endoftext|>" in a caption is text, and does not end it
+        )
+        rows = [[bos, *row, eos] for row in encoded["input_ids"]]
         for i, row in enumerate(rows):
             if self.mask_padding and eos in row[1:-1]:
                 raise ValueError(
@@ -136,24 +140,16 @@ class GLCCLProcessor(ProcessorMixin):
         attention_mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    def _prepare(self, index: int, caption: str) -> str:
-        """The caption cleaned, and free of control tokens."""
+    def _clean(self, index: int, caption: str) -> str:
         if not isinstance(caption, str):
             raise ValueError(f"text[{index}] must be a string, got {type(caption).__name__}: {caption!r}")
         text = clean_text(caption)
-        control_tokens = [self.tokenizer.bos_token, self.tokenizer.eos_token]
-        tokens = [token for token in control_tokens if token.lower() in text.lower()]
-        if not self.mask_padding:
-            if not text or tokens:
-                problem = f"contains the control token {tokens[0]}" if tokens else "has no word"
-                warnings.warn(f"text[{index}] {caption!r} {problem}; encoded as the release does", stacklevel=2)
-            return text
-        if not text:
-            raise ValueError(f"text[{index}] {caption!r} has no word; leave empty captions out")
-        for token in tokens:
-            # Blanks inside make it what it looks like to the reader: ordinary characters.
-            inner = re.sub(r"(\w+)", r" \1 ", token)
-            text = re.sub(re.escape(token), inner, text, flags=re.IGNORECASE)
+        if self.mask_padding:
+            if not text:
+                raise ValueError(f"text[{index}] {caption!r} has no word; leave empty captions out")
+        elif not text or any(token in text for token in (self.tokenizer.bos_token, self.tokenizer.eos_token)):
+            problem = "contains control tokens" if text else "has no word"
+            warnings.warn(f"text[{index}] {caption!r} {problem}; encoded as the release does", stacklevel=2)
         return text
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import warnings
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -52,11 +52,11 @@ def uniform_positions(times: np.ndarray, max_frames: int) -> np.ndarray:
     if count <= max_frames:
         return np.arange(count)
     spacing = (times[-1] - times[0]) / (count - 1)
-    centres = (np.arange(max_frames) + 0.5) * (count / max_frames)
+    odd = 2 * np.arange(max_frames) + 1  # centre k lies (2k + 1) / (2 max_frames) on the way
     # A centre often falls exactly between two frames. Matroska rounds to 1 ms, and would give another frame than MP4.
     if np.abs(times - (times[0] + np.arange(count) * spacing)).max() <= 0.001:
-        return np.floor(centres).astype(np.int64)
-    return np.searchsorted(times, times[0] + centres * spacing, side="right") - 1
+        return odd * count // (2 * max_frames)
+    return np.searchsorted(times, times[0] + odd * (count * spacing / (2 * max_frames)), side="right") - 1
 
 
 def release_positions(
@@ -139,8 +139,8 @@ def decode_video(
 
     The result is that of decoding every frame in order and picking from the list, but cheaper: the packets'
     timestamps are read without decoding; then, for each wanted frame, it seeks if the container's index shows a key
-    frame on the way there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames,
-    damaged files) are decoded in order.
+    frame on the way there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG
+    program streams, damaged files) are decoded in order.
 
     Args:
         source: path, bytes, binary file object, or `{"path", "bytes"}` as `datasets.Video(decode=False)` gives.
@@ -171,6 +171,8 @@ class _Packet(NamedTuple):
 def _decode_by_seeking(source: Any, name: str, chosen: FrameSampling, num_threads: int) -> DecodedVideo | None:
     """The chosen frames and little else; None where the packets do not tell the frames' times."""
     with _opened(source, name, num_threads) as (container, stream):
+        if container.format.name == "mpeg":
+            return None  # in program streams packets get other timestamps after a seek
         try:
             packets, whole = _read_packets(container, stream, chosen)
             if not _tell_times(packets, stream):
@@ -178,7 +180,7 @@ def _decode_by_seeking(source: Any, name: str, chosen: FrameSampling, num_thread
             pts = sorted({packet.pts for packet in packets if not packet.is_discard})
             times, frame_rate = _seconds(pts, container, stream), float(stream.average_rate or 0)
             positions = chosen.choose(times, frame_rate, name)
-            frames, decoded_frames = _decode_at(container, stream, pts, positions, _seek_points(packets, stream))
+            frames, decoded_frames = _decode_at(container, stream, [pts[i] for i in positions], packets)
             if frames is None:
                 return None
             duration = _end(times, frame_rate)
@@ -235,24 +237,21 @@ def _seek_points(packets: list[_Packet], stream: Any) -> dict[int, int]:
 
 
 def _decode_at(
-    container: Any, stream: Any, pts: list[int], positions: np.ndarray, seek_points: dict[int, int]
+    container: Any, stream: Any, targets: list[int], packets: list[_Packet]
 ) -> tuple[list[av.VideoFrame] | None, int]:
-    """Frames at `positions` of the ascending `pts`, and how many were decoded; None if one is not where it should."""
-    starts, targets = sorted(seek_points), [pts[position] for position in positions]
+    """Frames at the timestamps `targets`, ascending, and how many were decoded; None if one is not where it should."""
+    seek_points = _seek_points(packets, stream)
+    starts = sorted(seek_points)
     wanted, found = set(targets), {}
     current, decoded_frames = -math.inf, 0
     for target in sorted(wanted):
         start = starts[bisect_right(starts, target) - 1]
         if start > current:
             container.seek(seek_points[start], stream=stream)
-            first, current = pts[bisect_left(pts, start)], -math.inf
-            frames = _decode_skipping(container, stream, wanted | {first})
+            frames = _decode_wanted(container, stream, wanted)
         for frame in frames:
             decoded_frames += 1
-            # Anything later than the key frame comes first only if the seek went wrong.
-            if frame.pts is None or current < first < frame.pts:
-                return None, decoded_frames
-            current = frame.pts
+            current = -math.inf if frame.pts is None else frame.pts
             if current >= target:
                 break
         if current != target:
@@ -261,7 +260,7 @@ def _decode_at(
     return [found[target] for target in targets], decoded_frames
 
 
-def _decode_skipping(container: Any, stream: Any, wanted: set[int]) -> Iterator[av.VideoFrame]:
+def _decode_wanted(container: Any, stream: Any, wanted: set[int]) -> Iterator[av.VideoFrame]:
     """Frames from here on, without the unwanted ones that no other frame refers to (H.264 marks them)."""
     codec = stream.codec_context
     for packet in container.demux(stream):

@@ -19,8 +19,7 @@ class Processor:
     def __init__(self):
         self.videos, self.texts = [], []
 
-    def __call__(self, text=None, videos=None, return_tensors=None):
-        assert return_tensors == "pt"
+    def __call__(self, text=None, videos=None, return_tensors="pt"):
         if text is not None:
             self.texts += text
             rows = [[BOS, *(int(token) for token in words.split()), EOS] for words in text]
@@ -107,18 +106,17 @@ def test_batch_size_and_workers_do_not_matter():
     np.testing.assert_allclose(one.similarity, other.similarity, rtol=1e-5, atol=1e-5)
 
 
-def test_frames_in_memory_replace_decoding():
-    model, dataset, processor = tiny_model(), several_captions(), Processor()
-    frames = {row["video_id"]: Processor()(videos=[row["video"]], return_tensors="pt") for row in dataset}
+def test_videos_may_come_from_a_transform():
+    """As frames that are kept in memory or in a cache do."""
+    model, dataset = tiny_model(), several_captions()
+    videos = dict(zip(dataset["video_id"], dataset["video"], strict=True))
 
-    def collate(rows):
-        (video,) = (frames[row["video_id"]] for row in rows)
-        return video
+    def put_videos(batch):
+        return batch | {"video": [videos[video_id] for video_id in batch["video_id"]]} if len(batch) > 1 else batch
 
-    cached = evaluate(model, processor, dataset.remove_columns("video"), batch_size=1, collate=collate, progress=False)
-    decoded = evaluate(model, Processor(), dataset, batch_size=1, progress=False)
-    assert processor.videos == []
-    np.testing.assert_array_equal(cached.similarity, decoded.similarity)
+    lazy = dataset.remove_columns("video").with_transform(put_videos)
+    expected = evaluate(model, Processor(), dataset, progress=False)
+    np.testing.assert_array_equal(evaluate(model, Processor(), lazy, progress=False).similarity, expected.similarity)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -146,43 +144,42 @@ def test_unusable_datasets_are_named(change, message):
         evaluate(tiny_model(), Processor(), change(several_captions()), progress=False)
 
 
-@pytest.mark.parametrize("rows", [11, 1])
-def test_two_processes_equal_one(tmp_path, rows):
-    """11 rows are 5 videos and 10 texts; of 1 row the second process gets nothing at all."""
+def test_two_processes_equal_one(tmp_path):
+    """11 rows are 5 videos and 10 texts, in slices of different sizes; of 1 row the second process gets nothing."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    subprocess.run([*command, str(tmp_path), str(rows)], env=environment, check=True, timeout=120)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
-    assert first["world_size"] == second["world_size"] == 2
-    alone = evaluate(tiny_model(), Processor(), several_captions().select(range(rows)), progress=False)
-    np.testing.assert_allclose(first["similarity"], alone.similarity, rtol=1e-5, atol=1e-5)
-    assert first["metrics"] == second["metrics"] == alone.metrics
-    assert second["similarity"] is None
-    # Each process decoded its own share.
-    assert sorted(first["videos"] + second["videos"]) == sorted(set(several_captions()[:rows]["video"]))
-    assert abs(len(first["videos"]) - len(second["videos"])) <= 1
+    subprocess.run([*command, str(tmp_path)], env=environment, check=True, timeout=120)
+    for rows in (11, 1):
+        first, second = (torch.load(tmp_path / f"{rows}_{rank}.pt", weights_only=False) for rank in (0, 1))
+        assert first["world_size"] == second["world_size"] == 2
+        alone = evaluate(tiny_model(), Processor(), several_captions().select(range(rows)), progress=False)
+        np.testing.assert_allclose(first["similarity"], alone.similarity, rtol=1e-5, atol=1e-5)
+        assert first["metrics"] == second["metrics"] == alone.metrics
+        assert second["similarity"] is None
+        # Each process decoded its own share.
+        assert sorted(first["videos"] + second["videos"]) == sorted(set(several_captions()[:rows]["video"]))
+        assert len(first["videos"]) - len(second["videos"]) in (0, 1)
 
 
-def evaluate_on_this_process(folder: str, rows: int) -> None:
+def evaluate_on_two_processes(folder: str) -> None:
     from accelerate import Accelerator
 
-    accelerator, processor = Accelerator(), Processor()
-    dataset = several_captions().select(range(rows))
+    accelerator = Accelerator()
     model = accelerator.prepare(tiny_model())
-    result = evaluate(model, processor, dataset, accelerator=accelerator, batch_size=2, progress=False)
-    torch.save(
-        {
+    for rows in (11, 1):
+        processor, dataset = Processor(), several_captions().select(range(rows))
+        result = evaluate(model, processor, dataset, accelerator=accelerator, batch_size=2, progress=False)
+        found = {
             "world_size": torch.distributed.get_world_size(),
             "similarity": result.similarity,
             "metrics": result.metrics,
             "videos": processor.videos,
-        },
-        os.path.join(folder, f"{accelerator.process_index}.pt"),
-    )
+        }
+        torch.save(found, os.path.join(folder, f"{rows}_{accelerator.process_index}.pt"))
     # A DDP wrapper that outlives the process group destroys it under the GIL, which can hang on gloo's threads.
     model = accelerator.free_memory(model)
     accelerator.end_training()
 
 
 if __name__ == "__main__":
-    evaluate_on_this_process(sys.argv[1], int(sys.argv[2]))
+    evaluate_on_two_processes(sys.argv[1])

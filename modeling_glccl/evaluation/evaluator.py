@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
+from ..data.collate import video_inputs
 from .metrics import retrieval_ranks, summarize_ranks
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ def evaluate(
     batch_size: int = 32,
     num_workers: int = 0,
     progress: bool = True,
-    collate: Callable[[list[dict[str, Any]]], Mapping[str, Tensor]] | None = None,
 ) -> EvaluationResult:
     """Scores every caption of a dataset against every distinct video of it.
 
@@ -76,14 +76,12 @@ def evaluate(
         model: has `get_text_features`, `get_video_features` and `similarity`, as [`GLCCLModel`]. It leaves in the
             mode (training or evaluation) in which it came.
         processor: turns texts and videos into inputs of the model, as [`GLCCLProcessor`].
-        dataset: columns `video_id`, `caption` (or `captions`, lists; none for a video that is only a distractor), and
-            those that `collate` reads: by default `video` (path or bytes) and, where present, `start` and `end`.
+        dataset: columns `video_id`, `caption` (or `captions`, lists; none for a video that is only a distractor),
+            `video` (whatever the processor takes) and, where only a part of a video counts, `start` and `end`.
         accelerator: for several processes or mixed precision.
         batch_size: videos encoded at a time.
         num_workers: processes that decode videos; with 0 this one does.
         progress: shows progress bars, on the main process.
-        collate: rows of the dataset, one per video -> inputs of `get_video_features`, for frames that need no
-            decoding.
 
     Returns:
         An [`EvaluationResult`] on every process.
@@ -104,7 +102,7 @@ def evaluate(
             started = time.perf_counter()
             own_videos = dataset.select(np.array_split(video_rows, world)[rank])
             loader = DataLoader(
-                own_videos, batch_size, collate_fn=collate or partial(video_inputs, processor), num_workers=num_workers
+                own_videos, batch_size, collate_fn=partial(video_inputs, processor), num_workers=num_workers
             )
             features = []
             for batch in bar(loader, desc="videos", unit="batch"):
@@ -160,16 +158,6 @@ def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarr
     if not captions:
         raise ValueError(f"the dataset has {len(position)} videos and no caption: nothing to evaluate")
     return list(position), np.array(video_rows), captions, np.array(caption_rows), np.array(video_index)
-
-
-def video_inputs(processor: ProcessorMixin, rows: list[dict[str, Any]], **kwargs: Any) -> Mapping[str, Any]:
-    """Inputs of `get_video_features` for rows with a `video` and, where only a part counts, `start` and `end`."""
-    windows = {
-        name: [row[name] for row in rows]
-        for name in ("start", "end")
-        if any(row.get(name) is not None for row in rows)
-    }
-    return processor(videos=[row["video"] for row in rows], **windows, **kwargs, return_tensors="pt")
 
 
 def _inputs(batch: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

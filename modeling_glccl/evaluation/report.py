@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -39,17 +40,19 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], titl
     return table
 
 
-def retrievals_table(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Table:
+def retrieval_tables(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Group:
     """The videos retrieved for each query, best first, for the terminal; the one that it describes is marked."""
-    table = Table(title="retrieved videos (score)", title_justify="left", title_style="bold", show_lines=True)
-    table.add_column("query")
-    for rank in range(1, 1 + max(map(len, queries.values()))):
-        table.add_column(f"{rank}")
+    tables = []
     for query, videos in queries.items():
-        cells = [f"{video.video_id}\n{video.score:.1f}{' ✓' if video.correct else ''}" for video in videos]
-        styles = ["bold green" if video.correct else "" for video in videos]
-        table.add_row(query, *map(Text, cells, styles))
-    return table
+        table = Table(title=f"“{query}”", title_justify="left", title_style="bold")
+        cells = []
+        for rank, video in enumerate(videos, start=1):
+            table.add_column(f"{rank}", no_wrap=True)
+            label = f"{video.video_id}\n{video.score:.1f}{' ✓' if video.correct else ''}"
+            cells.append(Text(label, style="bold green" if video.correct else ""))
+        table.add_row(*cells)
+        tables.append(table)
+    return Group(*tables)
 
 
 def plot_retrievals(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Figure:

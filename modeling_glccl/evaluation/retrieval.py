@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..data.collate import video_inputs
 from ..data.shapes import relevant_frames
-from .evaluator import EvaluationResult, video_inputs
+from .evaluator import EvaluationResult
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,7 +15,7 @@ from ..environment import describe_environment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .evaluator import evaluate
-from .report import metrics_table, plot_retrievals, retrievals_table
+from .report import metrics_table, plot_retrievals, retrieval_tables
 from .retrieval import retrieve
 
 
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     if queries:
         spaced = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
         retrieved = retrieve(model, processor, dataset, result, spaced)
-        console.print(retrievals_table(retrieved))
+        console.print(retrieval_tables(retrieved))
         if output_dir:
             plot_retrievals(retrieved).savefig(output_dir / "retrieved.png")
     return results

@@ -1,0 +1,28 @@
+"""What the benchmarks share: rows printed as they are measured, and CSV files named by the hardware."""
+
+import csv
+from pathlib import Path
+
+from modeling_glccl.environment import hardware_slug
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def show(row: dict, header: bool) -> None:
+    """Prints a row in columns, under the names of its keys if it is the first."""
+    widths = [max(len(key), 10) for key in row]
+    if header:
+        print("  ".join(key.rjust(width) for key, width in zip(row, widths, strict=True)), flush=True)
+    print("  ".join(str(value).rjust(width) for value, width in zip(row.values(), widths, strict=True)), flush=True)
+
+
+def write_csv(rows: list[dict], name: str, folder: Path = RESULTS) -> Path:
+    """Writes `<folder>/<name>_<hardware>.csv` with the keys of all rows as columns."""
+    path = folder / f"{name}_{hardware_slug()}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"wrote {path}")
+    return path

@@ -1,0 +1,480 @@
+"""Fast decoding gives what decoding everything in order gives; every unreadable file gets a named error."""
+
+import io
+import json
+import re
+import warnings
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from videos import frame_number, write_video
+
+from modeling_glccl.video_decoding_glccl import (
+    VideoDecodeError,
+    decode_video,
+    release_positions,
+    uniform_positions,
+)
+
+
+def decode_in_order(path):
+    """Every frame of a file up to the first error."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        try:
+            yield from container.decode(stream)
+        except av.FFmpegError:
+            return
+
+
+def times_in_order(path):
+    """Seconds of every frame."""
+    with av.open(str(path)) as container:
+        start, rate = (container.start_time or 0) / 1e6, container.streams.video[0].average_rate
+    stamps = [frame.time for frame in decode_in_order(path)]
+    if None in stamps or any(b <= a for a, b in pairwise(stamps)):
+        return [i / float(rate) for i in range(len(stamps))]
+    return [round(stamp - start, 6) for stamp in stamps]
+
+
+def sample_in_order(path, max_frames, start=0.0, end=float("inf")):
+    """The naive twin of `decode_video`: frames [n, H, W, 3] and seconds [n] of the uniform rule."""
+    times = times_in_order(path)
+    inside = [i for i, time in enumerate(times) if start <= time < end]
+    picked = inside or [max(i for i, time in enumerate(times) if time <= start)]
+    if len(inside) > max_frames:
+        first, count = times[inside[0]], len(inside)
+        spacing = (times[inside[-1]] - first) / (count - 1)
+        if all(abs(times[i] - first - k * spacing) <= 0.001 for k, i in enumerate(inside)):
+            picked = [inside[(2 * k + 1) * count // (2 * max_frames)] for k in range(max_frames)]
+        else:
+            centres = [first + (k + 0.5) * count / max_frames * spacing for k in range(max_frames)]
+            picked = [max(i for i in inside if times[i] <= centre) for centre in centres]
+    frames = {
+        i: np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        for i, frame in enumerate(decode_in_order(path))
+        if i in picked
+    }
+    return np.stack([frames[i] for i in picked]), np.array([times[i] for i in picked])
+
+
+def assert_same_as_in_order(path, max_frames=12, **window):
+    decoded = decode_video(path, max_frames, **window)
+    frames, times = sample_in_order(path, max_frames, **window)
+    np.testing.assert_array_equal(decoded.timestamps, times)
+    np.testing.assert_array_equal(decoded.frames, frames)
+    return decoded
+
+
+def numbers(decoded):
+    return [frame_number(frame) for frame in decoded.frames]
+
+
+# Sampling
+
+
+def test_uniform_takes_the_frame_on_screen_at_the_centre_of_each_span():
+    assert uniform_positions(np.arange(10) / 25, 5).tolist() == [1, 3, 5, 7, 9]
+    assert uniform_positions(np.arange(36) / 25, 12).tolist() == [1 + 3 * k for k in range(12)]
+    assert uniform_positions(np.arange(7) / 25, 3).tolist() == [1, 3, 5]
+    assert uniform_positions(np.arange(100) / 25, 1).tolist() == [50]
+
+
+def test_uniform_takes_each_frame_of_a_short_video_once():
+    assert uniform_positions(np.arange(4) / 25, 12).tolist() == [0, 1, 2, 3]
+    assert uniform_positions(np.array([0.0]), 12).tolist() == [0]
+
+
+def test_uniform_goes_by_time_not_by_frame_number():
+    # Five frames in the first half second, then one a second; the centres are 0.62, 1.86, 3.09 and 4.33 s.
+    times = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1.4, 2.4, 3.4, 4.4])
+    assert uniform_positions(times, 4).tolist() == [4, 5, 6, 7]
+    # A still image of ten seconds is on screen at two of the three centres.
+    assert uniform_positions(np.array([0.0, 0.5, 10.5, 11.0]), 3).tolist() == [1, 1, 3]
+
+
+@pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 60])
+@pytest.mark.parametrize("max_frames", [1, 5, 8, 12, 16])
+def test_uniform_does_not_depend_on_how_the_container_rounds_timestamps(fps, max_frames):
+    for count in range(1, 200):
+        exact = np.array([float(i / Fraction(fps)) for i in range(count)])
+        in_matroska = np.round(exact, 3)
+        assert uniform_positions(exact, max_frames).tolist() == uniform_positions(in_matroska, max_frames).tolist()
+
+
+def test_release_reads_a_frame_a_second_and_thins_them():
+    assert release_positions(94, 29.97, 12).tolist() == [0, 29, 58, 87]
+    assert release_positions(100, 3, 4).tolist() == [0, 33, 66, 99]
+    assert release_positions(100, 3, 12, start=2, end=5).tolist() == [6, 9, 12, 15]
+    assert release_positions(7, 3, 12, start=9, end=12).tolist() == []
+
+
+def test_release_equals_the_release(reference_dir):
+    for case in json.loads((reference_dir / "golden" / "frame_sampling.json").read_text())["cases"]:
+        fps, window = Fraction(case["fps"]), {"start": case["start"], "end": case["end"]}
+        assert release_positions(case["n_frames"], fps, 10**6, **window).tolist() == case["frames_read"]
+        for max_frames, kept in case["kept_positions_slice_framepos_2"].items():
+            expected = [case["frames_read"][position] for position in kept]
+            assert release_positions(case["n_frames"], fps, int(max_frames), **window).tolist() == expected
+
+
+@pytest.mark.parametrize(("fps", "step"), [("25", 25), ("30000/1001", 29), ("15/2", 7)])
+def test_release_from_a_file_uses_the_rate_that_the_file_reports(tmp_path, fps, step):
+    path = write_video(tmp_path / "a.mp4", 100, fps=fps)
+    assert numbers(decode_video(path, 64, sampling="release")) == list(range(0, 100, step))
+    assert numbers(decode_video(path, 64, start=1, end=2, sampling="release")) == [step, 2 * step]
+
+
+def test_release_from_a_file_equals_the_release(tmp_path, reference_dir):
+    cases = json.loads((reference_dir / "golden" / "frame_sampling.json").read_text())["cases"]
+    for case in cases:
+        path = tmp_path / f"{case['fps'].replace('/', '_')}-{case['n_frames']}.mp4"
+        if not path.exists():
+            write_video(path, case["n_frames"], fps=case["fps"])
+        decoded = decode_video(path, 10**6, start=case["start"], end=case["end"], sampling="release")
+        assert numbers(decoded) == case["frames_read"]
+
+
+def test_release_refuses_a_rate_below_one(tmp_path):
+    path = write_video(tmp_path / "slow.mp4", 5, fps=Fraction(1, 2))
+    with pytest.raises(VideoDecodeError, match=r"slow\.mp4.*0\.5 frames a second.*uniform"):
+        decode_video(path, sampling="release")
+
+
+# Exactness
+
+FORMATS = [
+    ("libx264", "mp4"),
+    ("libx264", "mkv"),
+    ("libx264", "mov"),
+    ("libx264", "flv"),
+    ("libx264", "ts"),
+    ("libx264", "avi"),
+    ("libx265", "mp4"),
+    ("mpeg4", "mp4"),
+    ("mpeg4", "avi"),
+    ("mpeg2video", "ts"),
+    ("mpeg2video", "mpg"),
+    ("libvpx", "webm"),
+    ("libvpx-vp9", "webm"),
+    ("libsvtav1", "mp4"),
+    ("mjpeg", "avi"),
+    ("gif", "gif"),
+]
+
+
+@pytest.mark.parametrize("key_interval", [2, 5, 12, 250])
+@pytest.mark.parametrize(("codec", "suffix"), FORMATS, ids=lambda value: value)
+def test_frames_are_those_of_decoding_in_order(tmp_path, codec, suffix, key_interval):
+    path = write_video(tmp_path / f"a.{suffix}", 60, codec=codec, key_interval=key_interval)
+    decoded = assert_same_as_in_order(path)
+    assert numbers(decoded) == [2 + 5 * k for k in range(12)]
+    assert_same_as_in_order(path, 5)
+    assert_same_as_in_order(path, 60)
+    assert_same_as_in_order(path, 7, start=0.71, end=1.93)
+    assert_same_as_in_order(path, 2, end=1)
+
+
+@pytest.mark.parametrize("params", ["b-adapt=0:open-gop=1", "intra-refresh=1", "tff=1"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_unusual_key_frames_are_decoded_exactly(tmp_path, params, suffix):
+    path = write_video(tmp_path / f"a.{suffix}", 80, options={"x264-params": params})
+    assert_same_as_in_order(path)
+    assert_same_as_in_order(path, 4, start=1.51, end=2.9)
+
+
+def test_it_seeks_only_where_a_key_frame_lies_on_the_way(tmp_path):
+    # MPEG-4 without B-frames: no frame can be skipped, so the counts are those of the seeks.
+    options = {"bf": "0"}
+    often = write_video(tmp_path / "often.mp4", 300, codec="mpeg4", key_interval=10, options=options)
+    seldom = write_video(tmp_path / "seldom.mp4", 300, codec="mpeg4", key_interval=300, options=options)
+    # Frames 25, 75, ... 275; key frames at 20, 70, ... 270.
+    assert decode_video(often, 6).decoded_frames == 6 * 6
+    # One forward pass up to the last of them, and never back.
+    assert decode_video(seldom, 6).decoded_frames == 276
+
+
+def test_unwanted_frames_that_no_other_refers_to_are_skipped(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 100, key_interval=250)
+    assert assert_same_as_in_order(path).decoded_frames < 75
+
+
+def test_several_threads_give_the_same_frames(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 100)
+    np.testing.assert_array_equal(decode_video(path, num_threads=4).frames, decode_video(path).frames)
+
+
+@pytest.mark.slow
+def test_real_files_are_decoded_exactly(reference_dir):
+    data = reference_dir / "data"
+    paths = [*data.glob("videos/*.*"), *data.glob("msrvtt_clips/*.mp4"), *data.glob("activitynet_clips/*.mp4")]
+    videos = [path for path in sorted(paths) if path.suffix not in (".md", ".json")]
+    assert len(videos) == 27
+    for path in videos:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # none of them is cut
+            decoded = assert_same_as_in_order(path)
+        assert len(decoded.frames) == 12
+        assert decoded.duration == pytest.approx(decoded.timestamps[-1], rel=0.1)
+
+
+EDGE_ERRORS = {"derived_zero_bytes.mp4": "is empty", "lerobot_lfs_pointer.mp4": "is a Git-LFS pointer"}
+EDGE_WARNINGS = {
+    "decord_corrupted.mp4": r"declares 50 frames, but 28 can be read",
+    "derived_truncated40pct.mkv": r"declares 311 frames, but 118 can be read",
+}
+
+
+def test_real_edge_cases_decode_or_say_why_not(reference_dir):
+    for path in sorted((reference_dir / "data" / "videos" / "edge").iterdir()):
+        if path.name in EDGE_ERRORS:
+            with pytest.raises(VideoDecodeError, match=f"{path.name}: {EDGE_ERRORS[path.name]}"):
+                decode_video(path)
+        elif path.name in EDGE_WARNINGS:
+            with pytest.warns(UserWarning, match=f"{path.name}: {EDGE_WARNINGS[path.name]}"):
+                assert_same_as_in_order(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert_same_as_in_order(path)
+
+
+# Timestamps
+
+
+def test_timestamps_and_duration_are_in_seconds(tmp_path):
+    decoded = decode_video(write_video(tmp_path / "a.mp4", 50, fps=25), 5)
+    assert decoded.timestamps.tolist() == [0.2, 0.6, 1.0, 1.4, 1.8]
+    assert decoded.duration == pytest.approx(2)
+
+
+def test_variable_frame_rate_is_sampled_by_time(tmp_path):
+    times = [0, 0.04, 0.08, 0.12, 0.16, 1.0, 2.0, 3.0, 4.0, 4.04, 4.08, 4.12]
+    path = write_video(tmp_path / "a.mkv", 12, timestamps=times)
+    # The frames at the centres 0.56, 1.69, 2.81, 3.93 of four spans.
+    assert numbers(assert_same_as_in_order(path, 4)) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
+def test_the_clock_of_a_file_starts_at_zero(tmp_path, suffix):
+    path = write_video(tmp_path / f"a.{suffix}", 50, timestamps=[7 + i / 25 for i in range(50)])
+    assert_same_as_in_order(path)
+    decoded = decode_video(path, 5, start=1, end=1.4)
+    np.testing.assert_allclose(decoded.timestamps, [1.04, 1.12, 1.2, 1.28, 1.36], atol=1e-3)
+    assert numbers(decoded) == [26, 28, 30, 32, 34]
+
+
+def test_files_without_timestamps_or_duration(tmp_path):
+    raw = write_video(tmp_path / "a.h264", 60)
+    assert numbers(assert_same_as_in_order(raw)) == [2 + 5 * k for k in range(12)]
+    live = write_video(tmp_path / "live.mkv", 60, container_options={"live": "1"})
+    with av.open(str(live)) as container:
+        assert container.duration is None
+    assert numbers(assert_same_as_in_order(live)) == [2 + 5 * k for k in range(12)]
+
+
+def remux(source, target, shift=0.0, first_key=1):
+    """Copies the packets of a file from its n-th key frame on, `shift` seconds later, without re-encoding."""
+    with av.open(str(source)) as old, av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        stream, keys = new.add_stream_from_template(old.streams.video[0]), 0
+        shift = int(shift / old.streams.video[0].time_base)
+        for packet in old.demux(video=0):
+            keys += packet.is_keyframe
+            if keys >= first_key and packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                new.mux(packet)
+    return target
+
+
+def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path):
+    trimmed = remux(write_video(tmp_path / "a.mp4", 100), tmp_path / "trimmed.mp4", shift=-0.6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = assert_same_as_in_order(trimmed, 100)
+    assert numbers(decoded) == list(range(15, 100))
+    assert assert_same_as_in_order(trimmed).decoded_frames < 110, "not decoded twice"
+    assert_same_as_in_order(trimmed, 3, start=0.5, end=1.1)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_recording_that_starts_amid_a_group_of_pictures(tmp_path, suffix):
+    # The frames shown before its first key frame do not decode: they count neither as frames nor as time.
+    whole = write_video(tmp_path / f"a.{suffix}", 80, options={"x264-params": "b-adapt=0:open-gop=1"})
+    cut = remux(whole, tmp_path / f"cut.{suffix}", first_key=3)
+    assert numbers(assert_same_as_in_order(cut, 100)) == list(range(24, 80))
+    assert_same_as_in_order(cut, 5)
+    assert_same_as_in_order(cut, 9)
+
+
+# Windows
+
+
+def test_a_window_is_sampled_like_a_video_of_its_own(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 100)
+    assert numbers(decode_video(path, 5, start=1, end=2)) == [27, 32, 37, 42, 47]
+    assert numbers(decode_video(path, 100, start=1, end=1.2)) == [25, 26, 27, 28, 29]
+    assert numbers(decode_video(path, 2, start=3.92)) == [98, 99]
+    assert numbers(decode_video(path, 2, end=0.08)) == [0, 1]
+    assert numbers(decode_video(path, 2, start=3, end=100)) == [81, 93]  # 25 frames: centres 81.25 and 93.75
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_window_late_in_a_long_video_is_reached_by_seeking(tmp_path, suffix):
+    path = write_video(tmp_path / f"a.{suffix}", 500, codec="mpeg4", options={"bf": "0"})
+    assert assert_same_as_in_order(path, 4, start=15, end=17).decoded_frames < 60
+
+
+def test_a_window_between_two_frames_gives_the_one_on_screen(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 10, fps=2)
+    assert numbers(decode_video(path, 3, start=1.1, end=1.2)) == [2]
+    assert numbers(decode_video(path, 3, start=4.9)) == [9]
+
+
+def test_a_window_behind_the_end_is_an_error(tmp_path):
+    path = write_video(tmp_path / "short.mp4", 50)
+    with pytest.raises(VideoDecodeError, match=r"short\.mp4: no frame between start=3 and end=5.*ends at 2\.0"):
+        decode_video(path, start=3, end=5)
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, 1), (1, 1), (-1, 3), (None, 0), (float("nan"), 2)])
+def test_a_window_must_be_one(tmp_path, start, end):
+    with pytest.raises(ValueError, match="0 <= start < end"):
+        decode_video(write_video(tmp_path / "a.mp4", 5), start=start, end=end)
+
+
+def test_other_bad_arguments(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 5)
+    with pytest.raises(ValueError, match="max_frames=0"):
+        decode_video(path, 0)
+    with pytest.raises(ValueError, match="'random'"):
+        decode_video(path, sampling="random")
+
+
+# Rotation
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_rotated_videos_come_upright(tmp_path, rotation, suffix):
+    path = write_video(tmp_path / f"a.{suffix}", 4, rotation=rotation)
+    decoded = assert_same_as_in_order(path)
+    plain = decode_video(write_video(tmp_path / f"plain.{suffix}", 4)).frames
+    for frame, stored in zip(decoded.frames, plain, strict=True):
+        upright = Image.fromarray(stored).rotate(rotation, expand=True)
+        np.testing.assert_array_equal(frame, np.asarray(upright))
+
+
+def test_other_angles_are_ignored(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 3, rotation=45)
+    assert numbers(decode_video(path)) == [0, 1, 2]
+
+
+# Sources
+
+
+def test_paths_bytes_file_objects_and_dictionaries(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 30)
+    content, expected = path.read_bytes(), decode_video(path).frames
+    with path.open("rb") as file:
+        file.read(100)  # the position does not matter
+        sources = [str(path), content, bytearray(content), io.BytesIO(content), file]
+        sources += [{"path": str(path), "bytes": None}, {"path": "in_a_table.mp4", "bytes": content}]
+        for source in sources:
+            np.testing.assert_array_equal(decode_video(source).frames, expected)
+        assert not file.closed
+
+    class Pipe(io.BytesIO):
+        def seekable(self):
+            return False
+
+    np.testing.assert_array_equal(decode_video(Pipe(content)).frames, expected)
+
+
+def test_sources_that_are_no_video(tmp_path, monkeypatch):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "notes.mp4").write_text("not a video at all\n" * 20)
+    (tmp_path / "pointer.mp4").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    )
+    whole = write_video(tmp_path / "a.mp4", 50).read_bytes()
+    (tmp_path / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for _ in range(4):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    monkeypatch.chdir(tmp_path)
+    for source, reason in [
+        ("missing.mp4", "missing.mp4: no such file"),
+        (tmp_path, "is a directory"),
+        ("https://example.org/a.mp4", "https://example.org/a.mp4: is a URL"),
+        ("rtsp://example.org/a", "is a URL"),
+        ("concat:a.mp4|a.mp4", "no such file"),
+        ("empty.mp4", "empty.mp4: is empty"),
+        (b"", "video bytes: is empty"),
+        (io.BytesIO(), "is empty"),
+        ("pointer.mp4", "pointer.mp4: is a Git-LFS pointer.*git lfs pull"),
+        ("notes.mp4", "notes.mp4: is not a video that FFmpeg can read"),
+        ("no_index.mp4", "no_index.mp4: has no moov box"),
+        (Path("no_index.mp4").read_bytes(), "has no moov box"),
+        ({"path": "row.mp4", "bytes": b"abc"}, "row.mp4: is not a video"),
+        ("sound.mp4", "sound.mp4: has no video stream .it holds: audio"),
+        (io.StringIO("text"), "open it with mode 'rb'"),
+        (12, "cannot read a video from int"),
+        ({"path": None, "bytes": None}, "cannot read a video from NoneType"),
+    ]:
+        with pytest.raises(VideoDecodeError, match=reason):
+            decode_video(source)
+
+
+def test_a_file_without_a_decodable_frame_is_an_error(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 30)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    end = content.index(b"moov") - 4
+    content[start:end] = b"\xff" * (end - start)
+    with pytest.raises(VideoDecodeError, match="not one frame decodes"):
+        decode_video(bytes(content))
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("mp4", {"movflags": "faststart"}), ("mkv", {})])
+def test_a_cut_file_is_used_as_far_as_it_goes_with_a_warning(tmp_path, suffix, options):
+    whole = write_video(tmp_path / f"whole.{suffix}", 100, size=(320, 240), container_options=options)
+    content = whole.read_bytes()
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(content[: int(0.6 * len(content))])
+    count = len(times_in_order(cut))
+    assert 20 < count < 80
+    with pytest.warns(UserWarning, match=rf"cut\.{suffix}: declares 100 frames, but (\d+) can be read") as caught:
+        decoded = decode_video(cut)
+    assert abs(int(re.search(r"but (\d+)", str(caught[0].message))[1]) - count) <= 1
+    spans = [int((k + 0.5) * count / 12) for k in range(12)]
+    assert numbers(decoded) == pytest.approx(spans, abs=1)
+    assert decoded.duration == pytest.approx(count / 25, abs=0.05)
+
+
+def test_a_longer_sound_track_is_no_reason_to_warn(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=16000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
+        container.mux(video.encode(None))
+        for _ in range(100):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = decode_video(path)
+    assert decoded.duration == pytest.approx(1, abs=0.01)

@@ -1,0 +1,218 @@
+"""Videos of every accepted kind become the same tensors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from videos import frame_image, write_video
+
+from modeling_glccl import GLCCLVideoProcessor
+from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+
+
+@pytest.fixture
+def processor():
+    return GLCCLVideoProcessor(size=32, crop_size=32, max_frames=4)
+
+
+def transform_one(image, size, image_mean, image_std):
+    """The naive twin of the image transform: uint8 [H, W, 3] -> float32 [3, size, size]."""
+    height, width, _ = image.shape
+    if width < height:
+        resized = (size, int(size * height / width))
+    else:
+        resized = (int(size * width / height), size)
+    image = Image.fromarray(image).resize(resized, Image.Resampling.BICUBIC)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    pixels = np.asarray(image)[top : top + size, left : left + size] / np.float32(255)
+    return torch.from_numpy((pixels - np.float32(image_mean)) / np.float32(image_std)).permute(2, 0, 1)
+
+
+def test_image_transform_equals_the_release(reference_dir):
+    golden = load_file(reference_dir / "golden" / "image_transform.safetensors")
+    cases = sorted({name.split(".")[0] for name in golden})
+    assert len(cases) == 5
+    for case in cases:
+        size = int(golden[f"{case}.size"])
+        video = golden[f"{case}.rgb_uint8"][None]
+        pixels = GLCCLVideoProcessor(size=size, crop_size=size)(video)["pixel_values_videos"]
+        assert torch.equal(pixels[0, 0], golden[f"{case}.pixel_values"])
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (61, 97), (32, 32), (20, 31), (33, 200)])
+def test_image_transform_equals_its_twin(height, width):
+    processor = GLCCLVideoProcessor(size=32, crop_size=32, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = transform_one(image, 32, [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    torch.testing.assert_close(processor(image[None])["pixel_values_videos"][0, 0], expected)
+
+
+def test_a_smaller_crop_is_taken_from_the_centre():
+    pixels = GLCCLVideoProcessor(size=32, crop_size=20)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
+    whole = GLCCLVideoProcessor(size=32, crop_size=32)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
+    assert torch.equal(pixels, whole[..., 6:26, 6:26])
+
+
+def test_files_arrays_tensors_and_images_give_the_same(tmp_path, processor):
+    path = write_video(tmp_path / "a.mkv", 10, codec="ffv1")
+    frames = decode_video(path, 10).frames
+    expected = processor(path)
+    assert expected["pixel_values_videos"].shape == (1, 4, 3, 32, 32)
+    assert expected["pixel_values_videos"].dtype == torch.float32
+    assert expected["padding_mask_videos"].tolist() == [[1, 1, 1, 1]]
+    assert expected["padding_mask_videos"].dtype == torch.int64
+    for video in [
+        str(path),
+        path.read_bytes(),
+        {"path": None, "bytes": path.read_bytes()},
+        frames,
+        torch.from_numpy(frames),
+        torch.from_numpy(frames).permute(0, 3, 1, 2),
+        frames[None],
+        [Image.fromarray(frame) for frame in frames],
+        [[Image.fromarray(frame).convert("RGBA") for frame in frames]],
+    ]:
+        assert torch.equal(processor(video)["pixel_values_videos"], expected["pixel_values_videos"])
+    batch = processor([frames, path, torch.from_numpy(frames), [Image.fromarray(frame) for frame in frames]])
+    assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"].expand(4, -1, -1, -1, -1))
+
+
+def test_padding_goes_to_the_longest_or_to_max_frames(processor):
+    videos = [np.full((count, 40, 40, 3), 200, dtype=np.uint8) for count in (1, 3, 2)]
+    batch = processor(videos)
+    assert batch["padding_mask_videos"].tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    padded = batch["pixel_values_videos"][batch["padding_mask_videos"] == 0]
+    assert padded.shape == (3, 3, 32, 32)
+    assert not padded.any(), "padding is zero after normalisation"
+    assert batch["pixel_values_videos"][batch["padding_mask_videos"] == 1].all()
+
+    exact = processor(videos, pad_to_max_frames=True)
+    assert exact["padding_mask_videos"].tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]]
+    assert torch.equal(exact["pixel_values_videos"][:, :3], batch["pixel_values_videos"])
+    assert GLCCLVideoProcessor(size=32, crop_size=32, max_frames=7, pad_to_max_frames=True)(videos)[
+        "padding_mask_videos"
+    ].shape == (3, 7)
+
+
+def test_arrays_are_sampled_by_frame_number(processor):
+    video = np.stack([np.full((32, 32, 3), number, dtype=np.uint8) for number in range(20)])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+
+    def numbers(**kwargs):
+        pixels = processor(video, **kwargs)["pixel_values_videos"][0] * std + mean
+        return (pixels[:, 0, 0, 0] * 255).round().int().tolist()
+
+    assert numbers() == [2, 7, 12, 17]
+    assert numbers(max_frames=5) == [2, 6, 10, 14, 18]
+    assert numbers(sampling="release") == [0, 6, 12, 19]  # one a second, int(linspace(0, 19, 4))
+
+
+def test_each_video_has_its_own_window(tmp_path, processor):
+    path = write_video(tmp_path / "a.mp4", 100)
+    batch = processor([path, path], start=[0, 2], end=[0.08, None], return_metadata=True)
+    first, second = batch["video_metadata"]
+    assert first["timestamps"].tolist() == [0, 0.04]
+    assert second["timestamps"].tolist() == [2.24, 2.72, 3.24, 3.72]
+    assert second["duration"] == pytest.approx(4)
+    assert batch["padding_mask_videos"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    same = processor([path, path], start=2, return_metadata=True)["video_metadata"]
+    assert [metadata["timestamps"].tolist() for metadata in same] == [[2.24, 2.72, 3.24, 3.72]] * 2
+    with pytest.raises(ValueError, match="end has 1 values for 2 videos"):
+        processor([path, path], end=[1])
+
+
+def test_workers_keep_the_order(tmp_path, processor):
+    videos = [write_video(tmp_path / f"{i}.mp4", 20 + 7 * i) for i in range(6)]
+    videos.insert(2, np.zeros((3, 40, 40, 3), np.uint8))
+    alone, pooled = processor(videos), processor(videos, num_workers=3)
+    assert torch.equal(alone["pixel_values_videos"], pooled["pixel_values_videos"])
+    assert torch.equal(alone["padding_mask_videos"], pooled["padding_mask_videos"])
+    with pytest.raises(VideoDecodeError, match=r"videos\[1\]: .*missing\.mp4: no such file"):
+        processor([videos[0], tmp_path / "missing.mp4", videos[1]], num_workers=3)
+
+
+def test_numpy_on_request(processor):
+    batch = processor(np.zeros((2, 40, 40, 3), np.uint8), return_tensors="np", return_metadata=True)
+    assert isinstance(batch["pixel_values_videos"], np.ndarray)
+    assert batch["padding_mask_videos"].tolist() == [[1, 1]]
+    assert batch["video_metadata"] == [{"timestamps": None, "duration": None}]
+
+
+@pytest.mark.parametrize(
+    ("video", "problem"),
+    [
+        (np.zeros((2, 8, 8, 4), np.uint8), r"videos\[0\]: must be .*got \[2, 8, 8, 4\]"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"got \[2, 1, 8, 8\]"),
+        (np.zeros((8, 8, 3), np.uint8), r"got \[8, 8, 3\]"),
+        (np.zeros((2, 8, 8, 3), np.float32), "uint8 in 0..255, got float32; convert"),
+        (torch.full((2, 8, 8, 3), float("nan")), "got float32 with NaN or infinite values"),
+        (np.full((2, 8, 8, 3), np.inf), "got float64 with NaN or infinite values"),
+        (np.zeros((2, 8, 8, 3), np.int64), "got int64"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "has no frames"),
+        ([[np.zeros((8, 8, 3), np.uint8)]], "a list must hold PIL images, got ndarray"),
+        ([[]], "has no frames"),
+        ([], "empty list"),
+        (None, "cannot read a video from NoneType"),
+    ],
+)
+def test_arrays_that_are_no_video_are_refused(processor, video, problem):
+    with pytest.raises(ValueError, match=problem):
+        processor(video)
+
+
+def test_arrays_have_no_windows(processor):
+    with pytest.raises(ValueError, match="start and end need timestamps"):
+        processor(np.zeros((2, 8, 8, 3), np.uint8), start=1)
+
+
+def test_save_and_load(tmp_path):
+    knobs = {
+        "size": 40,
+        "crop_size": 32,
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+        "max_frames": 5,
+        "sampling": "release",
+        "pad_to_max_frames": True,
+        "num_threads": 2,
+    }
+    GLCCLVideoProcessor(**knobs).save_pretrained(tmp_path)
+    loaded = GLCCLVideoProcessor.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in knobs} == knobs
+    assert GLCCLVideoProcessor.from_pretrained(tmp_path, max_frames=9).max_frames == 9
+
+
+def test_defaults_are_those_of_clip(tmp_path):
+    # The preprocessor_config.json of openai/clip-vit-base-patch32.
+    config = {
+        "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "size": {"shortest_edge": 224},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    loaded, default = GLCCLVideoProcessor.from_pretrained(tmp_path), GLCCLVideoProcessor()
+    for name in ("size", "crop_size", "image_mean", "image_std", "max_frames"):
+        assert getattr(loaded, name) == getattr(default, name)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "problem"),
+    [
+        ({"size": 32}, "crop_size=224 must not exceed size=32"),
+        ({"size": {"height": 224, "width": 200}}, "size="),
+        ({"size": 0}, "size=0 must be one positive number"),
+        ({"max_frames": 0}, "max_frames=0"),
+        ({"sampling": "dense"}, "'dense'"),
+    ],
+)
+def test_bad_knobs_are_refused(knobs, problem):
+    with pytest.raises(ValueError, match=problem):
+        GLCCLVideoProcessor(**knobs)
