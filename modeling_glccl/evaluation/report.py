@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -117,7 +118,7 @@ def _plot_strip(axes: Axes, video: RetrievedVideo, rank: int) -> None:
     axes.imshow(strip.reshape(height, -1, 3), extent=extent, aspect="auto", interpolation="lanczos")
     axes.set(xticks=[], yticks=[], xlim=limits)
     colour = CORRECT if video.correct else INK
-    axes.text(-1.0, 0.5, f"{rank}", fontsize=17, fontweight="bold", color=colour, ha="center", va="center")
+    _label_left(axes, 0.5, f"{rank}", fontsize=17, fontweight="bold", color=colour, va="center")
     for spine in axes.spines.values():
         spine.set(color=CORRECT if video.correct else "white", linewidth=3)
 
@@ -128,11 +129,15 @@ def _plot_weights(axes: Axes, video: RetrievedVideo) -> None:
     axes.bar(range(count), video.frame_weights, width=0.82, color=np.where(described, DESCRIBED, OTHER))
     axes.axhline(1 / count, color=FAINT, linewidth=0.8, linestyle=":")
     axes.set(ylim=(0, 1.25 * max(video.frame_weights.max(), 2 / count)), xticks=[], yticks=[])
-    label = f"{video.video_id}\n{video.score:.1f}"
-    axes.text(-0.7, 0, label, fontsize=7.5, color=FAINT, ha="right", va="bottom", linespacing=1.1)
+    # There is room for 13 characters, and ids differ at their ends.
+    _label_left(axes, 0, f"{video.video_id[-13:]}\n{video.score:.1f}", fontsize=7.5, color=FAINT, va="bottom")
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(OTHER)
+
+
+def _label_left(axes: Axes, height: float, text: str, **style: Any) -> None:
+    axes.annotate(text, (0, height), (-9, 0), "axes fraction", "offset points", ha="right", **style)
 
 
 def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:

@@ -56,6 +56,7 @@ def evaluate_checkpoint(
     result = evaluate(
         model, processor, dataset, accelerator=accelerator, batch_size=batch_size, num_workers=num_workers
     )
+    accelerator.end_training()
     if not accelerator.is_main_process:
         return None
 

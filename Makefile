@@ -1,0 +1,33 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later; the rest of the environment is made here.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo compare test test-all lint bench
+
+demo: $(VENV)/installed
+	$(BIN)/glccl demo
+
+compare: $(VENV)/installed
+	$(BIN)/glccl compare
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/parity.py --golden tests/golden
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decoding.py
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@

@@ -1,0 +1,130 @@
+r"""A whole training step at CLIP ViT-B/32 sizes with random weights: samples/s, peak memory and where the time goes.
+
+    python benchmarks/training.py                       # batch 16 and 32, and the gradient cache at batch 128
+    python benchmarks/training.py --batches 16 --cached-batch 0
+
+Compares the packed scores with the form that materialises text-guided features (benchmarks/scoring.py) in the same
+step, captions of real lengths, 12 frames, forward, backward and the AdamW update. Every row is a process of its own;
+its peak memory is that of the whole process, weights and optimiser state included. Prints a table and writes
+benchmarks/results/training_<hardware>.csv.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from scoring import features, materialised
+from table import RESULTS, show, write_csv
+
+from modeling_glccl import GLCCLConfig, GLCCLModel
+from modeling_glccl.interaction_glccl import GLCCLScores
+from modeling_glccl.training.full_batch import FullBatchLoss
+
+
+class MaterialisingModel(GLCCLModel):
+    """The same model with the scores of the twin."""
+
+    def get_scores(self, text, video):
+        """The four scores, through the text-guided features."""
+        return GLCCLScores(*materialised(self.interaction, text, video))
+
+
+def measure(method: str, batch: int, chunk: int, precision: str, threads: int) -> None:
+    """The child process: prints the row as JSON. One warm-up step, one measured step."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = (MaterialisingModel if method == "materialised" else GLCCLModel)(GLCCLConfig()).train()
+    step = FullBatchLoss(model, chunk or None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7)
+    mask = features(batch, batch, 32, 12, "real")[0].word_mask
+    input_ids = torch.randint(1, 49000, mask.shape) * mask
+    input_ids[torch.arange(batch), mask.sum(1) - 1] = model.config.eos_token_id
+    inputs = {"input_ids": input_ids, "pixel_values_videos": torch.randn(batch, 12, 3, 224, 224)}
+
+    spent: dict[str, float] = {}
+
+    def timed(name: str, function):
+        def call(*arguments):
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                spent[name] = spent.get(name, 0) + time.perf_counter() - started
+
+        return call
+
+    model.get_text_features = timed("text", model.get_text_features)
+    model.get_video_features = timed("video", model.get_video_features)
+    model.get_scores = timed("scores", model.get_scores)
+
+    for _ in range(2):
+        spent.clear()
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = step(**inputs).loss
+        forward = time.perf_counter()
+        loss.backward()
+        backward = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad()
+        finished = time.perf_counter()
+        if chunk:  # one step is long, and it warms itself up
+            break
+    row = {
+        "scores": method,
+        "batch": batch,
+        "chunk": chunk or "-",
+        "precision": precision,
+        "threads": threads,
+        "samples/s": round(batch / (finished - started), 2),
+        "step s": round(finished - started, 2),
+        # With the gradient cache the backward pass encodes again, which counts as backward here.
+        "text forward s": round(spent["text"], 3) if not chunk else "-",
+        "video forward s": round(spent["video"], 2) if not chunk else "-",
+        "scores forward s": round(spent["scores"], 3),
+        "forward s": round(forward - started, 2),
+        "backward s": round(backward - forward, 2),
+        "update s": round(finished - backward, 2),
+        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+    print(json.dumps(row))
+
+
+def main() -> None:
+    """Measures every row in a fresh process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 32])
+    parser.add_argument("--cached-batch", type=int, default=128, help="batch with the gradient cache; 0: leave it out")
+    parser.add_argument("--chunk", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        method, batch, chunk, precision, threads = arguments.measure
+        measure(method, int(batch), int(chunk), precision, int(threads))
+        return
+    jobs = [
+        (method, batch, 0, precision)
+        for batch in arguments.batches
+        for precision, methods in (("fp32", ("materialised", "packed")), ("bf16", ("packed",)))
+        for method in methods
+    ]
+    jobs += [("packed", batch, arguments.chunk, "fp32") for batch in arguments.batches[-1:]]
+    if arguments.cached_batch:
+        jobs.append(("packed", arguments.cached_batch, arguments.chunk, "fp32"))
+    rows = []
+    for job in jobs:
+        command = [sys.executable, __file__, "--measure", *map(str, (*job, arguments.threads))]
+        rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+        show(rows[-1], header=len(rows) == 1)
+    write_csv(rows, "training", arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Text-video benchmarks as `datasets`, one module per benchmark, rows of the same columns."""
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+
+import datasets
+
+# Each module has load(data_dir, repo_id, split, missing, with_videos, **config).
+_MODULES = {"shapes": "shapes"}
+
+
+def load_benchmark(
+    name: str,
+    data_dir: str | Path | None = None,
+    repo_id: str | None = None,
+    split: str | None = "test",
+    missing: str = "error",
+    with_videos: bool = True,
+    **config,
+) -> datasets.Dataset | datasets.DatasetDict:
+    """Loads a text-video benchmark; one row is one caption and its video (columns: docs/data.md).
+
+    Args:
+        name: the benchmark, for example "shapes".
+        data_dir: folder with its files; for "shapes", where the videos are rendered (default: the `datasets` cache).
+        repo_id: dataset repository on the Hub to load instead of local files, where the benchmark has one.
+        split: one of the benchmark's splits, or None for all of them in a `DatasetDict`.
+        missing: "error" refuses a split whose videos are not all there, "skip" leaves such rows out and says how many.
+        with_videos: False loads the captions alone: no video is looked for, and the column `video` is left out.
+        **config: options of the benchmark, for example `num_train=500` for "shapes".
+
+    Raises:
+        ValueError: unknown benchmark, split, option, or value of `missing`.
+
+    Example:
+
+    ```python
+    test = load_benchmark("shapes", data_dir="runs/data", split="test", num_test=400)
+    test[0]["caption"], test[0]["video"]["path"]
+    ```
+    """
+    if name not in _MODULES:
+        nearest = difflib.get_close_matches(name, _MODULES, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"unknown benchmark {name!r}: {hint}Available: {', '.join(_MODULES)}")
+    if missing not in ("error", "skip"):
+        raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
+    module = import_module(f".{_MODULES[name]}", __name__)
+    return module.load(
+        data_dir=data_dir, repo_id=repo_id, split=split, missing=missing, with_videos=with_videos, **config
+    )
+
+
+__all__ = ["load_benchmark"]

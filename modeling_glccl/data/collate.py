@@ -1,0 +1,55 @@
+"""Rows of a benchmark -> a batch."""
+
+from typing import Any
+
+from transformers.image_processing_utils import BatchFeature
+
+from ..processing_glccl import GLCCLProcessor
+
+
+def video_inputs(processor: GLCCLProcessor, rows: list[dict[str, Any]], **kwargs: Any) -> BatchFeature:
+    """Inputs of `get_video_features` for rows with a `video` and, where only a part counts, `start` and `end`.
+
+    Args:
+        processor: decodes and prepares the videos.
+        rows: of a benchmark.
+        **kwargs: for the processor.
+    """
+    windows = {
+        name: [row[name] for row in rows]
+        for name in ("start", "end")
+        if any(row.get(name) is not None for row in rows)
+    }
+    return processor(videos=[row["video"] for row in rows], **windows, **kwargs)
+
+
+class RetrievalCollator:
+    """Turns rows (`caption`, and what [`video_inputs`] reads) into a batch of one text and one video per row.
+
+    It decodes videos in the workers of a DataLoader: it holds nothing but the processor, opens and closes each file
+    within the call, and can be pickled, so that any start method of processes will do.
+    """
+
+    def __init__(self, processor: GLCCLProcessor):
+        self.processor = processor
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Returns `inputs`, what the model takes, and `videos`, the names of the videos.
+
+        Raises:
+            ValueError: a video or caption that cannot be used; a note lists the videos of the batch.
+        """
+        names = [_name(row) for row in rows]
+        try:
+            text = self.processor(text=[row["caption"] for row in rows])
+            inputs = {**text, **video_inputs(self.processor, rows)}
+        except ValueError as error:
+            error.add_note(f"in the batch of {', '.join(names)}")
+            raise
+        return {"inputs": inputs, "videos": names}
+
+
+def _name(row: dict[str, Any]) -> str:
+    """A video's file, or its id where it is no file."""
+    video = row["video"]["path"] if isinstance(row["video"], dict) else row["video"]
+    return video if isinstance(video, str) else row["video_id"]

@@ -1,0 +1,132 @@
+"""Annotation and video files of a benchmark that somebody downloaded, in the layouts in which they circulate."""
+
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# Where annotations lie beside `videos/`: in the folder itself, or one level down.
+ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".3g2", ".flv"),
+    *(".mts", ".m2ts", ".ts", ".ogv", ".qt", ".asf", ".divx", ".gif"),
+)
+
+
+def find_annotation(root: Path, *names: str) -> Path:
+    """The first of `names` that exists in `root` or one level down.
+
+    Raises:
+        FileNotFoundError: none does; names the files and folders.
+    """
+    path = find_optional_annotation(root, *names)
+    if path is None:
+        folders = ", ".join(folder or "." for folder in ANNOTATION_FOLDERS)
+        raise FileNotFoundError(f"{root}: no {' or '.join(names)} there (looked in {folders}); see docs/data.md")
+    return path
+
+
+def find_optional_annotation(root: Path, *names: str) -> Path | None:
+    """As [`find_annotation`]; None where there is none."""
+    candidates = (root / folder / name for name in names for folder in ANNOTATION_FOLDERS)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list file, without the empty ones."""
+    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise ValueError(f"it refers to {module}.{name}, but captions are plain strings, lists and dicts; do not use it")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """A pickle of plain strings, numbers, lists, tuples and dicts: nothing that could run code when it is read.
+
+    Raises:
+        ValueError: the pickle refers to any class or function, or is damaged.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except (ValueError, EOFError, IndexError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: cannot be read as captions: {error}") from error
+
+
+class VideoFiles:
+    """The files below some folders, listed once; hidden ones are left out.
+
+    Args:
+        folders: searched in this order; those that do not exist count as empty.
+
+    Where a name stands twice, the first in the order of folders and paths is used, with a warning.
+    """
+
+    def __init__(self, *folders: Path):
+        self.folders = folders
+        self._by_name: dict[str, str] = {}
+        self._by_id: dict[str, str] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        doubles = []
+        for path in self._walk():
+            name = os.path.basename(path)
+            if name in self._by_name:
+                doubles.append(path)
+                continue
+            self._by_name[name] = path
+            base, suffix = os.path.splitext(name)
+            if suffix.lower() in VIDEO_SUFFIXES:
+                # MP4 is what re-encoded copies are.
+                if base not in self._by_id or (suffix == ".mp4" and not self._by_id[base].endswith(".mp4")):
+                    self._by_id[base] = path
+            self._by_stem.setdefault(name.partition(".")[0], []).append(path)
+        if doubles:
+            warnings.warn(
+                f"{len(doubles)} file names stand twice, for instance {doubles[0]}: "
+                f"{self._by_name[os.path.basename(doubles[0])]} is used",
+                stacklevel=2,
+            )
+
+    def _walk(self) -> Iterable[str]:
+        for folder in self.folders:
+            for root, subfolders, names in os.walk(folder, followlinks=True):
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def listing(self) -> list[str]:
+        """All paths, in a fixed order."""
+        return sorted(self._by_name.values())
+
+    def find(self, video_id: str) -> str | None:
+        """The path of the file named `video_id`, else of the one named so apart from a suffix such as .mp4."""
+        return self._by_name.get(video_id) or self._by_id.get(video_id)
+
+    def find_stem(self, stem: str) -> str | None:
+        """The path of the only file whose name up to its first dot is `stem`."""
+        paths = self._by_stem.get(stem, ())
+        return paths[0] if len(paths) == 1 else None
+
+
+def write_whole(path: Path, source: BinaryIO) -> None:
+    """Writes a file such that no reader ever sees a part of it."""
+    import shutil
+    import tempfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
+        try:
+            shutil.copyfileobj(source, part, 1 << 20)
+            part.close()
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise

@@ -1,0 +1,242 @@
+"""Pixels of the shapes benchmark: frames of a video or a still, and H.264 files."""
+
+import io
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .world import CHANGING_RADIUS, FPS, NUM_FRAMES, PLACES, RADIUS, SIZE_CHANGES, Event, Still
+
+RGB = {
+    "red": (225, 35, 35),
+    "yellow": (245, 220, 40),
+    "green": (40, 200, 60),
+    "blue": (50, 90, 245),
+    "purple": (180, 50, 215),
+    "white": (250, 250, 250),
+}
+_OUTLINE = (12, 12, 12)
+# Seconds. A blinking shape is gone, and a bouncing one in the air, in the second half of each period: half a period is
+# the distance of two among 12 uniformly sampled frames, so that neighbours always differ.
+_PERIOD = 1.0
+# Degrees per second; between two sampled frames this is no symmetry of any shape that spins.
+_SPIN = 76.0
+_SUPERSAMPLING = 4
+
+
+def _polygon(shape: str) -> list[tuple[float, float]]:
+    """Corners in a circle of radius 1, y downwards."""
+    if shape == "square":
+        return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
+    if shape == "triangle":
+        return [(0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)]
+    if shape == "cross":
+        long, short = 0.97, 0.34
+        return [
+            (-short, -long), (short, -long), (short, -short), (long, -short), (long, short), (short, short),
+            (short, long), (-short, long), (-short, short), (-long, short), (-long, -short), (-short, -short),
+        ]  # fmt: skip
+    if shape == "star":
+        radii = (1.08, 0.42) * 5
+        return [(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate(radii)]
+    if shape == "heart":
+        turns = [i * math.pi / 20 for i in range(40)]
+        return [
+            (
+                0.95 * math.sin(t) ** 3,
+                -0.06 * (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) - 0.1,
+            )
+            for t in turns
+        ]
+    raise ValueError(f"unknown shape {shape!r}")
+
+
+@lru_cache(maxsize=4096)
+def _sprite(shape: str, radius: float, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Opacity of a shape and of its dark outline: two [side, side, 1] float32 in 0..1, radius in pixels."""
+    scale = _SUPERSAMPLING
+    side = 2 * math.ceil(radius * 1.1 + 1.5)
+    centre, reach = side * scale / 2, radius * scale
+    masks = []
+    for border in (0, 2 * scale):
+        mask = Image.new("L", (side * scale, side * scale))
+        draw = ImageDraw.Draw(mask)
+        if shape in ("circle", "ring"):
+            outer, inner = 0.95 * reach + border / 2, 0.5 * reach - border / 2
+            draw.ellipse([centre - outer, centre - outer, centre + outer, centre + outer], fill=255)
+            if shape == "ring" and inner > 0:
+                draw.ellipse([centre - inner, centre - inner, centre + inner, centre + inner], fill=0)
+        else:
+            cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+            corners = [
+                (centre + reach * (x * cos - y * sin), centre + reach * (x * sin + y * cos))
+                for x, y in _polygon(shape)
+            ]
+            draw.polygon(corners, fill=255)
+            if border:
+                draw.line([*corners, *corners[:2]], fill=255, width=border, joint="curve")
+        small = mask.resize((side, side), Image.Resampling.BOX)
+        masks.append(np.asarray(small, dtype=np.float32)[..., None] / 255)
+    return masks[0], masks[1]
+
+
+def draw_shape(
+    frame: np.ndarray, colour: np.ndarray, shape: str, centre: tuple[float, float], radius: float, degrees: float = 0.0
+) -> None:
+    """Draws a shape with a dark outline into `frame` [H, W, 3] float32; centre (x, y) and radius in pixels."""
+    fill, outline = _sprite(shape, round(radius * 2) / 2, round(degrees) % 360)
+    side = len(fill)
+    left, top = round(centre[0]) - side // 2, round(centre[1]) - side // 2
+    rows = slice(max(0, top), min(frame.shape[0], top + side))
+    columns = slice(max(0, left), min(frame.shape[1], left + side))
+    inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+    part = frame[rows, columns]
+    part += outline[inside] * (np.float32(_OUTLINE) - part)
+    part += fill[inside] * (colour - part)
+
+
+def jitter_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
+    """The colour with a little variation: [3] float32 in 0..255."""
+    return np.clip(np.float32(RGB[colour]) + rng.uniform(-12, 12, 3).astype(np.float32), 0, 255)
+
+
+def scene_texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray:
+    """A muted background that repeats seamlessly: [side, side, 3] float32 in 0..255."""
+    y, x = np.meshgrid(*[np.arange(side, dtype=np.float32) * (2 * np.pi / side)] * 2, indexing="ij")
+    phase = rng.uniform(0, 2 * np.pi)
+    if scene == "sea":
+        base, light = (38, 72, 96), 16 * np.sin(5 * y + 1.2 * np.sin(2 * x + phase))
+    elif scene == "meadow":
+        blades = rng.normal(0, 14, side).astype(np.float32)
+        base, light = (62, 92, 50), blades[None, :] * (0.7 + 0.3 * np.sin(2 * y + phase))
+    elif scene == "desert":
+        base, light = (150, 120, 82), 14 * np.sin(x + 2 * y + 1.5 * np.sin(x + phase))
+    elif scene == "night":
+        stars = rng.random((side, side)) < 0.012
+        base, light = (20, 20, 42), 150 * stars.astype(np.float32)
+    elif scene == "wall":
+        brick = side // 8
+        row, column = np.indices((side, side))
+        shifted = column + brick * (row // brick % 2)
+        mortar = (row % brick == 0) | (shifted % (2 * brick) == 0)
+        base, light = (112, 72, 60), 45 * mortar.astype(np.float32)
+    elif scene == "snow":
+        flakes = rng.random((side, side)) < 0.02
+        flakes = flakes | np.roll(flakes, 1, 0) | np.roll(flakes, 1, 1)
+        base, light = (140, 150, 165), 60 * flakes.astype(np.float32)
+    else:
+        raise ValueError(f"unknown scene {scene!r}")
+    return np.float32(base) + rng.uniform(-8, 8) + light[..., None].astype(np.float32)
+
+
+def _pose(event: Event, place: tuple[float, float], seconds: float) -> tuple[float, float, float, float] | None:
+    """x, y, radius (fractions of the side) and degrees of a shape `seconds` into its event; None while invisible."""
+    progress = seconds / (event.end - event.start)
+    x, y = place
+    radius = RADIUS[event.size] if event.size else 0.0
+    degrees = 0.0
+    if event.action == "slide right":
+        x = _travel(progress)
+    elif event.action == "slide left":
+        x = _travel(1 - progress)
+    elif event.action == "fall":
+        y = _travel(progress)
+    elif event.action == "rise":
+        y = _travel(1 - progress)
+    elif event.action in SIZE_CHANGES:
+        first, last = CHANGING_RADIUS if event.action == "grow" else CHANGING_RADIUS[::-1]
+        radius = first + (last - first) * progress
+    elif event.action == "spin":
+        degrees = _SPIN * seconds
+    elif event.action == "bounce":
+        flight = max(0.0, 2 * (seconds % _PERIOD) / _PERIOD - 1)
+        y = PLACES[-1] - (PLACES[-1] - PLACES[0]) * min(1.0, 6 * flight * (1 - flight))
+    elif seconds % _PERIOD >= _PERIOD / 2:
+        return None
+    return x, y, radius, degrees
+
+
+def _travel(progress: float) -> float:
+    """From the first place to the last one, with a stay at each."""
+    stay = 1 / 3
+    position = min(max(progress * len(PLACES) - 0.5, 0.0), len(PLACES) - 1.0)
+    stop = min(int(position), len(PLACES) - 2)
+    moved = min(max((position - stop - stay) / (1 - 2 * stay), 0.0), 1.0)
+    return PLACES[stop] + (PLACES[stop + 1] - PLACES[stop]) * moved
+
+
+def _background(rng: np.random.Generator, scene: str, side: int, num_frames: int) -> np.ndarray:
+    """A scene that drifts, with noise: [num_frames, side, side, 3] float32 in 0..255."""
+    texture = scene_texture(rng, scene, side)
+    start = rng.integers(0, side, 2)
+    velocity = rng.uniform(0.5, 1.5, 2) * rng.choice([-1, 1], 2)
+    noise = rng.normal(0, 6, (side, side, 1)).astype(np.float32)
+    frames = np.empty((num_frames, side, side, 3), dtype=np.float32)
+    for index, shift in enumerate(rng.integers(0, side, (num_frames, 2))):
+        moved = np.roll(texture, tuple((start + velocity * index).astype(int)), (0, 1))
+        np.add(moved, np.roll(noise, tuple(shift), (0, 1)), out=frames[index])
+    return frames
+
+
+def render_frames(rng: np.random.Generator, scene: str, events: Sequence[Event], side: int) -> np.ndarray:
+    """A video: [NUM_FRAMES, side, side, 3] uint8. The generator decides positions, shades and noise."""
+    frames = _background(rng, scene, side, NUM_FRAMES)
+    for event in events:
+        colour = jitter_colour(rng, event.colour)
+        place = PLACES[rng.integers(3)], PLACES[rng.integers(3)]
+        first, last = round(event.start * FPS), round(event.end * FPS)
+        for index in range(first, last):
+            pose = _pose(event, place, index / FPS - event.start)
+            if pose is not None:
+                x, y, radius, degrees = pose
+                draw_shape(frames[index], colour, event.shape, (x * side, y * side), radius * side, degrees)
+    return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def render_still(rng: np.random.Generator, still: Still, side: int) -> np.ndarray:
+    """A single frame: [side, side, 3] uint8."""
+    frame = _background(rng, still.scene, side, 1)[0]
+    if still.shape is not None:
+        x, y = still.centre
+        colour = jitter_colour(rng, still.colour)
+        draw_shape(frame, colour, still.shape, (x * side, y * side), still.radius * side, still.degrees)
+    return np.clip(frame, 0, 255).astype(np.uint8)
+
+
+def encode_video(frames: np.ndarray) -> bytes:
+    """Frames [T, H, W, 3] uint8 as an H.264 .mp4 file at `FPS`; H and W must be even."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(
+            "libx264", rate=FPS, options={"preset": "ultrafast", "crf": "26", "threads": "1"}
+        )
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that `path` either does not exist or is complete, however the process ends.
+
+    Raises:
+        OSError: the file could not be written (disk full, no permission, ...); nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"could not write {path} ({error.strerror}): free some space or choose another data_dir"
+        ) from error

@@ -1,0 +1,144 @@
+"""Wording of the shapes benchmark: captions of videos and phrases of single frames."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .world import Meaning
+
+# With BOS and EOS, a tokenizer that knows these words needs 30 of the 32 word slots.
+MAX_WORDS = 28
+
+_SHAPE_WORDS = {
+    "circle": ("circle", "disc"),
+    "ring": ("ring", "hoop"),
+    "square": ("square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+    "cross": ("cross",),
+    "heart": ("heart",),
+    None: ("shape", "thing"),
+}
+_SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+# Each action as a verb and as a participle.
+_ACTION_WORDS = {
+    "slide left": (
+        ("slides to the left", "sliding to the left"),
+        ("moves from right to left", "moving from right to left"),
+        ("drifts leftwards", "drifting leftwards"),
+    ),
+    "slide right": (
+        ("slides to the right", "sliding to the right"),
+        ("moves from left to right", "moving from left to right"),
+        ("drifts rightwards", "drifting rightwards"),
+    ),
+    "rise": (("rises", "rising"), ("moves up", "moving up"), ("climbs", "climbing")),
+    "fall": (("falls", "falling"), ("moves down", "moving down"), ("sinks", "sinking")),
+    "grow": (("grows", "growing"), ("gets bigger", "getting bigger"), ("swells", "swelling")),
+    "shrink": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("dwindles", "dwindling")),
+    "spin": (("spins", "spinning"), ("turns around", "turning around"), ("rotates", "rotating")),
+    "blink": (("blinks", "blinking"), ("flashes", "flashing"), ("flickers", "flickering")),
+    "bounce": (("bounces", "bouncing"), ("hops up and down", "hopping up and down"), ("jumps", "jumping")),
+}
+_SCENE_WORDS = {
+    "sea": ("over the sea", "above the waves"),
+    "meadow": ("in a meadow", "in the grass"),
+    "desert": ("in the desert", "over the dunes"),
+    "night": ("at night", "under the stars"),
+    "wall": ("in front of a brick wall", "by a brick wall"),
+    "snow": ("in the snow", "on a snowy day"),
+}
+_PLACE_WORDS = {
+    "left": ("at the left", "on the left side"),
+    "right": ("at the right", "on the right side"),
+    "top": ("at the top", "high up"),
+    "bottom": ("at the bottom", "low down"),
+    "middle": ("in the middle", "in the centre"),
+}
+# a, b, c are events in the order of time: {a} as a clause, {a_ing} as a noun with a participle.
+_ORDERED = {
+    2: (
+        "{a}, then {b}",
+        "{a} and then {b}",
+        "first {a}, then {b}",
+        "first {a}, later {b}",
+        "{a}, and after that {b}",
+        "{a} before {b}",
+        "before {b}, {a}",
+        "{b} after {a}",
+        "after {a}, {b}",
+        "{b}, but first {a}",
+        "{a_ing}, followed by {b_ing}",
+        "{b_ing}, preceded by {a_ing}",
+        "{a_ing} and, later on, {b_ing}",
+    ),
+    3: (
+        "{a}, then {b}, and finally {c}",
+        "first {a}, then {b}, then {c}",
+        "after {a}, {b} and then {c}",
+        "{c}, but first {a} and then {b}",
+        "{a_ing}, {b_ing} and {c_ing}, in that order",
+    ),
+}
+_UNORDERED = {
+    2: ("at some point {a}, at another {b}", "{a_ing} and also {b_ing}", "{a_ing} as well as {b_ing}"),
+    3: ("{a_ing}, {b_ing} and {c_ing}, in any order",),
+}
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _noun(rng: np.random.Generator, colour: str, shape: str | None, size: str | None, adjective: str = "") -> str:
+    words = (size and _pick(rng, _SIZE_WORDS[size]), adjective, colour, _pick(rng, _SHAPE_WORDS[shape]))
+    return "a " + " ".join(word for word in words if word)
+
+
+def write_phrase(
+    rng: np.random.Generator,
+    colour: str,
+    shape: str,
+    size: str | None,
+    tilted: bool,
+    places: Sequence[str],
+    scene: str | None,
+) -> str:
+    """A phrase for a single frame: what a still can show, so no action."""
+    phrase = _noun(rng, colour, shape, size, "tilted" if tilted else "")
+    if places:
+        phrase += " " + " and ".join(_pick(rng, _PLACE_WORDS[place]) for place in places)
+    if scene is not None:
+        phrase += ", " + _pick(rng, _SCENE_WORDS[scene])
+    return phrase
+
+
+def write_empty_phrase(rng: np.random.Generator, scene: str) -> str:
+    """A phrase for a frame without any shape."""
+    return f"nothing {_pick(rng, _SCENE_WORDS[scene])}"
+
+
+def write_caption(rng: np.random.Generator, meaning: Meaning) -> str:
+    """A sentence of at most `MAX_WORDS` words and commas that says exactly `meaning`."""
+    while True:
+        caption = _write(rng, meaning)
+        if len(caption.replace(",", " ,").split()) <= MAX_WORDS:
+            return caption
+
+
+def _write(rng: np.random.Generator, meaning: Meaning) -> str:
+    slots = {}
+    mentions = list(meaning.mentions)
+    if not meaning.ordered:
+        rng.shuffle(mentions)
+    for name, mention in zip("abc", mentions, strict=False):
+        noun = _noun(rng, mention.colour, mention.shape, mention.size)
+        verb, participle = _ACTION_WORDS[mention.action][rng.integers(3)]
+        slots[name] = f"{noun} {verb}"
+        slots[f"{name}_ing"] = f"{noun} {participle}"
+    templates = _ORDERED if meaning.ordered else _UNORDERED
+    caption = _pick(rng, templates[len(mentions)]).format(**slots)
+    if meaning.scene is not None:
+        scene = _pick(rng, _SCENE_WORDS[meaning.scene])
+        caption = f"{scene}, {caption}" if rng.random() < 0.5 else f"{caption}, {scene}"
+    return caption

@@ -1,0 +1,136 @@
+"""The world of the shapes benchmark in symbols: events, captions, splits and twins. No pixels.
+
+Everything a model could know about a video or a caption is here, so statements about the benchmark ("no other video
+satisfies this caption", "colours and scene alone give R@1 x") can be checked exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+import numpy as np
+
+COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
+SHAPES = ("circle", "ring", "square", "triangle", "star", "cross", "heart")
+SIZES = ("small", "large")
+ACTIONS = ("slide left", "slide right", "rise", "fall", "grow", "shrink", "spin", "blink", "bounce")
+SCENES = ("sea", "meadow", "desert", "night", "wall", "snow")
+
+FPS = 8
+NUM_FRAMES = 48
+DURATION = NUM_FRAMES / FPS
+# Degrees after which a turned shape looks the same; circles and rings always do, so they never spin.
+SYMMETRY = {"square": 90, "triangle": 120, "star": 72, "cross": 90, "heart": 360}
+# Places and radii as fractions of the frame's side. Shapes stand on a grid of three by three places and move from one
+# to the next, so that a small vision transformer meets them at few positions within its patches: with shapes placed
+# freely it needs far more than minutes to tell them apart.
+PLACES = (0.25, 0.5, 0.75)
+RADIUS = {"small": 0.15, "large": 0.25}
+CHANGING_RADIUS = (0.1, 0.27)
+# An event that changes its size has none.
+SIZE_CHANGES = ("grow", "shrink")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One shape doing one thing, from `start` to `end` in seconds. `size` is None where the action changes it."""
+
+    colour: str
+    shape: str
+    size: str | None
+    action: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Mention:
+    """What a caption says of one event; None where it leaves something out."""
+
+    colour: str
+    shape: str | None
+    size: str | None
+    action: str
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a caption claims: events (one after the other if `ordered`) and perhaps the scene."""
+
+    mentions: tuple[Mention, ...]
+    ordered: bool
+    scene: str | None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video in symbols with its caption. `caption_events` are the indices of the events the caption is about."""
+
+    video_id: str
+    twin_group: int
+    scene: str
+    events: tuple[Event, ...]
+    meaning: Meaning
+    caption_events: tuple[int, ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Still:
+    """A single frame in symbols with its phrase: centre (x, y) and radius as fractions of the side.
+
+    `shape` is None for a frame that shows the scene alone.
+    """
+
+    scene: str
+    colour: str
+    shape: str | None
+    centre: tuple[float, float]
+    radius: float
+    degrees: int
+    phrase: str
+
+
+def satisfies(
+    scene: str, events: Sequence[Event], meaning: Meaning, unseen: frozenset[str] | set[str] = frozenset()
+) -> bool:
+    """Whether a video is one that a caption could be about.
+
+    Args:
+        scene: the video's scene.
+        events: the video's events, in order.
+        meaning: the caption's meaning.
+        unseen: what the judge cannot see: any of "colour", "shape", "size", "action", "order", "scene".
+    """
+    if meaning.scene is not None and "scene" not in unseen and meaning.scene != scene:
+        return False
+    seen = [name for name in ("colour", "shape", "action", "size") if name not in unseen]
+    wanted = [[(name, getattr(mention, name)) for name in seen] for mention in meaning.mentions]
+    arrange = combinations if meaning.ordered and "order" not in unseen else permutations
+    return any(
+        all(
+            value is None or getattr(event, name) == value
+            for event, parts in zip(chosen, wanted, strict=True)
+            for name, value in parts
+        )
+        for chosen in arrange(events, len(wanted))
+    )
+
+
+def relevant_frames(
+    times: Sequence[float], events: Sequence[Event | dict], caption_events: Sequence[int]
+) -> np.ndarray:
+    """Which frames a caption is about: [len(times)] bool, for frames at `times` seconds.
+
+    Args:
+        times: time of each frame in seconds.
+        events: the column `events` of a row, or [`Event`]s.
+        caption_events: the column `caption_events`.
+    """
+    times = np.asarray(times, dtype=np.float64)
+    relevant = np.zeros(len(times), dtype=bool)
+    for index in caption_events:
+        event = events[index]
+        start, end = (event["start"], event["end"]) if isinstance(event, dict) else (event.start, event.end)
+        relevant |= (times >= start) & (times < end)
+    return relevant

@@ -1,0 +1,167 @@
+"""The losses of the full batch when its pairs are spread over processes and encoded chunk by chunk.
+
+Each process scores its own texts against the videos of all processes, so that it does 1 / world_size of the work, and
+the normalisers of the columns and the sums of the CSC loss are reduced across processes. The gradient of every
+parameter, averaged over processes as DistributedDataParallel does, is that of one process with the whole batch.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..interaction_glccl import GLCCLVideoFeatures
+from ..loss_glccl import contrastive_loss, csc_loss
+from ..modeling_glccl import GLCCLModel, GLCCLOutput
+
+
+class FullBatchLoss(nn.Module):
+    """Wraps a model so that calling it gives the losses of the batch of all processes together.
+
+    Args:
+        model: the model that encodes and scores.
+        grad_cache_chunk: texts and videos encoded at a time (gradient cache). The activations of one chunk are alive
+            at once; the backward pass encodes each chunk again. The gradient is that of the whole batch. `None`
+            encodes the whole batch at once.
+    """
+
+    def __init__(self, model: GLCCLModel, grad_cache_chunk: int | None = None):
+        super().__init__()
+        self.model = model
+        self.grad_cache_chunk = grad_cache_chunk
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values_videos: Tensor,
+        attention_mask: Tensor | None = None,
+        padding_mask_videos: Tensor | None = None,
+    ) -> GLCCLOutput:
+        """Losses of B = world_size * b pairs, of which this process holds b.
+
+        Args:
+            input_ids: [b, Nw] int64.
+            pixel_values_videos: [b, Nf, 3, H, W]; Nf may differ between processes.
+            attention_mask: [b, Nw].
+            padding_mask_videos: [b, Nf].
+
+        Returns:
+            loss, contrastive_loss and csc_loss of the full batch, the same values on every process. Backpropagate
+            `loss`, and average gradients over processes.
+
+        Raises:
+            ValueError: the processes hold different numbers of pairs; what [`GLCCLModel`] raises.
+        """
+        model, csc_weight = self.model, self.model.config.csc_weight
+        text = self._encode(model.get_text_features, input_ids, attention_mask)
+        video = self._encode(model.get_video_features, pixel_values_videos, padding_mask_videos)
+        if len(text.words) != len(video.frames):
+            raise ValueError(f"a batch needs one video per text; got {len(text.words)} and {len(video.frames)}")
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        if world_size > 1:
+            video = gather_videos(video)
+        scores = model.get_scores(text, video)
+        logits = scores.logits
+        if world_size > 1:
+            contrastive, csc = sharded_losses(logits, torch.stack(scores.to_tuple()) if csc_weight else None)
+        else:
+            contrastive = contrastive_loss(logits)
+            csc = csc_loss(torch.stack(scores.to_tuple())) if csc_weight else None
+        loss = contrastive if csc is None else contrastive + csc_weight * csc
+        return GLCCLOutput(loss=loss, contrastive_loss=contrastive, csc_loss=csc)
+
+    def _encode(self, encode: Callable, values: Tensor, mask: Tensor | None):
+        if self.grad_cache_chunk is None:
+            return encode(values, mask)
+        chunks = [
+            checkpoint(encode, *chunk, use_reentrant=False)
+            for chunk in zip(
+                values.split(self.grad_cache_chunk),
+                [None] * len(values) if mask is None else mask.split(self.grad_cache_chunk),
+                strict=False,
+            )
+        ]
+        return type(chunks[0])(**{name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
+
+
+def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
+    """The videos of all processes, in the order of their ranks, padded to the most frames; gradients flow back."""
+    sizes = torch.tensor(video.frame_mask.shape, device=video.frames.device)
+    all_sizes = [torch.empty_like(sizes) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_sizes, sizes)
+    counts, slots = torch.stack(all_sizes).T.tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"every process must hold as many pairs as the others; got {counts}. Drop the last incomplete batch "
+            "(drop_last=True)"
+        )
+    missing = max(slots) - slots[dist.get_rank()]
+    return GLCCLVideoFeatures(
+        frames=_AllGather.apply(F.pad(video.frames, (0, 0, 0, missing))),
+        frame_mask=_AllGather.apply(F.pad(video.frame_mask, (0, missing)).to(torch.uint8)).bool(),
+    )
+
+
+def sharded_losses(logits: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Contrastive and CSC loss of B x B scores of which every process holds its own b rows.
+
+    Args:
+        logits: [b, B], the rows of this process, in the order of the ranks.
+        scores: [S, b, B], the scores behind them, or `None` without CSC.
+
+    Returns:
+        The values of `contrastive_loss` and `csc_loss` of the full matrices. Their gradients, averaged over
+        processes, are the true ones.
+    """
+    rows, columns = logits.shape
+    own = torch.arange(rows, device=logits.device)
+    target = own + dist.get_rank() * rows
+    highest = logits.detach().amax(dim=0)
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    column_normaliser = highest + _AllReduce.apply((logits - highest).exp().sum(dim=0)).log()
+    matching = logits[own, target]
+    over_rows = logits.logsumexp(dim=1) - matching
+    over_columns = column_normaliser[target] - matching
+    contrastive = _AllReduce.apply((over_rows + over_columns).sum()) / (2 * columns)
+    if scores is None:
+        return contrastive, None
+    variance = scores.var(dim=0, unbiased=True)
+    matching = variance[own, target].sum()
+    matching, total = _AllReduce.apply(torch.stack([matching, variance.sum()]))
+    return contrastive, (matching / columns) / ((total - matching) / columns**2)
+
+
+class _AllGather(torch.autograd.Function):
+    """Concatenates a tensor's rows over processes; the backward pass sums the gradients of a row over processes."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[dist.get_rank() * ctx.rows :][: ctx.rows]
+
+
+class _AllReduce(torch.autograd.Function):
+    """Sums a tensor over processes; so does the backward pass with its gradient."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad

@@ -1,0 +1,169 @@
+"""Trains a small CLIP on single frames and phrases, and saves it as a plain CLIP checkpoint.
+
+It stands for the CLIP that GLCCL starts from, where none can be downloaded:
+
+    python -m modeling_glccl.training.pretrain_clip recipes/shapes_clip.yaml
+"""
+
+import argparse
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
+
+from ..data import load_benchmark
+from ..environment import describe_environment
+from ..processing_glccl import GLCCLProcessor
+from ..video_processing_glccl import GLCCLVideoProcessor
+from .checkpoint import replace_folder
+from .optimization import MAX_LOGIT_SCALE
+from .recipe import load_recipe, save_recipe
+from .tokenizer import train_clip_tokenizer
+
+
+@strict
+@dataclass
+class ClipRecipe:
+    """A training run of a small CLIP on the stills of the shapes benchmark.
+
+    Args:
+        output_dir: folder of the checkpoint.
+        data_dir: folder of the benchmark.
+        options: of the benchmark (`num_stills`, `image_size`, `seed`, ...).
+        clip_config: values of CLIPConfig; ids and sizes that follow from tokenizer and images are filled in.
+        vocab_size: of the tokenizer, trained on the phrases and on the captions of the training videos.
+        max_words: most tokens of a phrase, BOS and EOS included.
+        epochs: passes over the stills.
+        batch_size: pairs per step.
+        learning_rate: peak rate, after `warmup_ratio` of the steps, before a cosine to zero.
+        weight_decay: of weight matrices.
+        warmup_ratio: share of the steps.
+        seed: of the weights and the order.
+    """
+
+    output_dir: str
+    data_dir: str | None = None
+    options: dict = field(default_factory=dict)
+    clip_config: dict = field(default_factory=dict)
+    vocab_size: int = 1000
+    max_words: int = 32
+    epochs: int = 5
+    batch_size: int = 128
+    learning_rate: float | int = 1e-3
+    weight_decay: float | int = 0.05
+    warmup_ratio: float | int = 0.1
+    seed: int = 42
+
+
+def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
+    """Trains the model that a recipe describes and saves model and tokenizer into `output_dir`."""
+    set_seed(recipe.seed)
+    started = time.perf_counter()
+    load = {"data_dir": recipe.data_dir, "split": "train", **recipe.options}
+    stills = load_benchmark("shapes", config_name="stills", **load)
+    captions = load_benchmark("shapes", with_videos=False, **load)["caption"]
+    tokenizer = train_clip_tokenizer([*stills["phrase"], *captions], recipe.vocab_size)
+    size = stills[0]["image"].width
+    processor = GLCCLProcessor(
+        tokenizer, GLCCLVideoProcessor(size=size, crop_size=size, max_frames=1), max_words=recipe.max_words
+    )
+    input_ids = processor(text=list(stills["phrase"]))["input_ids"]
+    normalise = processor.video_processor
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalise.image_mean, normalise.image_std))
+    images = torch.from_numpy(np.stack([np.asarray(image) for image in stills["image"]])).permute(0, 3, 1, 2)
+
+    model = CLIPModel(_clip_config(recipe, tokenizer, size)).train()
+    _strengthen_embeddings(model)
+    model.set_attn_implementation("eager")  # faster than SDPA on sequences this short
+    decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
+    others = [weight for weight in model.parameters() if weight.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    steps = recipe.epochs * (len(images) // recipe.batch_size)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
+    with tqdm(total=steps, unit="step", desc="CLIP on stills") as bar:
+        for _ in range(recipe.epochs):
+            for rows in torch.randperm(len(images)).split(recipe.batch_size):
+                if len(rows) < recipe.batch_size:
+                    break
+                pixels = (images[rows].float() / 255 - mean) / std
+                loss = contrast(model, input_ids[rows], pixels)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+                bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+                bar.update()
+    _save(model.eval(), tokenizer, recipe, {"loss": loss.item(), "seconds": time.perf_counter() - started})
+    return model
+
+
+def contrast(model: CLIPModel, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+    """CLIP's loss, except that pairs with the same phrase are all right answers: phrases repeat within a batch."""
+    text = torch.nn.functional.normalize(model.get_text_features(input_ids).pooler_output, dim=-1)
+    image = torch.nn.functional.normalize(model.get_image_features(pixel_values).pooler_output, dim=-1)
+    logits = model.logit_scale.exp() * text @ image.T
+    same = (input_ids[:, None] == input_ids[None]).all(-1).float()
+    target = same / same.sum(1, keepdim=True)
+    cross_entropy = torch.nn.functional.cross_entropy
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+
+@torch.no_grad()
+def _strengthen_embeddings(model: CLIPModel) -> None:
+    """CLIP draws embeddings with a deviation of 0.02; within so few steps shapes and places would stay unread."""
+    vision, text = model.vision_model.embeddings, model.text_model.embeddings
+    vision.patch_embedding.weight.normal_(std=0.05)
+    vision.position_embedding.weight.normal_(std=0.3)
+    text.position_embedding.weight.normal_(std=0.075)
+
+
+def _clip_config(recipe: ClipRecipe, tokenizer, size: int) -> CLIPConfig:
+    text = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": 0,
+        **recipe.clip_config.get("text_config", {}),
+    }
+    vision = {"image_size": size, **recipe.clip_config.get("vision_config", {})}
+    return CLIPConfig(**{**recipe.clip_config, "text_config": text, "vision_config": vision})
+
+
+def _save(model: CLIPModel, tokenizer, recipe: ClipRecipe, results: dict) -> None:
+    folder = Path(recipe.output_dir)
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    model.save_pretrained(new)
+    tokenizer.save_pretrained(new)
+    save_recipe(recipe, new / "recipe.yaml")
+    (new / "results.json").write_text(json.dumps(results | describe_environment(), indent=2) + "\n", encoding="utf-8")
+    replace_folder(new, folder)
+
+
+def main() -> None:
+    """The command line: a recipe and overrides."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a YAML file, such as recipes/shapes_clip.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args()
+    pretrain_clip(load_recipe(arguments.recipe, arguments.overrides, ClipRecipe))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Recipes: everything that a training run depends on, in one YAML file, typed and checked.
+
+A recipe is read by [`load_recipe`], where `key=value` arguments override the file (`train.batch_size=16`). Keys that
+do not exist are refused. The classes below are the one place where every key is documented.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+
+from ..configuration_glccl import GLCCLConfig
+
+RecipeT = TypeVar("RecipeT")
+
+
+@strict
+@dataclass
+class ModelRecipe:
+    """What is trained and where its weights start. Without `clip` and `checkpoint` the weights are random.
+
+    Args:
+        clip: CLIP checkpoint to start from, a folder or a Hub id; its tokenizer is used.
+        checkpoint: GLCCL checkpoint to continue from, a folder or a Hub id, with its processor.
+        head: `glccl`, or `mean_pooling` for the cosine of sentence and mean frame (needs `config.csc_weight: 0`).
+        config: values of GLCCLConfig (`max_words`, `max_frames`, `glim_temperature`, `csc_weight`, ...).
+        attn_implementation: `sdpa`, or `eager`, which is faster on CPUs when the sequences are tiny.
+        vocab_size: of the tokenizer trained on the training captions, where no pretrained one is given.
+    """
+
+    clip: str | None = None
+    checkpoint: str | None = None
+    head: Literal["glccl", "mean_pooling"] = "glccl"
+    config: dict = field(default_factory=dict)
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    vocab_size: int = 1000
+
+    def validate_start(self):
+        """One starting point at most."""
+        if self.clip and self.checkpoint:
+            raise ValueError(f"clip={self.clip!r} and checkpoint={self.checkpoint!r} exclude each other: set one")
+        if (self.clip or self.checkpoint) and "clip_config" in self.config:
+            raise ValueError("config.clip_config describes CLIP weights to draw; with clip or checkpoint leave it out")
+
+    def validate_config(self):
+        """The names in `config` exist."""
+        known = [f"model.config.{f.name}" for f in fields(GLCCLConfig)]
+        _refuse_unknown([f"model.config.{name}" for name in self.config], known)
+
+    def validate_head(self):
+        """A head with one score has no score consistency."""
+        if self.head == "mean_pooling" and self.config.get("csc_weight") != 0:
+            raise ValueError("head=mean_pooling has one score, so CSC is not defined: set config.csc_weight=0")
+
+
+@strict
+@dataclass
+class DataRecipe:
+    """Which texts and videos, and how they become tensors.
+
+    Args:
+        benchmark: name for `load_benchmark`.
+        data_dir: folder of the annotations and videos.
+        repo_id: dataset on the Hub instead of a folder.
+        options: further arguments of `load_benchmark` (sizes of the generated shapes benchmark, `missing`, ...).
+        train_split: the split to train on.
+        validation_split: evaluated after each epoch and chooses the best model; null: the last model is reported.
+        test_split: evaluated once, at the end, with the chosen model; null: no test.
+        processor: values of GLCCLVideoProcessor (`sampling`, `size`, ...), over those of a pretrained processor.
+        num_workers: processes per training process that decode videos; 0 decodes in the training process.
+        frame_cache: decode each video once and keep its resized frames on disk, as `raw` pixels or as `jpeg`
+            (see [`with_frame_cache`]); null: decode in every epoch.
+        frame_cache_dir: folder of the frame cache, which runs may share.
+    """
+
+    benchmark: str = "shapes"
+    data_dir: str | None = None
+    repo_id: str | None = None
+    options: dict = field(default_factory=dict)
+    train_split: str = "train"
+    validation_split: str | None = "validation"
+    test_split: str | None = "test"
+    processor: dict = field(default_factory=dict)
+    num_workers: int = 2
+    frame_cache: Literal["raw", "jpeg"] | None = None
+    frame_cache_dir: str | None = None
+
+    def validate_numbers(self):
+        """Numbers in their ranges."""
+        _at_least(self, 0, "num_workers")
+
+    def validate_cache(self):
+        """A cache has a place."""
+        if self.frame_cache and not self.frame_cache_dir:
+            raise ValueError(f"frame_cache={self.frame_cache} needs frame_cache_dir, the folder to keep frames in")
+
+
+@strict
+@dataclass
+class TrainRecipe:
+    """Optimisation.
+
+    Args:
+        epochs: passes over the training split; the schedule ends with the last.
+        max_steps: stop (and end the schedule) after so many steps, if that is earlier.
+        batch_size: text-video pairs per step and process.
+        learning_rate: peak rate of the layers that CLIP does not have.
+        clip_learning_rate_factor: CLIP's rate is `learning_rate` times this.
+        weight_decay: of weight matrices; biases, normalisations, logit_scale and the score matrices that start as
+            identities are not decayed.
+        warmup_ratio: share of the steps in which the rate rises linearly, before it falls to 0 along a cosine.
+        max_grad_norm: gradients are clipped to this global norm.
+        grad_cache_chunk: gradient cache: encode so many pairs at a time, with the exact gradient of the whole batch
+            and the activations of one chunk in memory; each pair is encoded twice. null: encode the batch at once.
+        activation_checkpointing: recompute the activations of each layer in the backward pass.
+        precision: `fp32`, or the autocast `bf16` or `fp16` with float32 master weights.
+        eval_epochs: evaluate every so many epochs (and after the last).
+        eval_batch_size: videos encoded at a time in evaluation.
+        save_steps: save a checkpoint every so many steps as well as after each epoch; 0: after each epoch only.
+    """
+
+    epochs: int = 5
+    max_steps: int | None = None
+    batch_size: int = 128
+    learning_rate: float | int = 1e-4
+    clip_learning_rate_factor: float | int = 1e-3
+    weight_decay: float | int = 0.2
+    warmup_ratio: float | int = 0.1
+    max_grad_norm: float | int = 1.0
+    grad_cache_chunk: int | None = None
+    activation_checkpointing: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    eval_epochs: int = 1
+    eval_batch_size: int = 32
+    save_steps: int = 0
+
+    def validate_numbers(self):
+        """Numbers in their ranges."""
+        _at_least(self, 1, "epochs", "max_steps", "batch_size", "grad_cache_chunk", "eval_epochs", "eval_batch_size")
+        _at_least(self, 0, "learning_rate", "clip_learning_rate_factor", "weight_decay", "warmup_ratio", "save_steps")
+        if self.warmup_ratio > 1:
+            raise ValueError(f"warmup_ratio={self.warmup_ratio} is a share of the steps: at most 1")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive")
+
+
+@strict
+@dataclass
+class Recipe:
+    """A training run.
+
+    Args:
+        output_dir: folder for `best`, `last`, `logs`, `recipe.yaml` and `results.json`.
+        model: see [`ModelRecipe`].
+        data: see [`DataRecipe`].
+        train: see [`TrainRecipe`].
+        seed: of the weights, the data order and dropout.
+        resume: continue the run found in `output_dir`, exactly; `false` starts over and replaces it.
+        push_to_hub: Hub repository (`owner/name`) for the final model, its processor, results and recipe.
+    """
+
+    output_dir: str
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+    seed: int = 42
+    resume: bool = True
+    push_to_hub: str | None = None
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: type[RecipeT] = Recipe) -> RecipeT:
+    """Reads a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: `key=value` strings that go over the file: dotted keys, values in YAML (`train.learning_rate=1e-3`,
+            `model.config.glim_local=false`, `data.validation_split=null`).
+        recipe_class: the dataclass to fill.
+
+    Raises:
+        ValueError: an unknown key (the error names the nearest known one), a value of the wrong type or out of its
+            range, an override that is not `key=value`.
+        FileNotFoundError: no such file.
+    """
+    values = _parse(Path(path).read_text(encoding="utf-8")) or {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"{override!r} is not of the form key=value (train.batch_size=16)")
+        *parents, name = key.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"{override!r}: {parent} holds the value {target!r}, it has no keys of its own")
+        target[name] = _parse(value)
+    return _build(recipe_class, values, "", list(_known_keys(recipe_class, "")))
+
+
+def save_recipe(recipe: Any, path: str | Path) -> None:
+    """Writes a recipe, every key with its value, so that [`load_recipe`] reads the same one back."""
+    Path(path).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
+
+
+def differences(recipe: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two recipes of a class, with both values."""
+    values, others = _flat(asdict(recipe), ""), _flat(asdict(other), "")
+    keys = dict.fromkeys([*values, *others])
+    return {key: (values.get(key), others.get(key)) for key in keys if values.get(key) != others.get(key)}
+
+
+def _flat(values: dict, prefix: str) -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as a string and `no` as False; this reads numbers as Python writes them."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
+def _known_keys(recipe_class: type, prefix: str) -> Iterable[str]:
+    for f in fields(recipe_class):
+        yield f"{prefix}{f.name}"
+        if is_dataclass(f.type):
+            yield from _known_keys(f.type, f"{prefix}{f.name}.")
+
+
+def _build(recipe_class: type, values: Any, prefix: str, known: list[str]) -> Any:
+    """Fills a recipe class from nested mappings, with errors that name the dotted key."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix.rstrip('.') or 'the recipe'} must be a mapping of keys; got {values!r}")
+    _refuse_unknown([f"{prefix}{name}" for name in values], known)
+    types = {f.name: f.type for f in fields(recipe_class)}
+    values = {
+        name: _build(types[name], value, f"{prefix}{name}.", known) if is_dataclass(types[name]) else value
+        for name, value in values.items()
+    }
+    try:
+        return recipe_class(**values)
+    except (StrictDataclassError, TypeError) as error:
+        raise ValueError(f"recipe section {prefix.rstrip('.') or 'top'}: {error.__cause__ or error}") from error
+
+
+def _refuse_unknown(keys: Iterable[str], known: list[str]) -> None:
+    for key in keys:
+        if key not in known:
+            nearest = get_close_matches(key, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+            raise ValueError(f"unknown key {key}: {hint}")
+
+
+def _at_least(recipe: Any, minimum: int, *names: str) -> None:
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and value < minimum:
+            raise ValueError(f"{name}={value} must be at least {minimum}")

@@ -1,0 +1,22 @@
+"""Complete tiny checkpoints: model and processor that fit each other."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from models import tiny_config
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
+from modeling_glccl.training.tokenizer import train_clip_tokenizer
+
+
+def save_tiny_checkpoint(folder: Path, captions: Iterable[str], model_class=GLCCLModel, **config) -> None:
+    """Random weights, a tokenizer made of the captions, 4 frames of 16 pixels and at most 32 words."""
+    tokenizer = train_clip_tokenizer(captions, vocab_size=600)
+    clip = tiny_config().clip_config.to_dict()
+    clip["text_config"] |= {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    model_class(tiny_config(clip_config=clip, max_words=32, **config)).save_pretrained(folder)
+    GLCCLProcessor(tokenizer, GLCCLVideoProcessor(size=16, crop_size=16, max_frames=4)).save_pretrained(folder)

@@ -1,0 +1,49 @@
+"""One process of the multi-process loss test: `torchrun --nproc_per_node N tests/full_batch_worker.py OUT CHUNK`."""
+
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+from models import full_batch, tiny_model
+from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling_glccl.training.full_batch import FullBatchLoss
+
+
+def main(output: str, chunk: str) -> None:
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    batch = full_batch()
+    rows = len(batch["input_ids"]) // world_size
+    part = {name: values[rank * rows : (rank + 1) * rows] for name, values in batch.items()}
+    # Ranks hold different numbers of frame slots, as their longest videos differ.
+    slots = int(part["padding_mask_videos"].sum(dim=1).max())
+    part["pixel_values_videos"] = part["pixel_values_videos"][:, :slots]
+    part["padding_mask_videos"] = part["padding_mask_videos"][:, :slots]
+
+    model = tiny_model(csc_weight=0.5)
+    full_batch_loss = FullBatchLoss(model, int(chunk) or None)
+    wrapped = DistributedDataParallel(full_batch_loss)
+    losses = wrapped(**part)
+    losses.loss.backward()
+    if rank == 0:
+        results = {name: weight.grad for name, weight in model.named_parameters()}
+        results["loss"], results["csc_loss"] = losses.loss.detach(), losses.csc_loss.detach()
+        results["world_size"] = torch.tensor(world_size)
+        save_file(results, output)
+
+    if rank == 1:
+        part = {name: values[1:] for name, values in part.items()}
+    if world_size > 1:
+        with pytest.raises(ValueError, match="as many pairs as the others"):
+            full_batch_loss(**part)
+    del losses, wrapped  # before the process group: gloo may wait for a wrapper that outlives it
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

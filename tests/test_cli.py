@@ -1,0 +1,125 @@
+"""The `glccl` command line on a tiny checkpoint and eight rendered videos."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import save_tiny_checkpoint
+
+from modeling_glccl import cli
+from modeling_glccl.cli import main
+from modeling_glccl.data import load_benchmark
+from modeling_glccl.peers import MeanPoolingModel
+
+SHAPES = {"num_train": 0, "num_validation": 0, "num_test": 8, "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, data_dir):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    captions = load_benchmark("shapes", data_dir, **SHAPES)["caption"]
+    save_tiny_checkpoint(folder / "glccl", captions)
+    save_tiny_checkpoint(folder / "mean_pooling", captions, MeanPoolingModel, csc_weight=0)
+    return folder
+
+
+def evaluate(checkpoint, data_dir, *more: str) -> int:
+    options = [f"--set={name}={value}" for name, value in SHAPES.items()]
+    arguments = [
+        "evaluate",
+        str(checkpoint),
+        "--benchmark",
+        "shapes",
+        "--data-dir",
+        str(data_dir),
+        "--num-workers",
+        "0",
+    ]
+    return main([*arguments, *options, *more])
+
+
+def test_evaluate_prints_both_directions_and_writes_results(checkpoint, data_dir, tmp_path, capsys):
+    assert evaluate(checkpoint / "glccl", data_dir, "--queries", "2", "--output", str(tmp_path)) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["captions"], results["videos"]) == (8, 8)
+    assert results["metrics"]["t2v"]["R@10"] == results["metrics"]["v2t"]["R@10"] == 100
+    assert 1 <= results["metrics"]["t2v"]["MnR"] <= 8
+    assert results["versions"]["torch"]
+    assert (tmp_path / "retrieved.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    for text in ("text-to-video", "video-to-text", "R@1", "MnR", "8 captions, 8 videos", "test_"):
+        assert text in printed
+
+
+def test_evaluate_keeps_the_head_a_checkpoint_was_trained_with(checkpoint, data_dir, tmp_path):
+    metrics = {}
+    for head in ("glccl", "mean_pooling"):
+        assert evaluate(checkpoint / head, data_dir, "--output", str(tmp_path / head)) == 0
+        metrics[head] = json.loads((tmp_path / head / "results.json").read_text())["model"]
+    assert metrics == {"glccl": "GLCCLModel", "mean_pooling": "MeanPoolingModel"}
+
+
+def test_info_tells_versions_and_what_a_checkpoint_is(checkpoint, capsys):
+    assert main(["info", str(checkpoint / "glccl")]) == 0
+    printed = capsys.readouterr().out
+    assert '"transformers"' in printed
+    assert "GLCCLModel" in printed
+    assert '"max_words": 32' in printed
+
+
+def test_convert_passes_its_own_options_on(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", "--help"])
+    assert stopped.value.code == 0
+    assert "--csc-weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evalute"], "invalid choice: 'evalute'"),
+        ([], "required: COMMAND"),
+        (["info", "--verbose"], "info does not know --verbose"),
+        (["evaluate", "somewhere"], "required: --benchmark"),
+    ],
+)
+def test_wrong_usage_is_explained(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "no/such/folder/here", "--benchmark", "shape"], "did you mean 'shapes'?"),
+        (["evaluate", "x", "--benchmark", "shapes", "--set", "num_test"], "--set num_test: not of the form key=value"),
+        (["train", "recipes/none.yaml"], "recipes/none.yaml"),
+    ],
+)
+def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsys):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"glccl {arguments[0]}: error: ")
+    assert message in error
+
+
+def test_commands_import_when_they_run():
+    """A missing optional library must not take the other commands with it."""
+    names = set()
+    for node in ast.parse(Path(cli.__file__).read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add(node.module)
+    assert names
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names

@@ -1,0 +1,133 @@
+"""The stages of demo and comparison: what runs, in which order, and what is not done again."""
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling_glccl import demo
+from modeling_glccl.training import load_recipe, save_recipe
+from modeling_glccl.training.pretrain_clip import ClipRecipe
+
+METRICS = {direction: {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0, "MdR": 2.0, "MnR": 3.0} for direction in ("t2v", "v2t")}
+RECIPES = Path(__file__).parent.parent / "recipes"
+TINY = {"num_train": 24, "num_validation": 8, "num_test": 8, "num_stills": 48, "image_size": 32}
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Commands are recorded in place of being run, and leave behind what the real ones do."""
+    recorded = []
+
+    def run(self, arguments):
+        arguments = [str(argument) for argument in arguments]
+        recorded.append(arguments)
+        if "modeling_glccl.cli" in arguments:
+            folder = Path(arguments[-1].removeprefix("--output="))
+            results = {"metrics": METRICS, "captions": 8, "videos": 8}
+        else:
+            first = next(position for position, argument in enumerate(arguments) if argument.endswith(".yaml"))
+            recipe_class = {"recipe_class": ClipRecipe} if "modeling_glccl.training.pretrain_clip" in arguments else {}
+            recipe = load_recipe(arguments[first], arguments[first + 1 :], **recipe_class)
+            folder = Path(recipe.output_dir)
+            results = {
+                "model": "best",
+                "test": METRICS,
+                "history": [{"step": 12}],
+                "seed": 42,
+                "seconds": {"training": 1.0},
+            }
+        folder.mkdir(parents=True, exist_ok=True)
+        if "modeling_glccl.cli" not in arguments:
+            save_recipe(recipe, folder / "recipe.yaml")
+        (folder / "results.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(demo.Demo, "run", run)
+    monkeypatch.setattr(demo.Demo, "render", lambda self: None)
+    monkeypatch.setattr(demo.Demo, "oracles", lambda self: {"colours + scene": 3.1})
+    return recorded
+
+
+def arguments(output: Path):
+    return RECIPES / "shapes.yaml", RECIPES / "shapes_clip.yaml", output
+
+
+def test_the_demo_runs_each_stage_once(commands, tmp_path, capsys):
+    demo.run_demo(*arguments(tmp_path))
+    pretrain, train, evaluate = commands
+    assert "modeling_glccl.training.pretrain_clip" in pretrain
+    assert f"output_dir={tmp_path / 'clip'}" in pretrain
+    assert train[:2] == ["-m", "accelerate.commands.launch"]
+    assert f"model.clip={tmp_path / 'clip'}" in train
+    assert evaluate[:4] == ["-m", "modeling_glccl.cli", "evaluate", str(tmp_path / "model" / "best")]
+    printed = capsys.readouterr().out
+    for text in ("GLCCL", "text-to-video", "video-to-text", "colours + scene", "3.1", "total", "as it did in memory"):
+        assert text in printed
+
+    commands.clear()
+    demo.run_demo(*arguments(tmp_path))
+    assert [command[1] for command in commands] == ["modeling_glccl.cli"]
+
+
+def test_an_unfinished_stage_goes_on(commands, tmp_path):
+    demo.run_demo(*arguments(tmp_path))
+    (tmp_path / "model" / "results.json").unlink()
+    commands.clear()
+    demo.run_demo(*arguments(tmp_path))
+    assert [command[1] for command in commands] == ["accelerate.commands.launch", "modeling_glccl.cli"]
+
+
+def test_time_of_an_interrupted_stage_counts(commands, tmp_path, monkeypatch):
+    run = demo.Demo.run
+
+    def fail(self, arguments):
+        if "accelerate.commands.launch" in arguments:
+            raise subprocess.CalledProcessError(1, arguments)
+        run(self, arguments)
+
+    monkeypatch.setattr(demo.Demo, "run", fail)
+    with pytest.raises(subprocess.CalledProcessError):
+        demo.run_demo(*arguments(tmp_path))
+    (tmp_path / "seconds.json").write_text(json.dumps({"train GLCCL": 1000.0}))
+    monkeypatch.setattr(demo.Demo, "run", run)
+    demo.run_demo(*arguments(tmp_path))
+    assert 1000 < json.loads((tmp_path / "seconds.json").read_text())["train GLCCL"] < 1100
+
+
+def test_results_of_another_recipe_are_not_passed_off(commands, tmp_path):
+    demo.run_demo(*arguments(tmp_path))
+    with pytest.raises(ValueError, match=r"model holds the results of another recipe \(train.epochs: \d+ -> 99\)"):
+        demo.run_demo(*arguments(tmp_path), ["train.epochs=99"])
+
+
+def test_the_comparison_changes_one_thing_at_a_time(commands, tmp_path):
+    demo.run_demo(*arguments(tmp_path))
+    commands.clear()
+    demo.run_comparison(*arguments(tmp_path))
+    folders = ("GLIM_off", "CSC_off", "mean_pooling")
+    assert [command[-1] for command in commands] == [f"output_dir={tmp_path / folder}" for folder in folders]
+    base = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())
+    for folder in folders:
+        variant = yaml.safe_load((tmp_path / folder / "recipe.yaml").read_text())
+        assert {key for key in base if base[key] != variant[key]} == {"output_dir", "model"}
+    with (tmp_path / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows[::2]] == ["GLCCL", "GLIM off", "CSC off", "mean pooling"]
+    assert {(row["R@1"], row["steps"], row["seed"]) for row in rows} == {("50.00", "12", "42")}
+    assert (tmp_path / "comparison.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_tiny_demo_really_runs(tmp_path, capfd):
+    recipe = yaml.safe_load((RECIPES / "shapes.yaml").read_text())
+    recipe["data"] |= {"options": TINY, "processor": {"size": 32, "crop_size": 32}}
+    recipe["train"] |= {"epochs": 1, "batch_size": 8}
+    clip = yaml.safe_load((RECIPES / "shapes_clip.yaml").read_text()) | {"epochs": 1, "batch_size": 16}
+    for name, content in (("shapes", recipe), ("clip", clip)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    demo.run_demo(tmp_path / "shapes.yaml", tmp_path / "clip.yaml", tmp_path / "out")
+    assert "as it did in memory" in capfd.readouterr().out
+    assert (tmp_path / "out" / "evaluation" / "retrieved.png").stat().st_size > 0

@@ -1,0 +1,411 @@
+import errno
+import io
+import re
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from modeling_glccl.data import load_benchmark, shapes
+from modeling_glccl.data.shapes import render, sampler, wording
+from modeling_glccl.data.shapes.oracles import ORACLES, oracle_recall
+from modeling_glccl.data.shapes.render import encode_video, render_frames, render_still
+from modeling_glccl.data.shapes.sampler import SPLITS, sample_clips, sample_still
+from modeling_glccl.data.shapes.world import (
+    ACTIONS,
+    COLOURS,
+    DURATION,
+    FPS,
+    NUM_FRAMES,
+    SCENES,
+    SHAPES,
+    SIZES,
+    SYMMETRY,
+    Event,
+    Meaning,
+    Mention,
+    relevant_frames,
+    satisfies,
+)
+
+SMALL = {"num_train": 6, "num_validation": 8, "num_test": 10}
+UNIFORM = (np.arange(12) + 0.5) * DURATION / 12
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return {split: sample_clips(split, count) for split, count in zip(SPLITS, (1500, 160, 400), strict=True)}
+
+
+def kinds(clip):
+    return [(event.colour, event.shape, event.action) for event in clip.events]
+
+
+# The benchmark in symbols
+
+
+def test_no_other_video_of_a_split_satisfies_a_caption(clips):
+    for split in ("validation", "test"):
+        for query in clips[split]:
+            answers = [c.video_id for c in clips[split] if satisfies(c.scene, c.events, query.meaning)]
+            assert answers == [query.video_id], query.caption
+
+
+def read(caption):
+    """Reads a caption without the code that wrote it: finds each fact by its words."""
+
+    def find(words, text, default=None):
+        return next((fact for word, fact in words.items() if re.search(rf"\b(?:{word})\b", text)), default)
+
+    shapes_ = {"circle|disc": "circle", "ring|hoop": "ring", "square|box": "square"} | {
+        name: name for name in ("triangle", "star", "cross", "heart")
+    }
+    actions = {
+        "leftwards|to the left|right to left": "slide left",
+        "rightwards|to the right|left to right": "slide right",
+        "hops|hopping|bounc.*|jump.*": "bounce",
+        "rises|rising|climb.*|(moves|moving) up": "rise",
+        "falls|falling|sink.*|(moves|moving) down": "fall",
+        "grow.*|bigger|swell.*": "grow",
+        "shrink.*|smaller|dwindl.*": "shrink",
+        "spin.*|turn.*|rotat.*": "spin",
+        "blink.*|flash.*|flicker.*": "blink",
+    }
+    sizes = {"small|little|tiny": "small", "large|big|huge": "large"}
+    scenes = {"sea|waves": "sea", "meadow|grass": "meadow", "desert|dunes": "desert", "night|stars": "night"}
+    scene = find(scenes | {"wall": "wall", "snowy?": "snow"}, caption)
+    for place in ("in the desert", "in a meadow", "under the stars", "at night", "by a brick wall"):
+        caption = caption.replace(place, "")
+    parts = re.split(rf"\b(?=a (?:\w+ )?(?:{'|'.join(COLOURS)})\b)", caption)
+    mentions = [
+        Mention(
+            re.search("|".join(COLOURS), part)[0], find(shapes_, part), find(sizes, part), find(actions, part, "?")
+        )
+        for part in parts[1:]
+    ]
+    ordered = not re.search("at another|and also|as well as|in any order", caption)
+    if re.search("preceded by|but first", caption):
+        mentions = mentions[1:] + mentions[:1]
+    elif re.search("before", parts[0]):
+        mentions = mentions[::-1]
+    elif any(re.search(r"(?<!, and )after (?!that)", part) for part in parts[1:]):
+        mentions = mentions[1:] + mentions[:1]
+    return Meaning(tuple(mentions), ordered, scene)
+
+
+def test_an_independent_reader_recovers_the_meaning_from_every_caption(clips):
+    for clip in clips["train"] + clips["test"]:
+        wanted, found = clip.meaning, read(clip.caption)
+        if not wanted.ordered:
+            wanted, found = (Meaning(tuple(sorted(m.mentions, key=str)), m.ordered, m.scene) for m in (wanted, found))
+        assert found == wanted, clip.caption
+
+
+def test_captions_are_true_partial_and_short(clips):
+    for clip in clips["train"] + clips["test"]:
+        assert satisfies(clip.scene, clip.events, clip.meaning)
+        assert 2 <= len(clip.caption_events) < len(clip.events)
+        assert [m.colour for m in clip.meaning.mentions] == [clip.events[i].colour for i in clip.caption_events]
+        assert len(clip.caption.replace(",", " ,").split()) <= wording.MAX_WORDS
+    assert len({clip.caption for clip in clips["train"]}) > 1450
+
+
+def test_satisfies_judges_each_attribute_and_the_order():
+    first, second = Event("red", "star", "small", "spin", 0, 3), Event("blue", "ring", None, "grow", 3, 6)
+    says = (Mention("red", "star", "small", "spin"), Mention("blue", None, None, "grow"))
+    assert satisfies("sea", (first, second), Meaning(says, True, "sea"))
+    assert not satisfies("sea", (first, second), Meaning(says, True, "wall"))
+    assert satisfies("sea", (first, second), Meaning(says, True, "wall"), {"scene"})
+    assert not satisfies("sea", (second, first), Meaning(says, True, None))
+    assert satisfies("sea", (second, first), Meaning(says, False, None))
+    assert satisfies("sea", (second, first), Meaning(says, True, None), {"order"})
+    for name, value in (("colour", "green"), ("shape", "heart"), ("size", "large"), ("action", "blink")):
+        other = Event(**{**vars(first), name: value})
+        assert not satisfies("sea", (other, second), Meaning(says, True, None))
+        assert satisfies("sea", (other, second), Meaning(says, True, None), {name})
+    # One event cannot play two parts.
+    assert not satisfies("sea", (first, second), Meaning((says[0], says[0]), False, None))
+
+
+def test_twins_share_colours_and_scene_and_differ_in_shape_action_and_order(clips):
+    groups = {}
+    for clip in clips["test"]:
+        groups.setdefault(clip.twin_group, []).append(clip)
+    for group in groups.values():
+        assert len(group) == 8
+        assert len({(clip.scene, frozenset(e.colour for e in clip.events)) for clip in group}) == 1
+        for a, b in combinations(group, 2):
+            assert kinds(a) != kinds(b)
+        # Half of the 28 pairs differ in each of the three.
+        for blind in ({0, 1}, {0, 2}):
+            seen = {tuple(sorted(tuple(kind[i] for i in blind) for kind in kinds(clip))) for clip in group}
+            assert len(seen) == 2
+        assert len({tuple(event.colour for event in clip.events) for clip in group}) == 2
+
+
+def test_a_judge_of_colours_and_scene_stays_below_30_and_a_perfect_one_gets_100(clips):
+    test = clips["test"]
+    assert oracle_recall(test, ORACLES["everything"]) == (100, 100)
+    by_chance, ties_lost = oracle_recall(test, ORACLES["colours + scene"])
+    assert ties_lost == 0
+    assert 1 < by_chance < 30
+    for name in ("everything but order", "everything but shapes", "everything but actions"):
+        assert 40 < oracle_recall(test, ORACLES[name])[0] < 55, name
+
+
+def test_splits_have_disjoint_event_combinations_for_every_seed(clips):
+    def pairs(some):
+        return {frozenset(pair) for clip in some for pair in combinations(kinds(clip), 2)}
+
+    train = pairs(clips["train"] + sample_clips("train", 500, seed=7))
+    validation = pairs(clips["validation"] + sample_clips("validation", 80, seed=8))
+    test = pairs(clips["test"] + sample_clips("test", 80, seed=9))
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+
+
+def test_train_shows_every_attribute_and_every_kind_of_event(clips):
+    events = [event for clip in clips["train"] for event in clip.events]
+    assert {event.colour for event in events} == set(COLOURS)
+    assert {event.size for event in events} == {*SIZES, None}
+    assert {clip.scene for clip in clips["train"]} == set(SCENES)
+    shown = {(event.colour, event.shape, event.action) for event in events}
+    assert shown == set(sampler.KINDS)
+    assert {kind[1] for kind in shown} == set(SHAPES)
+    assert {kind[2] for kind in shown} == set(ACTIONS)
+
+
+def test_sampling_depends_on_the_seed_alone_and_the_first_videos_not_on_how_many_follow():
+    for split in SPLITS:
+        assert sample_clips(split, 30) == sample_clips(split, 40)[:30]
+        assert sample_clips(split, 30) != sample_clips(split, 30, seed=1)
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
+        sample_clips("dev", 1)
+
+
+def test_every_event_holds_three_of_twelve_uniform_frames(clips):
+    for clip in clips["train"][:300]:
+        assert clip.events[0].start == 0
+        assert clip.events[-1].end == DURATION
+        for index in range(len(clip.events)):
+            assert relevant_frames(UNIFORM, clip.events, [index]).sum() >= 3
+
+
+def test_relevant_frames_are_those_within_the_described_events():
+    events = [{"start": 0.0, "end": 2.0}, {"start": 2.0, "end": 4.0}, {"start": 4.0, "end": 6.0}]
+    found = relevant_frames([0.0, 1.9, 2.0, 3.9, 4.0, 5.9], events, [0, 2])
+    assert found.tolist() == [True, True, False, False, True, True]
+
+
+# Pixels
+
+
+def play(action, shape="heart", start=0.0, end=2.0):
+    """The four uniformly sampled frames of an event of 2 s, and where the shape is in each: [4, H, W] bool."""
+    size = None if action in ("grow", "shrink") else "large"
+    events = [Event("red", shape, size, action, start, end), Event("blue", "ring", "small", "rise", end, DURATION)]
+    frames = render_frames(np.random.default_rng(0), "sea", events, 64)[2::4][:4].astype(int)
+    return frames, (frames[..., 0] > 150) & (frames[..., 1] < 90) & (frames[..., 2] < 90)
+
+
+def centre(mask):
+    return np.array([np.argwhere(frame).mean(0) for frame in mask])
+
+
+def test_actions_are_readable_from_uniformly_sampled_frames():
+    rows, columns = (centre(play(name)[1]) for name in ("fall", "slide right"))
+    assert (np.diff(rows[:, 0]) > 5).all()
+    assert (np.diff(columns[:, 1]) > 5).all()
+    assert (np.diff(centre(play("rise")[1])[:, 0]) < -5).all()
+    assert (np.diff(centre(play("slide left")[1])[:, 1]) < -5).all()
+    assert (np.diff(play("grow")[1].sum((1, 2))) > 50).all()
+    assert (np.diff(play("shrink")[1].sum((1, 2))) < -50).all()
+    assert (play("blink")[1].sum((1, 2)) > 100).tolist() == [True, False, True, False]
+    height = centre(play("bounce")[1])[:, 0]
+    assert (np.diff(height) * [-1, 1, -1] > 20).all()
+
+
+@pytest.mark.parametrize("shape", SYMMETRY)
+def test_spinning_shows_between_sampled_frames(shape):
+    _, mask = play("spin", shape)
+    for a, b in pairwise(mask):
+        assert (a ^ b).sum() > 0.08 * a.sum()
+
+
+def test_blinking_alternates_however_the_event_lies_between_the_sampled_frames():
+    for jitter in (-1, 0, 1):
+        start = 1.5 + jitter / FPS
+        events = [
+            Event("blue", "ring", "small", "rise", 0.0, start),
+            Event("red", "square", "large", "blink", start, 3.0),
+            Event("white", "ring", "small", "rise", 3.0, 6.0),
+        ]
+        frames = render_frames(np.random.default_rng(0), "night", events, 64)[2::4][3:6].astype(int)
+        shown = ((frames[..., 0] > 150) & (frames[..., 1] < 90)).sum((1, 2)) > 100
+        assert shown.tolist() == [True, False, True]
+
+
+def test_rendering_is_deterministic_down_to_the_bytes_of_the_file():
+    clip = sample_clips("test", 1)[0]
+    one, two = (render_frames(np.random.default_rng(3), clip.scene, clip.events, 48) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert encode_video(one) == encode_video(two)
+    assert (one != render_frames(np.random.default_rng(4), clip.scene, clip.events, 48)).any()
+
+
+def test_files_are_h264_videos_that_show_what_was_drawn():
+    clip = sample_clips("test", 1)[0]
+    frames = render_frames(np.random.default_rng(3), clip.scene, clip.events, 64)
+    with av.open(io.BytesIO(encode_video(frames))) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.average_rate == FPS
+        decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    assert decoded.shape == (NUM_FRAMES, 64, 64, 3)
+    assert np.abs(decoded.astype(int) - frames).mean() < 8
+
+
+def test_backgrounds_move_and_are_noisy():
+    still = Event("red", "ring", "small", "blink", 0.0, DURATION)
+    for scene in SCENES:
+        frames = render_frames(np.random.default_rng(0), scene, [still], 64).astype(int)
+        assert (np.abs(np.diff(frames, axis=0)).mean((1, 2, 3)) > 2).all()
+
+
+def test_stills_show_what_their_phrase_says():
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        still = sample_still(rng)
+        image = render_still(rng, still, 64)
+        assert image.shape == (64, 64, 3)
+        x, y = still.centre
+        if still.shape is None:
+            assert still.phrase.startswith("nothing ")
+            continue
+        assert still.colour in still.phrase
+        for words, holds in (
+            ("left", x < 0.5),
+            ("right", x > 0.5),
+            ("top|high up", y < 0.5),
+            ("bottom|low down", y > 0.5),
+            ("small|little|tiny", still.radius < 0.17),
+            ("large|big|huge", still.radius > 0.24),
+            ("tilted", still.degrees > 0),
+            ("middle|centre", abs(x - 0.5) < 0.15 and abs(y - 0.5) < 0.15),
+        ):
+            if re.search(words, still.phrase):
+                assert holds, still.phrase
+
+
+# Builder
+
+
+def test_columns_of_videos(tmp_path):
+    test = load_benchmark("shapes", data_dir=tmp_path, split="test", **SMALL)
+    assert len(test) == SMALL["num_test"]
+    row, clip = test[0], sample_clips("test", 1)[0]
+    assert Path(row["video"]["path"]).stat().st_size > 1000
+    assert (row["video_id"], row["caption"], row["scene"]) == ("test_00000", clip.caption, clip.scene)
+    assert row["events"] == [vars(event) for event in clip.events]
+    assert row["caption_events"] == list(clip.caption_events)
+    assert (row["start"], row["end"]) == (None, None)
+    assert test["twin_group"] == [0] * 8 + [1] * 2
+
+
+def test_all_splits_and_stills(tmp_path):
+    videos = load_benchmark("shapes", data_dir=tmp_path, split=None, with_videos=False, **SMALL)
+    assert {split: len(part) for split, part in videos.items()} == {"train": 6, "validation": 8, "test": 10}
+    stills = load_benchmark("shapes", data_dir=tmp_path, config_name="stills", split="train", num_stills=20)
+    assert len(stills) == 20
+    assert stills[0]["image"].size == (64, 64)
+    assert stills[0]["phrase"]
+
+
+def test_another_seed_or_size_is_another_dataset(tmp_path):
+    options = {"data_dir": tmp_path, "with_videos": False, "num_train": 5, "num_validation": 0}
+    one = load_benchmark("shapes", num_test=8, **options)
+    assert load_benchmark("shapes", num_test=8, seed=1, **options)["caption"] != one["caption"]
+    assert load_benchmark("shapes", num_test=16, **options)["caption"][:8] == list(one["caption"])
+
+
+def test_without_videos_nothing_is_rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes, "encode_video", None)
+    test = load_benchmark("shapes", data_dir=tmp_path, with_videos=False, **SMALL)
+    assert "video" not in test.column_names
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_path, monkeypatch):
+    encoded = []
+
+    def encode_and_stop(frames):
+        if len(encoded) == 7:
+            raise KeyboardInterrupt
+        encoded.append(frames)
+        return encode_video(frames)
+
+    monkeypatch.setattr(shapes, "encode_video", encode_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
+    assert len(finished) == 7
+
+    def encode_and_count(frames):
+        encoded.append(frames)
+        return encode_video(frames)
+
+    monkeypatch.setattr(shapes, "encode_video", encode_and_count)
+    load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+    assert len(encoded) == sum(SMALL.values())
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    test = load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+    assert len(encoded) == sum(SMALL.values())
+
+    Path(test[3]["video"]["path"]).unlink()
+    load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+    assert len(encoded) == sum(SMALL.values()) + 1
+    assert Path(test[3]["video"]["path"]).exists()
+
+
+def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+    def fill_the_disk(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    with pytest.raises(OSError, match=r"train_00000\.mp4 \(No space left on device\).*data_dir") as failure:
+        load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+    assert failure.value.errno == errno.ENOSPC
+    assert not [path for path in tmp_path.rglob("*") if ".mp4" in path.name]
+
+
+def test_processes_share_the_work_and_keep_the_order(tmp_path):
+    one = load_benchmark("shapes", data_dir=tmp_path / "one", **SMALL)
+    two = load_benchmark("shapes", data_dir=tmp_path / "two", num_proc=2, **SMALL)
+    assert one["video_id"] == list(two["video_id"])
+    for a, b in zip(one["video"], two["video"], strict=True):
+        assert Path(a["path"]).read_bytes() == Path(b["path"]).read_bytes()
+
+
+def test_wrong_arguments_are_refused_before_anything_is_rendered(tmp_path):
+    for arguments, message in (
+        ({"name": "shape"}, "did you mean 'shapes'"),
+        ({"split": "tset"}, "'tset'.*validation"),
+        ({"num_trian": 3}, "num_trian.*num_train"),
+        ({"repo_id": "someone/shapes"}, "leave repo_id out"),
+        ({"missing": "ignore"}, "'error' or 'skip'"),
+        ({"image_size": 50}, "multiple of 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_benchmark(**{"name": "shapes", "data_dir": tmp_path, **SMALL, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_scenes_and_shapes_are_errors():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="unknown scene 'moon'"):
+        render.scene_texture(rng, "moon", 64)

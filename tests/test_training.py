@@ -1,0 +1,340 @@
+import json
+import math
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from models import tiny_config, tiny_model, tiny_text, tiny_video
+from training_runs import logged, write_recipe
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
+from modeling_glccl.data import load_benchmark
+from modeling_glccl.data.collate import RetrievalCollator
+from modeling_glccl.evaluation import evaluate
+from modeling_glccl.peers import MeanPoolingModel
+from modeling_glccl.training import TrainRecipe, checkpoint, load_recipe, loop, train
+from modeling_glccl.training.optimization import (
+    build_optimizer,
+    build_scheduler,
+    clamp_logit_scale,
+    parameter_groups,
+)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture
+def tiny(tmp_path, data_dir):
+    """Reads the tiny recipe with overrides; runs of one test share the output folder unless they name another."""
+    path = write_recipe(tmp_path, data_dir)
+    return lambda *overrides: load_recipe(path, overrides)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    """Accelerate keeps precision and processes for the life of a process; each run here stands for its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def kill_at(monkeypatch, step):
+    """Makes the run die before it takes a step."""
+    original = loop.Trainer.train_step
+
+    def train_step(trainer, batch):
+        if trainer.progress.step + 1 == step:
+            raise Killed
+        return original(trainer, batch)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+
+
+# Optimisation
+
+
+def test_every_parameter_is_in_one_group_with_its_rate_and_decay():
+    model = tiny_model()
+    recipe = TrainRecipe(learning_rate=1e-3, clip_learning_rate_factor=0.1, weight_decay=0.2)
+    groups = parameter_groups(model, recipe)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    settings = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    block = model.temporal.encoder.layers[0]
+    expected = {
+        model.clip.text_projection.weight: (1e-4, 0.2),
+        model.clip.text_model.embeddings.token_embedding.weight: (1e-4, 0.2),
+        model.clip.logit_scale: (1e-4, 0.0),
+        model.clip.vision_model.post_layernorm.weight: (1e-4, 0.0),
+        block.mlp.fc1.weight: (1e-3, 0.2),
+        block.mlp.fc1.bias: (1e-3, 0.0),
+        model.interaction.global_mat_weight: (1e-3, 0.0),
+    }
+    for parameter, (rate, decay) in expected.items():
+        assert settings[id(parameter)] == pytest.approx((rate, decay))
+
+
+def test_frozen_parameters_are_left_out():
+    model = tiny_model()
+    model.clip.requires_grad_(False)
+    assert {group["name"] for group in parameter_groups(model, TrainRecipe())} == {"new", "new_without_decay"}
+
+
+def test_the_rate_rises_over_the_warmup_and_ends_at_zero():
+    recipe = TrainRecipe(learning_rate=1e-3, clip_learning_rate_factor=0.1, warmup_ratio=0.2)
+    optimizer = build_optimizer(tiny_model(), recipe)
+    scheduler = build_scheduler(optimizer, recipe, steps=10)
+    rates = []
+    for _ in range(11):
+        rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+        optimizer.step()
+        scheduler.step()
+    cosine = [1e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(9)]
+    assert [rate["new"] for rate in rates] == pytest.approx([0, 5e-4, *cosine], abs=1e-12)
+    assert [rate["clip"] for rate in rates] == pytest.approx([0, 5e-5, *(c / 10 for c in cosine)], abs=1e-12)
+
+
+def test_logit_scale_stays_at_or_below_100():
+    model = tiny_model()
+    for value, expected in ((5.0, math.log(100)), (1.0, 1.0)):
+        model.clip.logit_scale.data.fill_(value)
+        clamp_logit_scale(model)
+        assert model.clip.logit_scale.item() == pytest.approx(expected)
+
+
+# Data
+
+
+def test_batches_are_what_the_processor_makes_of_the_rows(tiny):
+    recipe = tiny()
+    rows = [loop.load_splits(recipe)["train"][i] for i in (3, 0)]
+    _, processor = loop.build_model(recipe, [row["caption"] for row in rows])
+    batch = pickle.loads(pickle.dumps(RetrievalCollator(processor)))(rows)
+    expected = processor(text=[row["caption"] for row in rows], videos=[row["video"]["path"] for row in rows])
+    assert batch["inputs"].keys() == expected.keys()
+    assert all(torch.equal(batch["inputs"][name], expected[name]) for name in expected)
+    assert batch["videos"] == [row["video"]["path"] for row in rows]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_video_that_cannot_be_decoded_ends_the_run_with_its_name(tiny, tmp_path, num_workers):
+    rows = load_benchmark("shapes", **{"split": "train", "data_dir": tiny().data.data_dir, **tiny().data.options})
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny().data.data_dir, folder)
+    (path,) = folder.rglob(rows[5]["video_id"] + ".mp4")
+    path.write_bytes(b"no video")
+    with pytest.raises(VideoDecodeError, match=path.name):
+        train(tiny(f"data.data_dir={folder}", f"data.num_workers={num_workers}"))
+
+
+# The loop
+
+
+def test_a_run_leaves_models_that_load_and_give_its_results(tiny, tmp_path):
+    recipe = tiny("data.num_workers=1")
+    results = train(recipe)
+    run = tmp_path / "run"
+    assert json.loads((run / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["seed"] == 42
+    assert results["processes"] == 1
+    assert results["test_size"] == {"captions": 8, "videos": 8}
+    assert [row["step"] for row in results["history"]] == [4, 8]
+    best = max(results["history"], key=lambda row: row["validation"]["t2v"]["R@1"])
+    assert (results["model"], results["epoch"], results["validation"]) == ("best", best["epoch"], best["validation"])
+    assert load_recipe(run / "recipe.yaml") == recipe
+    for folder in (run / "best", run / "last"):
+        model, processor = GLCCLModel.from_pretrained(folder), GLCCLProcessor.from_pretrained(folder)
+        test = loop.load_splits(recipe)["test"]
+        metrics = evaluate(model, processor, test, progress=False).metrics
+        assert folder.name != "best" or metrics == results["test"]
+
+
+def test_training_lowers_the_loss(tiny, tmp_path):
+    train(tiny("train.epochs=8", "train.batch_size=8", "train.clip_learning_rate_factor=1", "train.eval_epochs=8"))
+    losses = list(logged(tmp_path / "run").values())
+    assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.2
+
+
+@pytest.mark.parametrize("step", [4, 5, 8])
+def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypatch, step):
+    whole = train(tiny(f"output_dir={tmp_path / 'whole'}"))
+    overrides = ("train.save_steps=1", f"output_dir={tmp_path / 'killed'}")
+    with monkeypatch.context() as patch:
+        kill_at(patch, step)
+        with pytest.raises(Killed):
+            train(tiny(*overrides))
+    resumed = train(tiny(*overrides))
+    for tag in ("train/loss", "train/gradient_norm", "train/learning_rate/clip"):
+        assert logged(tmp_path / "killed", tag) == logged(tmp_path / "whole", tag)
+    assert resumed["history"] == whole["history"]
+    assert resumed["test"] == whole["test"]
+
+
+def test_what_was_done_after_the_last_checkpoint_is_done_again(tiny, tmp_path, monkeypatch):
+    whole = train(tiny(f"output_dir={tmp_path / 'whole'}"))
+    with monkeypatch.context() as patch:
+        kill_at(patch, 7)
+        with pytest.raises(Killed):
+            train(tiny())
+    assert train(tiny())["history"] == whole["history"]
+    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+
+
+def test_the_state_of_the_random_generators_matters_to_these_tests(tiny, tmp_path):
+    train(tiny(f"output_dir={tmp_path / 'a'}"))
+    without = [f"model.config.clip_config.{part}_config.attention_dropout=0.0" for part in ("text", "vision")]
+    train(tiny(f"output_dir={tmp_path / 'b'}", *without))
+    assert logged(tmp_path / "a") != logged(tmp_path / "b")
+
+
+def test_a_finished_run_is_not_trained_again(tiny, monkeypatch):
+    first = train(tiny())
+    kill_at(monkeypatch, 1)
+    assert train(tiny())["test"] == first["test"]
+    with pytest.raises(Killed):
+        train(tiny("resume=false"))
+
+
+def test_a_run_of_another_recipe_is_neither_continued_nor_replaced(tiny, tmp_path):
+    train(tiny("train.max_steps=1"))
+    with pytest.raises(ValueError, match=r"another recipe \(train.epochs: 2 -> 3\).*resume=false"):
+        train(tiny("train.max_steps=1", "train.epochs=3"))
+    train(tiny("train.max_steps=1", "data.num_workers=1", "train.save_steps=2"))
+    assert train(tiny("train.max_steps=1", "train.epochs=3", "resume=false"))["recipe"]["train"]["epochs"] == 3
+
+
+def test_max_steps_ends_the_run(tiny, tmp_path):
+    results = train(tiny("train.max_steps=3", "train.warmup_ratio=0"))
+    assert [row["step"] for row in results["history"]] == [3]
+    assert logged(tmp_path / "run", "train/learning_rate/new")[3] == 0
+
+
+def test_without_validation_the_last_model_is_tested(tiny, tmp_path):
+    results = train(tiny("data.validation_split=null"))
+    assert (results["model"], results["epoch"], results["validation"]) == ("last", 2, None)
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_too_few_pairs_for_a_batch(tiny):
+    with pytest.raises(ValueError, match="16 pairs but one step takes 1 x 64: lower train.batch_size"):
+        train(tiny("train.batch_size=64"))
+
+
+@pytest.mark.parametrize("broken", ["logit_scale", "visual_projection.weight"])
+def test_a_loss_that_is_not_finite_names_the_step_and_the_videos(tiny, monkeypatch, broken):
+    original = loop.Trainer.train_step
+
+    def train_step(trainer, batch):
+        if trainer.progress.step == 2:
+            trainer.bare_model.clip.get_parameter(broken).data.fill_(torch.nan)
+        return original(trainer, batch)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    with pytest.raises(ValueError, match="finite") as caught:
+        train(tiny())
+    message = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "step 3" in message
+    assert message.count(".mp4") == 4
+
+
+def test_bf16_keeps_float32_weights(tiny, tmp_path):
+    train(tiny("train.precision=bf16", "train.max_steps=2"))
+    assert GLCCLModel.from_pretrained(tmp_path / "run" / "last").dtype == torch.float32
+
+
+def test_training_goes_on_from_a_checkpoint(tiny, tmp_path):
+    train(tiny("train.max_steps=1"))
+    start = f"model.checkpoint={tmp_path / 'run' / 'last'}"
+    recipe = tiny("model.config={csc_weight: 0.5}", start, f"output_dir={tmp_path / 'second'}", "train.learning_rate=0")
+    results = train(recipe)
+    first, second = (GLCCLModel.from_pretrained(tmp_path / run / "last") for run in ("run", "second"))
+    assert second.config.csc_weight == 0.5
+    assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.state_dict().items())
+    assert results["history"][-1]["epoch"] == 2
+    processors = [GLCCLProcessor.from_pretrained(tmp_path / run / "last") for run in ("run", "second")]
+    assert processors[0].tokenizer.get_vocab() == processors[1].tokenizer.get_vocab()
+    assert processors[0].video_processor.to_dict() == processors[1].video_processor.to_dict()
+
+
+def test_push_to_hub_uploads_the_chosen_model_and_its_results(tiny, monkeypatch):
+    calls = []
+
+    class Hub:
+        def create_repo(self, repo_id, exist_ok):
+            calls.append(("create", repo_id, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, ignore_patterns):
+            files = {path.name for path in folder_path.iterdir()}
+            calls.append(("upload", repo_id, folder_path.name, ignore_patterns))
+            assert files >= {"model.safetensors", "config.json", "tokenizer.json", "results.json", "recipe.yaml"}
+
+    monkeypatch.setattr(loop, "HfApi", Hub)
+    train(tiny("push_to_hub=someone/shapes", "train.max_steps=1"))
+    assert calls == [("create", "someone/shapes", True), ("upload", "someone/shapes", "best", ["training_state/*"])]
+
+
+# Checkpoints
+
+
+def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, monkeypatch):
+    target = tmp_path / "last"
+    rename = checkpoint.Path.rename
+    for deaths in range(4):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        for folder, content in ((target, "old"), (tmp_path / "last.new", "new")):
+            folder.mkdir(parents=True)
+            (folder / "file").write_text(content)
+        left = [deaths]
+
+        def dying_rename(self, to, left=left):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return rename(self, to)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.Path, "rename", dying_rename)
+            try:
+                checkpoint.replace_folder(tmp_path / "last.new", target)
+            except Killed:
+                pass
+        checkpoint.recover_folder(target)
+        assert (target / "file").read_text() == ("old" if deaths < 2 else "new")
+        assert not (tmp_path / "last.old").exists()
+
+
+# Mean pooling
+
+
+def test_mean_pooling_is_the_cosine_of_sentence_and_mean_counted_frame():
+    model = MeanPoolingModel(tiny_config(csc_weight=0)).eval()
+    text = model.get_text_features(**tiny_text([5, 8, 3]))
+    video = model.get_video_features(**tiny_video([4, 2]))
+    logits = model.similarity(text, video)
+    for a in range(3):
+        for v, frames in enumerate((4, 2)):
+            mean = video.frames[v, :frames].mean(dim=0)
+            cosine = torch.cosine_similarity(text.sentence[a], mean, dim=0)
+            assert logits[a, v].item() == pytest.approx((model.clip.logit_scale.exp() * cosine).item(), rel=1e-5)
+
+
+def test_mean_pooling_refuses_csc():
+    with pytest.raises(ValueError, match="csc_weight=0.1.*set it to 0"):
+        MeanPoolingModel(tiny_config(csc_weight=0.1))
+
+
+def test_mean_pooling_trains_with_the_same_code(tiny, tmp_path):
+    results = train(tiny("model.head=mean_pooling", "model.config.csc_weight=0"))
+    assert results["test"].keys() == {"t2v", "v2t"}
+    before, after = MeanPoolingModel.from_pretrained(tmp_path / "run" / "best"), tmp_path / "run" / "last"
+    interaction = MeanPoolingModel.from_pretrained(after).interaction.state_dict()
+    assert all(torch.equal(weight, torch.eye(len(weight))) for weight in interaction.values())
+    assert before.config.architectures == ["MeanPoolingModel"]
