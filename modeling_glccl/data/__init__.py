@@ -6,8 +6,8 @@ from pathlib import Path
 
 import datasets
 
-# Each module has load(data_dir, repo_id, split, missing, with_videos, **config).
-_MODULES = {"shapes": "shapes"}
+# A module each, which has load(data_dir, repo_id, split, missing, with_videos, **config).
+BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc")
 
 
 def load_benchmark(
@@ -22,9 +22,9 @@ def load_benchmark(
     """Loads a text-video benchmark; one row is one caption and its video (columns: docs/data.md).
 
     Args:
-        name: the benchmark, for example "shapes".
+        name: the benchmark: "shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet" or "lsmdc".
         data_dir: folder with its files; for "shapes", where the videos are rendered (default: the `datasets` cache).
-        repo_id: dataset repository on the Hub to load instead of local files, where the benchmark has one.
+        repo_id: dataset repository on the Hub, or its copy in a folder, to load instead of local files.
         split: one of the benchmark's splits, or None for all of them in a `DatasetDict`.
         missing: "error" refuses a split whose videos are not all there, "skip" leaves such rows out and says how many.
         with_videos: False loads the captions alone: no video is looked for, and the column `video` is left out.
@@ -32,6 +32,7 @@ def load_benchmark(
 
     Raises:
         ValueError: unknown benchmark, split, option, or value of `missing`.
+        FileNotFoundError: annotations or videos that are not there; names the first ten.
 
     Example:
 
@@ -40,16 +41,16 @@ def load_benchmark(
     test[0]["caption"], test[0]["video"]["path"]
     ```
     """
-    if name not in _MODULES:
-        nearest = difflib.get_close_matches(name, _MODULES, n=1)
+    if name not in BENCHMARKS:
+        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown benchmark {name!r}: {hint}Available: {', '.join(_MODULES)}")
+        raise ValueError(f"unknown benchmark {name!r}: {hint}Available: {', '.join(BENCHMARKS)}")
     if missing not in ("error", "skip"):
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
-    module = import_module(f".{_MODULES[name]}", __name__)
+    module = import_module(f".{name}", __name__)
     return module.load(
         data_dir=data_dir, repo_id=repo_id, split=split, missing=missing, with_videos=with_videos, **config
     )
 
 
-__all__ = ["load_benchmark"]
+__all__ = ["BENCHMARKS", "load_benchmark"]

@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from .files import write_whole
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$", re.IGNORECASE)
-_PART = re.compile(r"^(.*\.(?:tar|tar\.gz|tgz))\.(?:part-?)?\w+$", re.IGNORECASE)
+_PART = re.compile(r"^(.*\.(?:tar|tar\.gz|tgz))\.(?:part[-_.]?\w+|\d{2,}|[a-z]{2})$", re.IGNORECASE)
+# Annotations and features lie in archives beside the videos.
+_NO_VIDEO = (".json", ".jsonl", ".csv", ".txt", ".md", ".pkl", ".npy", ".h5", ".hdf5", ".parquet", ".jpg", ".png")
 ARCHIVE_PATTERNS = ("*.zip", "*.tar", "*.tar.*", "*.tgz")
 
 
@@ -27,7 +29,7 @@ def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
     """
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
-        raise ValueError(f"{origin}: the name {name!r} leads out of {folder}; nothing of it is written")
+        raise ValueError(f"{origin}: the name {name!r} leads out of {folder}; it is not written")
     return folder.joinpath(*parts)
 
 
@@ -46,7 +48,7 @@ def find_archives(*folders: Path) -> list[list[Path]]:
 
 
 def extract(parts: list[Path], folder: Path) -> int:
-    """Extracts the files of an archive; a call that was stopped is taken up by the next, a finished one is not redone.
+    """Extracts the videos of an archive; a call that was stopped is taken up by the next, a finished one not redone.
 
     Args:
         parts: of one zip or tar archive, in order.
@@ -68,6 +70,8 @@ def extract(parts: list[Path], folder: Path) -> int:
         with _members(parts) as members:
             for name, size, source in tqdm(members, desc=f"extract {parts[0].name}", unit="file", leave=False):
                 path = safe_path(folder, name, parts[0])
+                if path.suffix.lower() in _NO_VIDEO:
+                    continue
                 if not path.exists() or path.stat().st_size != size:
                     write_whole(path, source())
                     written += 1

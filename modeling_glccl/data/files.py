@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,7 +44,9 @@ def read_lines(path: Path) -> list[str]:
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise ValueError(f"it refers to {module}.{name}, but captions are plain strings, lists and dicts; do not use it")
+        raise ValueError(
+            f"it refers to {module}.{name}, but captions are plain strings, lists and dicts; do not use it"
+        )
 
 
 def read_plain_pickle(path: Path) -> Any:
@@ -80,10 +83,9 @@ class VideoFiles:
                 continue
             self._by_name[name] = path
             base, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES:
-                # MP4 is what re-encoded copies are.
-                if base not in self._by_id or (suffix == ".mp4" and not self._by_id[base].endswith(".mp4")):
-                    self._by_id[base] = path
+            # MP4 comes before other suffixes: it is what re-encoded copies are.
+            if suffix == ".mp4" or (suffix.lower() in VIDEO_SUFFIXES and base not in self._by_id):
+                self._by_id[base] = path
             self._by_stem.setdefault(name.partition(".")[0], []).append(path)
         if doubles:
             warnings.warn(
@@ -93,8 +95,13 @@ class VideoFiles:
             )
 
     def _walk(self) -> Iterable[str]:
+        visited = set()
         for folder in self.folders:
             for root, subfolders, names in os.walk(folder, followlinks=True):
+                if (real := os.path.realpath(root)) in visited:  # links can lead in circles
+                    subfolders.clear()
+                    continue
+                visited.add(real)
                 subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
                 yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
 
@@ -116,17 +123,13 @@ class VideoFiles:
 
 
 def write_whole(path: Path, source: BinaryIO) -> None:
-    """Writes a file such that no reader ever sees a part of it."""
-    import shutil
-    import tempfile
-
+    """Writes a file such that `path` either does not exist or is complete, however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
-        try:
-            shutil.copyfileobj(source, part, 1 << 20)
-            part.close()
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, path)
-        except BaseException:
-            os.unlink(part.name)
-            raise
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

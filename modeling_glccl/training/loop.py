@@ -22,6 +22,7 @@ from transformers.utils import logging
 from ..data import load_benchmark
 from ..data.collate import RetrievalCollator
 from ..data.frame_cache import with_frame_cache
+from ..data.sampler import GroupSampler
 from ..environment import describe_environment
 from ..evaluation import EvaluationResult, evaluate
 from ..modeling_glccl import GLCCLModel
@@ -140,10 +141,16 @@ class Trainer:
                 f"the training split has {len(splits['train'])} pairs but one step takes {world} x {batch_size}: "
                 "lower train.batch_size"
             )
+        group_by = recipe.data.group_by
+        if group_by and group_by not in splits["train"].column_names:
+            raise ValueError(
+                f"data.group_by={group_by}: the training split has no such column, but {splits['train'].column_names}"
+            )
         loader = DataLoader(
             splits["train"],
             batch_size,
-            shuffle=True,
+            shuffle=group_by is None,
+            sampler=GroupSampler(splits["train"][group_by], recipe.seed) if group_by else None,
             drop_last=True,  # the losses of a smaller batch are not comparable, and CSC needs two pairs
             collate_fn=RetrievalCollator(processor),
             num_workers=recipe.data.num_workers,

@@ -71,6 +71,8 @@ class DataRecipe:
         options: further arguments of `load_benchmark` (sizes of the generated shapes benchmark, `missing`, ...).
         train_split: the split to train on.
         validation_split: evaluated after each epoch and chooses the best model; null: the last model is reported.
+        group_by: column whose rows of equal value share batches, which then hold hard negatives (`twin_group` of the
+            shapes benchmark); null: rows are shuffled one by one.
         test_split: evaluated once, at the end, with the chosen model; null: no test.
         processor: values of GLCCLVideoProcessor (`sampling`, `size`, ...), over those of a pretrained processor.
         num_workers: processes per training process that decode videos; 0 decodes in the training process.
@@ -86,6 +88,7 @@ class DataRecipe:
     train_split: str = "train"
     validation_split: str | None = "validation"
     test_split: str | None = "test"
+    group_by: str | None = None
     processor: dict = field(default_factory=dict)
     num_workers: int = 2
     frame_cache: Literal["raw", "jpeg"] | None = None

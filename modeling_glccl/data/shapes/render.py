@@ -28,6 +28,9 @@ _PERIOD = 1.0
 # Degrees per second; between two sampled frames this is no symmetry of any shape that spins.
 _SPIN = 76.0
 _SUPERSAMPLING = 4
+# Seconds ago and opacity of the after-images behind a shape, as a long exposure leaves them: they show in a single
+# frame how the shape moves.
+_AFTER_IMAGES = ((0.45, 0.3), (0.3, 0.4), (0.15, 0.5))
 
 
 def _polygon(shape: str) -> list[tuple[float, float]]:
@@ -87,7 +90,13 @@ def _sprite(shape: str, radius: float, degrees: float) -> tuple[np.ndarray, np.n
 
 
 def draw_shape(
-    frame: np.ndarray, colour: np.ndarray, shape: str, centre: tuple[float, float], radius: float, degrees: float = 0.0
+    frame: np.ndarray,
+    colour: np.ndarray,
+    shape: str,
+    centre: tuple[float, float],
+    radius: float,
+    degrees: float = 0.0,
+    opacity: float = 1.0,
 ) -> None:
     """Draws a shape with a dark outline into `frame` [H, W, 3] float32; centre (x, y) and radius in pixels."""
     fill, outline = _sprite(shape, round(radius * 2) / 2, round(degrees) % 360)
@@ -97,8 +106,8 @@ def draw_shape(
     columns = slice(max(0, left), min(frame.shape[1], left + side))
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     part = frame[rows, columns]
-    part += outline[inside] * (np.float32(_OUTLINE) - part)
-    part += fill[inside] * (colour - part)
+    part += np.float32(opacity) * outline[inside] * (np.float32(_OUTLINE) - part)
+    part += np.float32(opacity) * fill[inside] * (colour - part)
 
 
 def jitter_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
@@ -162,6 +171,20 @@ def _pose(event: Event, place: tuple[float, float], seconds: float) -> tuple[flo
     return x, y, radius, degrees
 
 
+def _draw_event(
+    frame: np.ndarray, colour: np.ndarray, event: Event, place: tuple[float, float], seconds: float
+) -> None:
+    """Draws a shape `seconds` into its event, with its after-images, larger ones behind smaller ones."""
+    now = _pose(event, place, seconds)
+    if now is None:
+        return
+    poses = [(_pose(event, place, seconds - ago), opacity) for ago, opacity in _AFTER_IMAGES if seconds >= ago]
+    poses = [(pose, opacity) for pose, opacity in poses if pose is not None and pose != now]
+    side = len(frame)
+    for (x, y, radius, degrees), opacity in sorted([*poses, (now, 1.0)], key=lambda item: -item[0][2]):
+        draw_shape(frame, colour, event.shape, (x * side, y * side), radius * side, degrees, opacity)
+
+
 def _travel(progress: float) -> float:
     """From the first place to the last one, with a stay at each."""
     stay = 1 / 3
@@ -192,17 +215,16 @@ def render_frames(rng: np.random.Generator, scene: str, events: Sequence[Event],
         place = PLACES[rng.integers(3)], PLACES[rng.integers(3)]
         first, last = round(event.start * FPS), round(event.end * FPS)
         for index in range(first, last):
-            pose = _pose(event, place, index / FPS - event.start)
-            if pose is not None:
-                x, y, radius, degrees = pose
-                draw_shape(frames[index], colour, event.shape, (x * side, y * side), radius * side, degrees)
+            _draw_event(frames[index], colour, event, place, index / FPS - event.start)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
 def render_still(rng: np.random.Generator, still: Still, side: int) -> np.ndarray:
     """A single frame: [side, side, 3] uint8."""
     frame = _background(rng, still.scene, side, 1)[0]
-    if still.shape is not None:
+    if still.event is not None:
+        _draw_event(frame, jitter_colour(rng, still.colour), still.event, still.centre, still.seconds)
+    elif still.shape is not None:
         x, y = still.centre
         colour = jitter_colour(rng, still.colour)
         draw_shape(frame, colour, still.shape, (x * side, y * side), still.radius * side, still.degrees)

@@ -5,7 +5,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from .wording import write_caption, write_empty_phrase, write_phrase
+from .wording import write_action_phrase, write_caption, write_empty_phrase, write_phrase
 from .world import (
     ACTIONS,
     CHANGING_RADIUS,
@@ -51,9 +51,9 @@ def pair_splits() -> np.ndarray:
 def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
     """The first `count` videos of a split in symbols.
 
-    Validation and test come in groups of eight twins (the last group may be cut short): same colours, same scene, same
-    events but for the order of two of them, the shape of one and the action of another, in every combination of the
-    three. No other video of the split satisfies a caption there. Training videos are drawn one by one and may.
+    Videos come in groups of eight twins (the last group may be cut short): same colours, same scene, same events but
+    for the order of two of them, the shape of one and the action of another, in every combination of the three. No
+    other video of the split satisfies a caption in validation and test, no twin in train.
 
     Raises:
         ValueError: unknown split, negative count or seed.
@@ -72,12 +72,11 @@ def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
 
 
 def _sample_group(split: str, group: int, first: int, seed: int, owned: np.ndarray, earlier: list[Clip]) -> list[Clip]:
-    """One group of twins (a single video in train) that goes with the `earlier` ones."""
-    twins = split != "train"
+    """One group of twins that goes with the `earlier` ones."""
     for attempt in range(1000):
         rng = np.random.default_rng([0, seed, SPLITS.index(split), group, attempt])
         scene = _pick(rng, SCENES)
-        videos, about = _sample_videos(rng, owned, twins)
+        videos, about = _sample_videos(rng, owned)
         new = []
         for events in videos:
             others = [other for other in videos if other is not events]
@@ -87,7 +86,7 @@ def _sample_group(split: str, group: int, first: int, seed: int, owned: np.ndarr
             caption = write_caption(rng, meaning)
             new.append(Clip(f"{split}_{first + len(new):05d}", group, scene, events, meaning, about, caption))
         else:
-            if not twins or not any(_confusable(a, b) for a in new for b in earlier):
+            if split == "train" or not any(_confusable(a, b) for a in new for b in earlier):
                 return new
     raise RuntimeError(f"found no unambiguous videos for twin group {group} of {split}: ask for fewer videos")
 
@@ -97,20 +96,20 @@ def _confusable(a: Clip, b: Clip) -> bool:
 
 
 def _sample_videos(
-    rng: np.random.Generator, owned: np.ndarray, twins: bool
+    rng: np.random.Generator, owned: np.ndarray
 ) -> tuple[list[tuple[Event, ...]], tuple[int, ...]]:
     """The events of each video of a group, and the indices of the events that the captions are about."""
     num_events = int(rng.integers(3, 5))
     num_about = 3 if num_events == 4 and rng.random() < 0.25 else 2
     first, second, *rest = (int(index) for index in rng.permutation(num_events)[:num_about])
-    varied = {first: SHAPE, second: ACTION} if twins else {}
+    varied = {first: SHAPE, second: ACTION}
     kinds = None
     while kinds is None:
         kinds = _sample_kinds(rng, owned, [varied.get(index) for index in range(num_events)])
     sizes = [_pick(rng, SIZES) for _ in range(num_events)]
     spans = _sample_spans(rng, num_events)
     videos = []
-    for other_shape, other_action, swapped in product((0, 1), repeat=3) if twins else [(0, 0, 0)]:
+    for other_shape, other_action, swapped in product((0, 1), repeat=3):
         variant = {first: other_shape, second: other_action}
         order = list(range(num_events))
         if swapped:
@@ -191,6 +190,8 @@ def sample_still(rng: np.random.Generator) -> Still:
     degrees = round(SYMMETRY[shape] * rng.uniform(0.2, 0.8)) if tilted else 0
     if rng.random() < 0.04:
         return Still(scene, colour, None, (x, y), radius, degrees, write_empty_phrase(rng, scene))
+    if rng.random() < 0.5:
+        return _sample_action_still(rng, scene, colour, shape, (x, y))
     rows, columns = ("top", None, "bottom"), ("left", None, "right")
     places = [name for name in (rows[PLACES.index(y)], columns[PLACES.index(x)]) if name] or ["middle"]
     size = "small" if radius < 0.17 else "large" if radius > 0.24 else None
@@ -206,6 +207,20 @@ def sample_still(rng: np.random.Generator) -> Still:
         scene if rng.random() < 0.2 else None,
     )
     return Still(scene, colour, shape, (x, y), radius, degrees, phrase)
+
+
+def _sample_action_still(
+    rng: np.random.Generator, scene: str, colour: str, shape: str, place: tuple[float, float]
+) -> Still:
+    """A frame in the course of an event, whose after-images show what happens. A blinking shape has none."""
+    action = _pick(rng, [name for name in ACTIONS if name != "blink" and (name != "spin" or shape in SYMMETRY)])
+    size = None if action in SIZE_CHANGES else _pick(rng, SIZES)
+    event = Event(colour, shape, size, action, 0.0, 4 * NUM_FRAMES / STEPS / FPS)
+    seconds = (1.5 + int(rng.integers(3))) * NUM_FRAMES / STEPS / FPS
+    said_size = size if rng.random() < 0.3 else None
+    said_scene = scene if rng.random() < 0.2 else None
+    phrase = write_action_phrase(rng, colour, shape, said_size, action, said_scene)
+    return Still(scene, colour, shape, place, 0.0, 0, phrase, event, seconds)
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:

@@ -104,13 +104,23 @@ def write_phrase(
     places: Sequence[str],
     scene: str | None,
 ) -> str:
-    """A phrase for a single frame: what a still can show, so no action."""
+    """A phrase for a frame of a shape at rest."""
     phrase = _noun(rng, colour, shape, size, "tilted" if tilted else "")
     if places:
         phrase += " " + " and ".join(_pick(rng, _PLACE_WORDS[place]) for place in places)
-    if scene is not None:
-        phrase += ", " + _pick(rng, _SCENE_WORDS[scene])
-    return phrase
+    return phrase + _in_scene(rng, scene)
+
+
+def write_action_phrase(
+    rng: np.random.Generator, colour: str, shape: str, size: str | None, action: str, scene: str | None
+) -> str:
+    """A phrase for a frame of a shape that does something."""
+    _, participle = _ACTION_WORDS[action][rng.integers(3)]
+    return f"{_noun(rng, colour, shape, size)} {participle}{_in_scene(rng, scene)}"
+
+
+def _in_scene(rng: np.random.Generator, scene: str | None) -> str:
+    return "" if scene is None else ", " + _pick(rng, _SCENE_WORDS[scene])
 
 
 def write_empty_phrase(rng: np.random.Generator, scene: str) -> str:

@@ -79,7 +79,7 @@ class Clip:
 class Still:
     """A single frame in symbols with its phrase: centre (x, y) and radius as fractions of the side.
 
-    `shape` is None for a frame that shows the scene alone.
+    `shape` is None for a frame that shows the scene alone. With an `event`, the frame shows it after `seconds`.
     """
 
     scene: str
@@ -89,6 +89,8 @@ class Still:
     radius: float
     degrees: int
     phrase: str
+    event: Event | None = None
+    seconds: float = 0.0
 
 
 def satisfies(

@@ -1,0 +1,311 @@
+"""What the downloaded benchmarks share: annotations -> rows of one form, cached in Arrow, with their videos."""
+
+import difflib
+import random
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import datasets
+import numpy as np
+from datasets.fingerprint import Hasher
+
+from .archives import extract, find_archives
+from .files import VideoFiles
+
+# A change of how annotations are read needs a new version, or tables cached before it pass for current ones.
+VERSION = datasets.Version("1.0.0")
+
+CAPTION_MODES = ("all", "random", "list")
+
+
+class AnnotatedVideo(NamedTuple):
+    """A video of a split, its captions and, where only a part of it counts, the seconds of that part."""
+
+    video_id: str
+    captions: list[str]
+    start: float | None = None
+    end: float | None = None
+
+
+class Canonical(NamedTuple):
+    """Size of the split that published results are about, and the name under which they state it."""
+
+    name: str
+    videos: int | None
+    captions: int | None
+
+
+@dataclass
+class VideoBenchmarkConfig(datasets.BuilderConfig):
+    """Options of every benchmark; the configuration's name is the split.
+
+    Args:
+        data_dir: folder with the annotations and `videos/`, or its parent.
+        videos_dir: folder with the videos, absolute or below `data_dir`; searched with all its sub-folders.
+        with_videos: False leaves the column `video` out and looks for no video.
+        captions: "all" gives one row per caption, "random" one row per video with one of its captions, drawn with
+            `seed`, "list" one row per video with all of them in the column `captions`.
+        seed: of "random".
+    """
+
+    videos_dir: str = "videos"
+    with_videos: bool = True
+    captions: str = "all"
+    seed: int = 0
+
+
+class VideoBenchmark(datasets.GeneratorBasedBuilder):
+    """Base of the builders. A benchmark says which files it has, how to read them and how its videos are named."""
+
+    VERSION = VERSION
+    BUILDER_CONFIG_CLASS = VideoBenchmarkConfig
+
+    title: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    split_aliases: ClassVar[dict[str, str]] = {"val": "validation"}
+
+    def annotation_files(self) -> list[Path]:
+        """The files that [`read`] takes for this split.
+
+        Raises:
+            FileNotFoundError: one is missing.
+        """
+        raise NotImplementedError
+
+    def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
+        """The videos of this split, in the order of the annotations."""
+        raise NotImplementedError
+
+    def canonical(self) -> Canonical:
+        """What published results call this split, and how large it is."""
+        raise NotImplementedError
+
+    def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
+        """The path of a video or None; and the video, with another window if its file asks for one."""
+        return files.find(video.video_id), video
+
+    def mirror_config(self) -> str | None:
+        """The configuration of known mirrors on the Hub that holds this split; None: they have but one."""
+        return None
+
+    def mirrored(self, video_id: str, captions: list[str], duration: float | None) -> AnnotatedVideo:
+        """The video of a mirror's row."""
+        return AnnotatedVideo(video_id, captions)
+
+    def mirror_needs_all_splits(self) -> bool:
+        """Whether this split's videos may stand in any split of a mirror."""
+        return False
+
+    def select_mirrored(self, videos: Iterable[AnnotatedVideo]) -> Iterable[AnnotatedVideo]:
+        """Those of a mirror's videos that belong to this split."""
+        return videos
+
+    @property
+    def split(self) -> str:
+        """The one split that this builder makes."""
+        return self.config.name
+
+    @property
+    def root(self) -> Path:
+        """The benchmark's folder: `data_dir`, or the sub-folder of it that has the benchmark's name."""
+        root = Path(self.config.data_dir).expanduser().absolute()
+        if not root.is_dir():
+            raise FileNotFoundError(f"data_dir={self.config.data_dir} is not a folder; {self.name} is read from there")
+        return root / self.name if (root / self.name).is_dir() else root
+
+    def video_files(self) -> VideoFiles:
+        """The files below the folder of videos, once archives beside or in it are extracted."""
+        folder = self.root / self.config.videos_dir
+        for archive in find_archives(self.root, folder):
+            extract(archive, folder)
+        return VideoFiles(folder)
+
+    def _info(self) -> datasets.DatasetInfo:
+        caption = {"caption": datasets.Value("string")}
+        if self.config.captions == "list":
+            caption = {"captions": datasets.List(datasets.Value("string"))}
+        columns = {
+            "video_id": datasets.Value("string"),
+            **caption,
+            "start": datasets.Value("float32"),
+            "end": datasets.Value("float32"),
+        }
+        if self.config.with_videos:
+            columns = {"video": datasets.Video(decode=False), **columns}
+        return datasets.DatasetInfo(features=datasets.Features(columns))
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=self.split, gen_kwargs={})]
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        videos = self.read(self.annotation_files())
+        files = self.video_files() if self.config.with_videos else None
+        yield from enumerate(self.rows(videos, files))
+
+    def rows(self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None) -> Iterator[dict[str, Any]]:
+        """Rows of the dataset; `video` is None where the file is missing."""
+        for video in videos:
+            row = {}
+            if files is not None:
+                row["video"], video = self.locate(video, files)
+            row |= {"video_id": video.video_id, "start": video.start, "end": video.end}
+            if self.config.captions == "list":
+                yield row | {"captions": video.captions}
+                continue
+            captions = video.captions
+            if self.config.captions == "random":
+                # Drawn by the video's own id, the caption does not depend on which other videos are there.
+                captions = [random.Random(f"{self.config.seed} {video.video_id}").choice(captions)]
+            for caption in captions:
+                yield row | {"caption": caption}
+
+    def build(self) -> datasets.Dataset:
+        """The split from local files, from the cache if neither annotations nor the list of videos have changed."""
+        try:
+            self.download_and_prepare(verification_mode="no_checks")
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise error.__cause__ or error from None
+        return self.as_dataset(self.split)
+
+    @classmethod
+    def from_files(cls, split: str, **options: Any) -> "VideoBenchmark":
+        """A builder whose cache is that of the files as they are now."""
+        probe = cls(config_name=split, hash="probe", **options)
+        content = [file.read_bytes() for file in probe.annotation_files()]
+        listing = probe.video_files().listing() if probe.config.with_videos else None
+        return cls(config_name=split, hash=Hasher.hash([str(VERSION), content, listing, options]), **options)
+
+    @classmethod
+    def load(
+        cls,
+        data_dir: str | Path | None = None,
+        repo_id: str | None = None,
+        split: str | None = "test",
+        missing: str = "error",
+        with_videos: bool = True,
+        *,
+        hub: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> datasets.Dataset | datasets.DatasetDict:
+        """Loads the benchmark; see [`modeling_glccl.data.load_benchmark`].
+
+        Args:
+            data_dir: folder with annotations and videos. With `repo_id`: folder for videos that come in archives.
+            repo_id: dataset on the Hub, or its copy in a folder, in place of `data_dir`.
+            split: one of the benchmark's, or None for all.
+            missing: "error" or "skip".
+            with_videos: False loads the annotations alone.
+            hub: how to read another mirror than the known ones, see [`Mirror`].
+            **options: of the benchmark's configuration.
+
+        Raises:
+            ValueError: an unknown split, option or value.
+            FileNotFoundError: annotations or videos are missing; with the first ten names.
+        """
+        options = cls.check_options(options)
+        if data_dir is None and repo_id is None:
+            raise ValueError(f"{cls.benchmark_name()} needs data_dir (its folder) or repo_id (a mirror on the Hub)")
+        if split is None:
+            return datasets.DatasetDict(
+                {
+                    name: cls.load(data_dir, repo_id, name, missing, with_videos, hub=hub, **options)
+                    for name in cls.splits
+                }
+            )
+        split = cls.check_split(split)
+        options |= {"with_videos": with_videos}
+        if data_dir is not None:
+            options["data_dir"] = str(data_dir)
+        if repo_id is None:
+            builder = cls.from_files(split, **options)
+            dataset = builder.build()
+        else:
+            from .mirrors import Mirror
+
+            if data_dir is not None:
+                Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
+            builder = cls(config_name=split, hash="mirror", **options)
+            dataset = Mirror(repo_id, **hub or {}).load(builder)
+        return builder.finish(dataset, missing)
+
+    @classmethod
+    def benchmark_name(cls) -> str:
+        """The name for `load_benchmark`: that of the module."""
+        return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def check_split(cls, split: str) -> str:
+        """Our name of a split; a ValueError that lists them if there is none of that name."""
+        name = cls.split_aliases.get(split, split)
+        if name not in cls.splits:
+            known = ", ".join([*cls.splits, *cls.split_aliases])
+            raise ValueError(f"split={split!r} of {cls.benchmark_name()} must be one of {known}, or None for all")
+        return name
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """The options, if the benchmark has them; else a ValueError that names the nearest."""
+        own = [field.name for field in fields(cls.BUILDER_CONFIG_CLASS)]
+        hidden = {field.name for field in fields(datasets.BuilderConfig)} | {"with_videos"}
+        known = [name for name in own if name not in hidden]
+        for name in options:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+                raise ValueError(f"unknown option {name!r} of {cls.benchmark_name()}{hint}; it has {', '.join(known)}")
+        if options.get("captions", "all") not in CAPTION_MODES:
+            raise ValueError(f"captions={options['captions']!r} must be one of {', '.join(CAPTION_MODES)}")
+        return options
+
+    def finish(self, dataset: datasets.Dataset, missing: str) -> datasets.Dataset:
+        """Deals with missing videos, compares with the canonical counts, and names the dataset."""
+        where = f"{self.name} {self.split}"
+        if not len(dataset):
+            raise ValueError(f"{where}: no video of the split has captions; do lists and captions belong together?")
+        if self.config.with_videos:
+            found = found_videos(dataset)
+            place = self.config.data_dir or "data_dir"
+            absent = dataset.select(np.flatnonzero(~found)).unique("video_id")
+            expected = len(dataset.unique("video_id"))
+            if absent and missing == "error":
+                raise FileNotFoundError(
+                    f"{where}: {len(absent):,} of {expected:,} videos are missing: {', '.join(absent[:10])}"
+                    f"{', ...' if len(absent) > 10 else ''}. Put them below {place}, or pass "
+                    "missing='skip' to leave them out, which gives results that no published ones compare with"
+                )
+            if missing == "skip":
+                print(f"{where}: {expected - len(absent):,} of {expected:,} videos found", flush=True)
+            if absent:
+                if len(absent) == expected:
+                    raise FileNotFoundError(f"{where}: none of {expected:,} videos is below {place}")
+                dataset = dataset.select(np.flatnonzero(found))
+        canonical = self.canonical()
+        videos, captions = count(dataset)
+        same = (canonical.videos or videos) == videos
+        if self.config.captions != "random":
+            same &= (canonical.captions or captions) == captions
+        if same:
+            dataset.info.description = canonical.name
+        else:
+            expected = f"{canonical.videos or videos:,} videos and {canonical.captions or captions:,} captions"
+            dataset.info.description = f"{self.title} {self.split}, {videos:,} videos: not the canonical split"
+            warnings.warn(
+                f"{where}: {videos:,} videos and {captions:,} captions, where {canonical.name} has {expected}: "
+                f"results are not comparable with published ones of {canonical.name}",
+                stacklevel=4,
+            )
+        return dataset
+
+
+def found_videos(dataset: datasets.Dataset) -> np.ndarray:
+    """bool [rows]: where there is a video. The dataset must not be a selection of another."""
+    return dataset.data.column("video").is_valid().to_numpy()
+
+
+def count(dataset: datasets.Dataset) -> tuple[int, int]:
+    """How many videos and captions a dataset has."""
+    captions = sum(map(len, dataset["captions"])) if "captions" in dataset.column_names else len(dataset)
+    return len(dataset.unique("video_id")), captions

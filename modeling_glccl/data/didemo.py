@@ -1,0 +1,73 @@
+"""DiDeMo as paragraph retrieval: all descriptions of a video are one text."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
+from .files import VideoFiles, find_annotation, read_lines
+
+FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
+
+
+@dataclass
+class DiDeMoConfig(VideoBenchmarkConfig):
+    """Adds to [`VideoBenchmarkConfig`]:
+
+    Args:
+        merge_by_stem: the JSON files name some videos twice, under different extensions. False (as published
+            loaders) takes the descriptions under the exact name in the list, True those under either.
+    """
+
+    merge_by_stem: bool = False
+
+
+class DiDeMo(VideoBenchmark):
+    """One row per video of the list: its descriptions joined by one space, in the order of the JSON file.
+
+    The annotations are about the first 30 seconds; the window is that of published loaders, 0 to 31.
+    """
+
+    BUILDER_CONFIG_CLASS = DiDeMoConfig
+    title = "DiDeMo"
+    window = (0.0, 31.0)
+
+    def annotation_files(self) -> list[Path]:
+        """The list of names and the JSON file of the moments."""
+        name = FILE_NAMES[self.split]
+        return [find_annotation(self.root, f"{name}_list.txt"), find_annotation(self.root, f"{name}_data.json")]
+
+    def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
+        """Videos in the order in which the JSON file first describes them."""
+        names = read_lines(files[0])
+        key = _stem if self.config.merge_by_stem else str
+        name_of = {key(name): name for name in names}
+        descriptions: dict[str, list[str]] = {}
+        for moment in json.loads(files[1].read_bytes()):
+            if name := name_of.get(key(moment["video"])):
+                descriptions.setdefault(name, []).append(moment["description"])
+        for name, texts in descriptions.items():
+            yield AnnotatedVideo(name, [" ".join(texts)], *self.window)
+
+    def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
+        """Exact name, then that name with .mp4 added, then the only file of that name with another extension."""
+        return files.find(video.video_id) or files.find_stem(_stem(video.video_id)), video
+
+    def mirrored(self, video_id: str, captions: list[str], duration: float | None) -> AnnotatedVideo:
+        """Captions of a list are joined to a paragraph."""
+        return AnnotatedVideo(video_id, [" ".join(captions)], *self.window)
+
+    def canonical(self) -> Canonical:
+        """The paragraphs of the lists; papers count 8,395 training videos, the list in use has 8,392."""
+        videos = {"train": 8392, "validation": 1065, "test": 1004}[self.split]
+        return Canonical(f"DiDeMo {self.split}", videos, videos)
+
+
+def _stem(name: str) -> str:
+    """The name without its extension, which for 193 videos is a bare dot; no name has another dot."""
+    return name.partition(".")[0]
+
+
+BENCHMARK = DiDeMo
+load = DiDeMo.load

@@ -1,0 +1,82 @@
+"""MSR-VTT with the 1k-A test split (JSFusion) and its training splits of 9,000 or 7,010 videos."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
+from .files import find_annotation, find_optional_annotation
+
+
+@dataclass
+class MSRVTTConfig(VideoBenchmarkConfig):
+    """Adds to [`VideoBenchmarkConfig`]:
+
+    Args:
+        train_list: "9k" (everything but the 1k-A test videos) or "7k" (the official training and validation videos).
+    """
+
+    train_list: str = "9k"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.train_list not in ("9k", "7k"):
+            raise ValueError(f"train_list={self.train_list!r} must be '9k' or '7k'")
+
+
+class MSRVTT(VideoBenchmark):
+    """Training: every (video, caption). Test: 1,000 videos with one sentence each, of the list's own.
+
+    The test sentences are those of the list; 35 of them are not among the video's captions in the JSON files.
+    """
+
+    BUILDER_CONFIG_CLASS = MSRVTTConfig
+    title = "MSR-VTT"
+    splits = ("train", "test")
+    split_aliases: ClassVar = {}
+
+    def annotation_files(self) -> list[Path]:
+        """The list of the split and, for training, the JSON files with the captions."""
+        if self.split == "test":
+            return [find_annotation(self.root, "MSRVTT_JSFUSION_test.csv")]
+        split_list = find_annotation(self.root, f"MSRVTT_train.{self.config.train_list}.csv")
+        if whole := find_optional_annotation(self.root, "MSRVTT_data.json"):
+            return [split_list, whole]
+        files = [split_list, find_annotation(self.root, "train_val_videodatainfo.json", "MSRVTT_data.json")]
+        if self.config.train_list == "9k":
+            files.append(find_annotation(self.root, "test_videodatainfo.json", "MSRVTT_data.json"))
+        return files
+
+    def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
+        """Videos in the order of the list, captions in that of the JSON."""
+        with files[0].open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if self.split == "test":
+            for row in rows:
+                yield AnnotatedVideo(row["video_id"], [row["sentence"]])
+            return
+        captions: dict[str, list[str]] = {}
+        for path in files[1:]:
+            for sentence in json.loads(path.read_bytes())["sentences"]:
+                captions.setdefault(sentence["video_id"], []).append(sentence["caption"])
+        for row in rows:
+            if row["video_id"] in captions:
+                yield AnnotatedVideo(row["video_id"], captions[row["video_id"]])
+
+    def mirror_config(self) -> str:
+        """As in friedrichor/MSR-VTT."""
+        return "test_1k" if self.split == "test" else f"train_{self.config.train_list}"
+
+    def canonical(self) -> Canonical:
+        """1k-A, or the training split of that size."""
+        if self.split == "test":
+            return Canonical("MSR-VTT 1k-A test", 1000, 1000)
+        videos = {"9k": 9000, "7k": 7010}[self.config.train_list]
+        return Canonical(f"MSR-VTT {self.config.train_list} train", videos, 20 * videos)
+
+
+BENCHMARK = MSRVTT
+load = MSRVTT.load

@@ -1,0 +1,87 @@
+"""VATEX, English captions, with the split of HGR (25,991 / 1,500 / 1,500 videos)."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
+from .files import VideoFiles, find_annotation, find_optional_annotation, read_lines
+
+FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
+# In HGR's split the official training videos are the training set, the official validation videos the other two.
+OFFICIAL = {"train": "vatex_training_v1.0.json", "validation": "vatex_validation_v1.0.json"}
+
+
+class VATEX(VideoBenchmark):
+    """One row per caption; in the test every caption is a query against all videos."""
+
+    title = "VATEX"
+
+    def split_list(self) -> Path | None:
+        """HGR's list of this split, where it is there."""
+        return find_optional_annotation(self.root, f"{FILE_NAMES[self.split]}_list.txt")
+
+    def annotation_files(self) -> list[Path]:
+        """The list of the split and a file with captions, in any of the forms in which they circulate."""
+        names = ("ref_captions.json", "vatex_data.json", OFFICIAL["train" if self.split == "train" else "validation"])
+        return [
+            find_annotation(self.root, f"{FILE_NAMES[self.split]}_list.txt"),
+            find_annotation(self.root, *names),
+        ]
+
+    def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
+        """Videos in the order of the list."""
+        captions = _captions(files[1])
+        for video_id in read_lines(files[0]):
+            if video_id in captions:
+                yield AnnotatedVideo(video_id, captions[video_id])
+
+    def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
+        """The clip; else the whole YouTube video it was cut from, and in that the clip's seconds."""
+        if path := files.find(video.video_id):
+            return path, video
+        try:
+            youtube_id, start, end = split_clip_id(video.video_id)
+        except ValueError:
+            return None, video
+        return files.find(youtube_id), video._replace(start=start, end=end)
+
+    def mirror_needs_all_splits(self) -> bool:
+        """Mirrors split otherwise than HGR: with HGR's list, each video is taken wherever it stands."""
+        return self.config.data_dir is not None and self.split_list() is not None
+
+    def select_mirrored(self, videos: Iterable[AnnotatedVideo]) -> Iterable[AnnotatedVideo]:
+        """Those on HGR's list, where `data_dir` has it, in its order."""
+        if not self.mirror_needs_all_splits():
+            return videos
+        by_id = {video.video_id: video for video in videos}
+        return [by_id[video_id] for video_id in read_lines(self.split_list()) if video_id in by_id]
+
+    def canonical(self) -> Canonical:
+        """HGR's split, ten captions each."""
+        videos = {"train": 25_991, "validation": 1500, "test": 1500}[self.split]
+        return Canonical(f"VATEX HGR {self.split}", videos, 10 * videos)
+
+
+def split_clip_id(video_id: str) -> tuple[str, float, float]:
+    """YouTube id, start and end in seconds: "-_a_b1c2d3e_000012_000022" -> ("-_a_b1c2d3e", 12.0, 22.0).
+
+    Raises:
+        ValueError: not of that form.
+    """
+    parts = video_id.rsplit("_", 2)
+    if len(parts) != 3 or not parts[1].isdigit() or not parts[2].isdigit():
+        raise ValueError(f"{video_id!r} is no clip of VATEX, such as -5Mjku4tNuk_000012_000022")
+    return parts[0], float(parts[1]), float(parts[2])
+
+
+def _captions(path: Path) -> dict[str, list[str]]:
+    """Captions by clip, from a list of {videoID, enCap}, or from clip -> captions, or clip -> {enCap}."""
+    content = json.loads(path.read_bytes())
+    if isinstance(content, list):
+        content = {record["videoID"]: record for record in content}
+    return {clip: value if isinstance(value, list) else value["enCap"] for clip, value in content.items()}
+
+
+BENCHMARK = VATEX
+load = VATEX.load

@@ -1,0 +1,184 @@
+"""What comes from strangers: archives, pickles, folders of videos."""
+
+import io
+import os
+import pickle
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from miniatures import write_text
+
+from modeling_glccl.data.archives import extract, find_archives
+from modeling_glccl.data.files import VideoFiles, find_annotation, read_plain_pickle
+
+
+def zip_of(path: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tar_of(path: Path, **members: bytes) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+@pytest.mark.parametrize("name", ["../evil.mp4", "a/../../evil.mp4", "/tmp/evil.mp4", "C:\\evil.mp4", "..\\evil.mp4"])
+def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, make, name):
+    archive = make(tmp_path / ("x.zip" if make is zip_of else "x.tar"), **{name: b"video"})
+    with pytest.raises(ValueError, match=r"x\.(zip|tar).*leads out"):
+        extract([archive], tmp_path / "below" / "videos")
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        member = tarfile.TarInfo("a.mp4")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    with pytest.raises(ValueError, match=r"a\.mp4.*link or device"):
+        extract([tmp_path / "x.tar"], tmp_path / "videos")
+    assert not (tmp_path / "videos" / "a.mp4").is_symlink()
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        member = zipfile.ZipInfo("a.mp4")
+        member.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(member, "/etc/passwd")
+    with pytest.raises(ValueError, match="is a link"):
+        extract([tmp_path / "x.zip"], tmp_path / "videos")
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_extraction_goes_on_where_it_stopped_and_is_done_once(tmp_path, make):
+    archive = make(
+        tmp_path / ("x.zip" if make is zip_of else "x.tar"),
+        **{"v/a.mp4": b"aaaa", "v/b.mp4": b"bb", "notes.txt": b"-"},
+    )
+    videos = tmp_path / "videos"
+    write_text(videos / "v" / "a.mp4", "aaaa")
+    written = os.stat(videos / "v" / "a.mp4").st_mtime_ns
+    write_text(videos / "v" / "b.mp4", "b")  # cut short
+    assert extract([archive], videos) == 1
+    assert os.stat(videos / "v" / "a.mp4").st_mtime_ns == written
+    assert (videos / "v" / "b.mp4").read_bytes() == b"bb"
+    assert not (videos / "notes.txt").exists()
+    (videos / "v" / "b.mp4").unlink()
+    assert extract([archive], videos) == 0, "an archive that is done is not opened again"
+
+
+def test_a_tar_in_parts_is_one_archive(tmp_path):
+    content = tar_of(tmp_path / "whole.tar", **{"a.mp4": os.urandom(70_000), "b.mp4": b"bb"}).read_bytes()
+    (tmp_path / "parts").mkdir()
+    for i in range(3):
+        (tmp_path / "parts" / f"V.tar.part-00{i}").write_bytes(
+            content[i * 30_000 : (i + 1) * 30_000 if i < 2 else None]
+        )
+    (archive,) = find_archives(tmp_path / "parts")
+    assert [part.name for part in archive] == ["V.tar.part-000", "V.tar.part-001", "V.tar.part-002"]
+    assert extract(archive, tmp_path / "videos") == 2
+    assert (tmp_path / "videos" / "b.mp4").read_bytes() == b"bb"
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"PK not really")
+    with pytest.raises(ValueError, match=r"x\.zip.*download it again"):
+        extract([tmp_path / "x.zip"], tmp_path / "videos")
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "raw-captions.pkl"
+    path.write_bytes(pickle.dumps({"a": [["x"]], "b": Malicious(tmp_path / "owned")}))
+    with pytest.raises(ValueError, match=r"raw-captions\.pkl.*posix\.mkdir"):
+        read_plain_pickle(path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("value", [set(), bytearray(b"x"), Path("x"), 1j])
+def test_no_global_at_all_is_allowed_in_a_pickle(tmp_path, value):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=0))
+    with pytest.raises(ValueError, match="it refers to"):
+        read_plain_pickle(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickles_of_every_protocol_are_read(tmp_path, protocol):
+    captions = {"-abc_1_5": [["a", "café"], ("b",)], "n": [1, 2.5, None, True]}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(captions, protocol))
+    assert read_plain_pickle(tmp_path / "x.pkl") == captions
+
+
+def test_a_cut_pickle_is_named(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"a": [["b"]]})[:-5])
+    with pytest.raises(ValueError, match=r"x\.pkl: cannot be read"):
+        read_plain_pickle(tmp_path / "x.pkl")
+
+
+def test_videos_are_found_in_sub_folders_by_exact_name_then_without_suffix(tmp_path):
+    for name in ("a/x.mov", "b/x.mov.mp4", "y.avi", "c/y.mp4", "-z.webm", "1012_M_00.05-00.06.941.avi", "._q.mp4"):
+        write_text(tmp_path / name, "")
+    files = VideoFiles(tmp_path)
+    found = {
+        name: files.find(name) and os.path.relpath(files.find(name), tmp_path)
+        for name in ("x.mov", "x", "y", "-z", "1012_M_00.05-00.06.941", "1012_M_00", "q")
+    }
+    assert found == {
+        "x.mov": "a/x.mov",
+        "x": "a/x.mov",
+        "y": "c/y.mp4",
+        "-z": "-z.webm",
+        "1012_M_00.05-00.06.941": "1012_M_00.05-00.06.941.avi",
+        "1012_M_00": None,
+        "q": None,
+    }
+
+
+def test_a_stem_counts_only_where_it_is_unique(tmp_path):
+    for name in ("1@N_a.mov.mp4", "2@N_b.mov", "2@N_b.avi"):
+        write_text(tmp_path / name, "")
+    files = VideoFiles(tmp_path)
+    assert files.find_stem("1@N_a") == str(tmp_path / "1@N_a.mov.mp4")
+    assert files.find_stem("2@N_b") is None
+
+
+def test_a_name_that_stands_twice_is_warned_about(tmp_path):
+    for name in ("a/x.mp4", "b/x.mp4"):
+        write_text(tmp_path / name, "")
+    with pytest.warns(UserWarning, match=r"1 file names stand twice.*b/x\.mp4.*a/x\.mp4 is used"):
+        assert VideoFiles(tmp_path).find("x") == str(tmp_path / "a" / "x.mp4")
+
+
+def test_links_in_a_circle_end(tmp_path):
+    write_text(tmp_path / "a" / "x.mp4", "")
+    (tmp_path / "a" / "back").symlink_to(tmp_path, target_is_directory=True)
+    assert len(VideoFiles(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("folder", ["", "anns", "data", "msrvtt_data"])
+def test_annotations_are_found_one_level_down(tmp_path, folder):
+    path = write_text(tmp_path / folder / "b.json", "")
+    assert find_annotation(tmp_path, "a.json", "b.json") == path
+
+
+def test_missing_annotations_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no a\.json or b\.json there"):
+        find_annotation(tmp_path, "a.json", "b.json")
