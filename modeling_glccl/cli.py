@@ -16,11 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"{options.command} does not know {' '.join(rest)}; see glccl {options.command} --help")
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"glccl {options.command}: error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -58,6 +57,16 @@ def _build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num-workers", type=int, default=2, help="decoding processes (default: %(default)s)")
     evaluate.add_argument("--queries", type=int, default=0, help="show what so many captions retrieve")
     evaluate.add_argument("--output", type=Path, help="folder for results.json and the picture of the queries")
+
+    data = commands.add_parser("data", help="Work on the files of a benchmark.")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    description = "Verify a download: annotations, counts, missing and undecodable videos. Exit code 1 if incomplete."
+    check = actions.add_parser("check", help=description, description=description)
+    check.set_defaults(run=_data_check)
+    check.add_argument("benchmark", help="such as msrvtt")
+    check.add_argument("--data-dir", required=True, help="folder with its annotations and videos")
+    check.add_argument("--split", action="append", help="check this split alone; may be repeated")
+    check.add_argument("--num-proc", type=int, default=2, help="decoding processes (default: %(default)s)")
 
     command("convert", _convert, "Convert the authors' checkpoints, or OpenAI's CLIP.", add_help=False)
 
@@ -102,6 +111,19 @@ def _info(options: argparse.Namespace) -> None:
         model = load_model(options.checkpoint)
         print(f"{options.checkpoint}: {type(model).__name__}, {model.num_parameters():,} parameters, {model.dtype}")
         print(model.config)
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .data.check import check_benchmark
+
+    report = check_benchmark(options.benchmark, options.data_dir, options.split, options.num_proc)
+    console = Console()
+    console.print(report.table())
+    for line in report.details():
+        console.print(line, highlight=False, markup=False)
+    return 0 if report.ok else 1
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
+import miniatures
 import pytest
 from checkpoints import save_tiny_checkpoint
 
@@ -123,3 +125,15 @@ def test_commands_import_when_they_run():
             names.add(node.module)
     assert names
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_data_check_reports_a_download_and_sets_the_exit_code(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    download = tmp_path / "download"
+    miniatures.msrvtt(download)
+    command = ["data", "check", "msrvtt", "--data-dir", str(download), "--num-proc", "1"]
+    assert main(command) == 0
+    next(download.rglob("*.mp4")).unlink()
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "is missing" in capsys.readouterr().out

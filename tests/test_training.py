@@ -2,6 +2,7 @@ import json
 import math
 import pickle
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -224,7 +225,7 @@ def test_without_validation_the_last_model_is_tested(tiny, tmp_path):
 
 
 def test_too_few_pairs_for_a_batch(tiny):
-    with pytest.raises(ValueError, match="16 pairs but one step takes 1 x 64: lower train.batch_size"):
+    with pytest.raises(ValueError, match=r"16 pairs but one step takes 1 x 64: lower train\.batch_size"):
         train(tiny("train.batch_size=64"))
 
 
@@ -253,7 +254,9 @@ def test_bf16_keeps_float32_weights(tiny, tmp_path):
 def test_training_goes_on_from_a_checkpoint(tiny, tmp_path):
     train(tiny("train.max_steps=1"))
     start = f"model.checkpoint={tmp_path / 'run' / 'last'}"
-    recipe = tiny("model.config={csc_weight: 0.5}", start, f"output_dir={tmp_path / 'second'}", "train.learning_rate=0")
+    recipe = tiny(
+        "model.config={csc_weight: 0.5}", start, f"output_dir={tmp_path / 'second'}", "train.learning_rate=0"
+    )
     results = train(recipe)
     first, second = (GLCCLModel.from_pretrained(tmp_path / run / "last") for run in ("run", "second"))
     assert second.config.csc_weight == 0.5
@@ -302,10 +305,8 @@ def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, m
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint.Path, "rename", dying_rename)
-            try:
+            with suppress(Killed):
                 checkpoint.replace_folder(tmp_path / "last.new", target)
-            except Killed:
-                pass
         checkpoint.recover_folder(target)
         assert (target / "file").read_text() == ("old" if deaths < 2 else "new")
         assert not (tmp_path / "last.old").exists()
@@ -327,7 +328,7 @@ def test_mean_pooling_is_the_cosine_of_sentence_and_mean_counted_frame():
 
 
 def test_mean_pooling_refuses_csc():
-    with pytest.raises(ValueError, match="csc_weight=0.1.*set it to 0"):
+    with pytest.raises(ValueError, match=r"csc_weight=0\.1.*set it to 0"):
         MeanPoolingModel(tiny_config(csc_weight=0.1))
 
 

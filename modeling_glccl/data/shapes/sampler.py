@@ -95,9 +95,7 @@ def _confusable(a: Clip, b: Clip) -> bool:
     return satisfies(a.scene, a.events, b.meaning) or satisfies(b.scene, b.events, a.meaning)
 
 
-def _sample_videos(
-    rng: np.random.Generator, owned: np.ndarray
-) -> tuple[list[tuple[Event, ...]], tuple[int, ...]]:
+def _sample_videos(rng: np.random.Generator, owned: np.ndarray) -> tuple[list[tuple[Event, ...]], tuple[int, ...]]:
     """The events of each video of a group, and the indices of the events that the captions are about."""
     num_events = int(rng.integers(3, 5))
     num_about = 3 if num_events == 4 and rng.random() < 0.25 else 2
