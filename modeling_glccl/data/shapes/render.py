@@ -106,8 +106,8 @@ def draw_shape(
     columns = slice(max(0, left), min(frame.shape[1], left + side))
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     part = frame[rows, columns]
-    part += np.float32(opacity) * outline[inside] * (np.float32(_OUTLINE) - part)
-    part += np.float32(opacity) * fill[inside] * (colour - part)
+    dark = np.float32(_OUTLINE)
+    part += np.float32(opacity) * outline[inside] * (dark + fill[inside] * (colour - dark) - part)
 
 
 def jitter_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
