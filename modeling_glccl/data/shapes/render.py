@@ -102,8 +102,8 @@ def draw_shape(
     fill, outline = _sprite(shape, round(radius * 2) / 2, round(degrees) % 360)
     side = len(fill)
     left, top = round(centre[0]) - side // 2, round(centre[1]) - side // 2
-    rows = slice(max(0, top), min(frame.shape[0], top + side))
-    columns = slice(max(0, left), min(frame.shape[1], left + side))
+    rows = slice(*np.clip((top, top + side), 0, frame.shape[0]))
+    columns = slice(*np.clip((left, left + side), 0, frame.shape[1]))
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     part = frame[rows, columns]
     dark = np.float32(_OUTLINE)
