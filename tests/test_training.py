@@ -164,10 +164,11 @@ def test_training_lowers_the_loss(tiny, tmp_path):
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.2
 
 
-@pytest.mark.parametrize("step", [4, 5, 8])
-def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypatch, step):
-    whole = train(tiny(f"output_dir={tmp_path / 'whole'}"))
-    overrides = ("train.save_steps=1", f"output_dir={tmp_path / 'killed'}")
+@pytest.mark.parametrize(("step", "group_by"), [(4, "null"), (5, "null"), (8, "twin_group")])
+def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypatch, step, group_by):
+    order = f"data.group_by={group_by}"
+    whole = train(tiny(f"output_dir={tmp_path / 'whole'}", order))
+    overrides = ("train.save_steps=1", f"output_dir={tmp_path / 'killed'}", order)
     with monkeypatch.context() as patch:
         kill_at(patch, step)
         with pytest.raises(Killed):
