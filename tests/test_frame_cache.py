@@ -182,7 +182,8 @@ def test_formats_and_settings_lie_apart_and_are_described(tmp_path, videos, deco
 
 
 def build_and_die(rows, cache_dir, after):
-    """Fills a cache and is killed while it decodes video number `after`."""
+    """Fills a cache, two videos a file, and is killed while it decodes video number `after`."""
+    frame_cache.VIDEOS_PER_FILE = 2
     decode_video = video_processing.decode_video
     count = iter(range(len(rows)))
 
@@ -198,7 +199,7 @@ def build_and_die(rows, cache_dir, after):
 def test_a_killed_build_keeps_what_is_whole_and_the_next_goes_on(tmp_path, videos, decoded, monkeypatch):
     monkeypatch.setattr(frame_cache, "VIDEOS_PER_FILE", 2)
     rows = dataset(videos)
-    process = multiprocessing.get_context("fork").Process(target=build_and_die, args=(rows, tmp_path, 3))
+    process = multiprocessing.get_context("spawn").Process(target=build_and_die, args=(rows, tmp_path, 3))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -239,7 +240,7 @@ def test_several_processes_give_what_one_gives(tmp_path, videos, decoded):
 
 def test_runs_that_fill_a_cache_at_the_same_time_share_the_work(tmp_path, videos):
     rows = dataset(videos)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     arguments = {"cache_dir": tmp_path, "format": "raw", "progress": False}
     processes = [context.Process(target=with_frame_cache, args=(rows, PROCESSOR), kwargs=arguments) for _ in range(2)]
     for process in processes:
