@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from models import BOS, EOS, tiny_model
 
-from modeling_glccl.evaluation import evaluate, retrieval_metrics
+from modeling_glccl.evaluation import QueryBank, evaluate, retrieval_metrics
+
+BANK = ["7 9", "11", "7 9 30"]
 
 
 class Processor:
@@ -144,6 +146,24 @@ def test_unusable_datasets_are_named(change, message):
         evaluate(tiny_model(), Processor(), change(several_captions()), progress=False)
 
 
+def test_a_query_bank_changes_nothing_but_itself():
+    model, dataset, captions = tiny_model(), several_captions(), ["7 9", "11", "7 9 30", "50 2"]
+    plain = evaluate(model, Processor(), dataset, progress=False)
+    result = evaluate(model, Processor(), dataset, batch_size=1, query_bank=captions, beta=3, progress=False)
+    assert plain.query_bank is None
+    np.testing.assert_allclose(result.similarity, plain.similarity, rtol=1e-5, atol=1e-5)
+    assert result.metrics == plain.metrics
+
+    asked = dataset.select(range(4)).remove_columns("caption").add_column("caption", captions)
+    asked = concatenate_datasets([asked, dataset.select(range(4, 11)).map(lambda row: row | {"caption": None})])
+    scores, _ = by_hand(model, asked)
+    expected = QueryBank.from_similarity(scores, 3 / model.clip.logit_scale.exp().item())
+    assert result.query_bank.beta == expected.beta
+    assert result.query_bank.size == 4
+    np.testing.assert_allclose(result.query_bank.log_sum, expected.log_sum, rtol=1e-4)
+    np.testing.assert_array_equal(result.query_bank.activated, expected.activated)
+
+
 def test_two_processes_equal_one(tmp_path):
     """11 rows are 5 videos and 10 texts, in slices of different sizes; of 1 row the second process gets nothing."""
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -152,10 +172,15 @@ def test_two_processes_equal_one(tmp_path):
     for rows in (11, 1):
         first, second = (torch.load(tmp_path / f"{rows}_{rank}.pt", weights_only=False) for rank in (0, 1))
         assert first["world_size"] == second["world_size"] == 2
-        alone = evaluate(tiny_model(), Processor(), several_captions().select(range(rows)), progress=False)
+        alone = evaluate(
+            tiny_model(), Processor(), several_captions().select(range(rows)), query_bank=BANK[:rows], progress=False
+        )
         np.testing.assert_allclose(first["similarity"], alone.similarity, rtol=1e-5, atol=1e-5)
         assert first["metrics"] == second["metrics"] == alone.metrics
-        assert second["similarity"] is None
+        assert second["similarity"] is second["query_bank"] is None
+        assert first["query_bank"].size == min(rows, 3)
+        np.testing.assert_allclose(first["query_bank"].log_sum, alone.query_bank.log_sum, rtol=1e-4)
+        np.testing.assert_array_equal(first["query_bank"].activated, alone.query_bank.activated)
         # Each process decoded its own share.
         assert sorted(first["videos"] + second["videos"]) == sorted(set(several_captions()[:rows]["video"]))
         assert len(first["videos"]) - len(second["videos"]) in (0, 1)
@@ -168,11 +193,20 @@ def evaluate_on_two_processes(folder: str) -> None:
     model = accelerator.prepare(tiny_model())
     for rows in (11, 1):
         processor, dataset = Processor(), several_captions().select(range(rows))
-        result = evaluate(model, processor, dataset, accelerator=accelerator, batch_size=2, progress=False)
+        result = evaluate(
+            model,
+            processor,
+            dataset,
+            accelerator=accelerator,
+            batch_size=2,
+            query_bank=BANK[:rows],
+            progress=False,
+        )
         found = {
             "world_size": torch.distributed.get_world_size(),
             "similarity": result.similarity,
             "metrics": result.metrics,
+            "query_bank": result.query_bank,
             "videos": processor.videos,
         }
         torch.save(found, os.path.join(folder, f"{rows}_{accelerator.process_index}.pt"))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_glccl.evaluation import retrieval_metrics, retrieval_ranks
+from modeling_glccl.evaluation import bootstrap_intervals, cmc_curve, retrieval_metrics, retrieval_ranks
+from modeling_glccl.evaluation.metrics import retrieval_queries, summarize_ranks
 
 
 def naive_ranks(similarity, video_index):
@@ -86,6 +87,90 @@ def test_minus_infinity_is_a_score():
 def test_bad_input_is_named(similarity, video_index, message):
     with pytest.raises(ValueError, match=message):
         retrieval_metrics(similarity, video_index)
+
+
+def random_case(tied: bool = False):
+    """Nine videos of 1 to 4 captions and two without, in mixed order."""
+    rng = np.random.default_rng(3)
+    video_index = rng.permutation(np.repeat(np.arange(9), rng.integers(1, 5, 9)))
+    similarity = rng.normal(size=(len(video_index), 11))
+    similarity[np.arange(len(video_index)), video_index] += 1.5
+    return (similarity.round() if tied else similarity), video_index
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_first_answer_is_the_right_one_exactly_at_rank_one(tied):
+    similarity, video_index = random_case(tied)
+    for queries in retrieval_queries(similarity, video_index).values():
+        top1, rows = queries.top1(), np.arange(len(queries.target))
+        assert ((top1 == queries.target) == (queries.ranks() == 1)).all()
+        np.testing.assert_array_equal(queries.scores[rows, top1], queries.scores.max(axis=1))
+        assert 0 < (queries.ranks() == 1).sum() < len(rows)
+    t2v, v2t = retrieval_queries(similarity, video_index).values()
+    np.testing.assert_array_equal(t2v.videos[t2v.target], video_index)
+    np.testing.assert_array_equal(v2t.videos, np.unique(video_index))
+    assert v2t.scores[0, 1] == similarity[video_index == 1, 0].max()
+
+
+def test_all_ties_leave_no_query_with_the_right_first_answer():
+    (queries, _) = retrieval_queries(np.zeros((3, 3)), [0, 1, 2]).values()
+    assert queries.top1().tolist() == [1, 0, 0]
+
+
+def test_cmc_is_the_recall_at_every_rank():
+    similarity, video_index = random_case()
+    metrics = retrieval_metrics(similarity, video_index)
+    for (direction, ranks), candidates in zip(retrieval_ranks(similarity, video_index).items(), (11, 9), strict=True):
+        curve = cmc_curve(ranks, candidates)
+        assert curve.shape == (candidates,)
+        assert curve.tolist() == pytest.approx([100 * np.mean(ranks <= k) for k in range(1, candidates + 1)])
+        assert [curve[0], curve[4]] == pytest.approx([metrics[direction]["R@1"], metrics[direction]["R@5"]])
+        assert curve[-1] == 100
+
+
+def test_cmc_refuses_ranks_outside_its_candidates():
+    for ranks in ([0, 1], [1, 4], []):
+        with pytest.raises(ValueError, match=r"must lie in 1\.\.3"):
+            cmc_curve(np.array(ranks, int), 3)
+
+
+def test_intervals_equal_a_bootstrap_written_out():
+    ranks = np.array([1, 1, 2, 3, 5, 8, 13, 21, 1, 1])
+    generator, recalls = np.random.default_rng(7), []
+    for _ in range(50):
+        drawn = generator.choice(ranks, 10)
+        recalls.append(100 * sum(rank == 1 for rank in drawn) / 10)
+    expected = np.percentile(recalls, [5, 95])
+    intervals = bootstrap_intervals(ranks, level=90, resamples=50, seed=7)
+    assert intervals["R@1"] == pytest.approx(tuple(expected))
+    assert set(intervals) == set(summarize_ranks(ranks))
+
+
+def test_intervals_hold_the_value_and_shrink_with_the_number_of_queries():
+    """R@1 of 40 % has a standard deviation of sqrt(0.4 * 0.6 / Q): its interval is close to +- 1.96 of them."""
+    few, many = np.tile([1, 1, 3, 12, 4], 20), np.tile([1, 1, 3, 12, 4], 500)
+    for ranks in (few, many):
+        low, high = bootstrap_intervals(ranks)["R@1"]
+        assert low < 40 < high
+        assert (high - low) / 2 == pytest.approx(196 * np.sqrt(0.24 / len(ranks)), rel=0.15)
+    low, high = bootstrap_intervals(few, level=50)["R@1"]
+    assert high - low < 7
+    assert bootstrap_intervals(few) == bootstrap_intervals(few)
+    assert bootstrap_intervals(few, seed=1) != bootstrap_intervals(few)
+    assert bootstrap_intervals(np.ones(30, int))["MdR"] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"level": 100}, "level=100"),
+        ({"resamples": 0}, "0 resamples"),
+        ({"ranks": np.array([], int)}, "0 ranks"),
+    ],
+)
+def test_bad_bootstraps_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_intervals(**{"ranks": np.array([1, 2]), **arguments})
 
 
 def assert_equals_release(ours, release):

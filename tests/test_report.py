@@ -10,6 +10,7 @@ from modeling_glccl.evaluation.report import (
     DESCRIBED,
     OTHER,
     metrics_table,
+    plot_cmc,
     plot_recalls,
     plot_retrievals,
     retrieval_tables,
@@ -81,6 +82,23 @@ def test_metrics_table_leaves_unknown_values_out():
     (oracle,) = (line for line in text.splitlines() if "oracle" in line)
     assert "24.0" in oracle
     assert sum(character.isdigit() for character in oracle) == 3
+
+
+def test_metrics_table_shows_intervals_below_the_values():
+    intervals = {"GLCCL": {"t2v": {metric: (value - 4.5, value + 4) for metric, value in METRICS.items()}}}
+    text = printed(metrics_table({"GLCCL": {"t2v": METRICS}}, "test", intervals))
+    assert text.index("62.5") < text.index("from") < text.index("58.0") < text.index("to ") < text.index("66.5")
+
+
+def test_cmc_curves_of_every_model_in_the_directions_it_has(tmp_path):
+    plain, other = np.array([50.0, 75.0, 100.0]), np.array([25.0, 50.0, 100.0])
+    figure = plot_cmc({"GLCCL": {"t2v": plain, "v2t": plain[:2]}, "GLCCL + QB-Norm": {"t2v": other}})
+    t2v, v2t = figure.axes
+    assert [line.get_ydata().tolist() for line in t2v.lines] == [plain.tolist(), other.tolist()]
+    assert [line.get_xdata().tolist() for line in v2t.lines] == [[1, 2]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["GLCCL", "GLCCL + QB-Norm"]
+    figure.savefig(tmp_path / "cmc.png")
+    assert (tmp_path / "cmc.png").stat().st_size > 0
 
 
 def test_retrieval_tables_mark_the_described_video():

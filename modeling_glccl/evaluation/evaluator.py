@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from ..data.collate import video_inputs
 from .metrics import retrieval_ranks, summarize_ranks
+from .post_processing import QueryBank
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,9 +40,11 @@ class EvaluationResult:
         captions: A strings, in the order of the rows.
         caption_rows: [A] int64, the row of each caption in the dataset.
         video_index: [A] int64, the position of each caption's video in `video_ids`.
-        seconds: wall time of "videos" (decode and encode) and "texts" (encode and score).
+        seconds: wall time of "videos" (decode and encode), "texts" (encode and score) and, if there is one, of the
+            "query bank".
         similarity: [A, V] float32 logits; on the main process only.
         ranks: {"t2v": [A], "v2t": [videos with captions]} int64, 1 = best; on the main process only.
+        query_bank: for [`qb_norm`], with `query_bank` captions; on the main process only.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -53,6 +56,7 @@ class EvaluationResult:
     seconds: dict[str, float]
     similarity: np.ndarray | None = None
     ranks: dict[str, np.ndarray] | None = None
+    query_bank: QueryBank | None = None
 
 
 def evaluate(
@@ -64,6 +68,8 @@ def evaluate(
     batch_size: int = 32,
     num_workers: int = 0,
     progress: bool = True,
+    query_bank: Sequence[str] = (),
+    beta: float = 20.0,
 ) -> EvaluationResult:
     """Scores every caption of a dataset against every distinct video of it.
 
@@ -82,6 +88,10 @@ def evaluate(
         batch_size: videos encoded at a time.
         num_workers: processes that decode videos; with 0 this one does.
         progress: shows progress bars, on the main process.
+        query_bank: captions of other videos, usually of the training split, that are scored against the videos for
+            [`qb_norm`]. Metrics and ranks do not depend on them.
+        beta: inverse temperature of the bank on the scale of cosines; it is divided by exp(logit_scale) of the model,
+            by which logits are larger.
 
     Returns:
         An [`EvaluationResult`] on every process.
@@ -112,18 +122,28 @@ def evaluate(
             videos = _to(_concatenate(_all_gather(features, accelerator)), model.device)
             seconds = {"videos": time.perf_counter() - started}
 
+            def scores(texts: Sequence[str], name: str) -> Iterator[np.ndarray]:
+                """Logits of this process's slice of the texts with all videos, block by block: [a, V] float32."""
+                own = np.array_split(np.arange(len(texts)), world)[rank]
+                step = TEXTS_PER_VIDEO * batch_size
+                for start in bar(range(0, len(own), step), desc=name, unit="batch"):
+                    inputs = processor(text=[texts[text] for text in own[start : start + step]], return_tensors="pt")
+                    with autocast():
+                        text = model.get_text_features(**_inputs(inputs, model))
+                    yield model.similarity(text, videos).float().cpu().numpy()
+
             started = time.perf_counter()
-            own_texts = np.array_split(np.arange(len(captions)), world)[rank]
-            rows = [np.zeros((0, len(video_ids)), "float32")]
-            step = TEXTS_PER_VIDEO * batch_size
-            for start in bar(range(0, len(own_texts), step), desc="texts", unit="batch"):
-                texts = [captions[text] for text in own_texts[start : start + step]]
-                inputs = processor(text=texts, return_tensors="pt")
-                with autocast():
-                    text = model.get_text_features(**_inputs(inputs, model))
-                rows.append(model.similarity(text, videos).float().cpu().numpy())
+            rows = [np.zeros((0, len(video_ids)), "float32"), *scores(captions, "texts")]
             similarity = _gather_rows(np.concatenate(rows), accelerator)
             seconds["texts"] = time.perf_counter() - started
+
+            bank = None
+            if query_bank:
+                started = time.perf_counter()
+                logit_beta = beta / model.clip.logit_scale.exp().item()
+                banks = [QueryBank.from_similarity(rows, logit_beta) for rows in scores(query_bank, "query bank")]
+                bank = reduce(QueryBank.merge, _all_gather(banks, accelerator))
+                seconds["query bank"] = time.perf_counter() - started
     finally:
         model.train(was_training)
 
@@ -132,7 +152,7 @@ def evaluate(
         ranks = retrieval_ranks(similarity, video_index)
         metrics = {direction: summarize_ranks(values) for direction, values in ranks.items()}
     metrics = _broadcast(metrics, accelerator)
-    return EvaluationResult(metrics, *index, seconds, similarity, ranks)
+    return EvaluationResult(metrics, *index, seconds, similarity, ranks, bank if rank == 0 else None)
 
 
 def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarray, np.ndarray]:
@@ -190,13 +210,13 @@ def _pad_slots(values: Tensor, slots: int) -> Tensor:
     return padded
 
 
-def _all_gather(features: list[ModelOutput], accelerator: Accelerator | None) -> list[ModelOutput]:
-    """The batches of all processes, in their order, on every process."""
+def _all_gather(items: list[Any], accelerator: Accelerator | None) -> list[Any]:
+    """The items of all processes, in their order, on every process."""
     if accelerator is None:
-        return features
+        return items
     from accelerate.utils import gather_object
 
-    return gather_object(features)
+    return gather_object(items)
 
 
 def _gather_rows(similarity: np.ndarray, accelerator: Accelerator | None) -> np.ndarray | None:

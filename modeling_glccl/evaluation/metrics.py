@@ -1,4 +1,6 @@
-"""Ranks and recalls of text-video retrieval, every query counted once and ties resolved to the worst rank."""
+"""Ranks of text-video retrieval and what is reported of them; every query counts once, ties take the worst rank."""
+
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -52,22 +54,127 @@ def retrieval_ranks(
     Raises:
         ValueError: a NaN, an empty or not two-dimensional matrix, or a video_index that does not fit it.
     """
-    similarity, video_index = _checked(similarity, video_index)
-    own = np.take_along_axis(similarity, video_index[:, None], axis=1)
-    t2v = (similarity >= own).sum(axis=1)
+    return {direction: queries.ranks() for direction, queries in retrieval_queries(similarity, video_index).items()}
 
-    best_caption = np.full((similarity.shape[1],) * 2, -np.inf, dtype=similarity.dtype)
+
+class RankedQueries(NamedTuple):
+    """The queries of one direction and what they rank.
+
+    Args:
+        scores: [Q, K] score of every candidate for every query.
+        target: [Q] int64, the column of the right answer.
+        videos: [K] int64, the video (or, in video-to-text, the captions of which video) that each column is.
+    """
+
+    scores: np.ndarray
+    target: np.ndarray
+    videos: np.ndarray
+
+    def ranks(self) -> np.ndarray:
+        """[Q] int64, rank of the right answer, 1 = best, the worst rank among ties."""
+        return (self.scores >= self.target_scores()[:, None]).sum(axis=1)
+
+    def target_scores(self) -> np.ndarray:
+        """[Q] score of the right answer."""
+        return np.take_along_axis(self.scores, self.target[:, None], axis=1)[:, 0]
+
+    def top1(self) -> np.ndarray:
+        """[Q] int64, the column ranked first; the right answer exactly where its rank is 1, hence not in a tie."""
+        first = self.scores.argmax(axis=1)
+        tied = np.flatnonzero((first == self.target) & (self.ranks() > 1))
+        rivals = self.scores[tied]
+        np.put_along_axis(rivals, self.target[tied, None], -np.inf, axis=1)
+        first[tied] = rivals.argmax(axis=1)
+        return first
+
+
+def retrieval_queries(
+    similarity: np.ndarray | Tensor, video_index: np.ndarray | Tensor | list[int]
+) -> dict[str, RankedQueries]:
+    """The queries of both directions, "t2v" and "v2t"; arguments, order and errors as [`retrieval_ranks`]."""
+    similarity, video_index = _checked(similarity, video_index)
+    videos = similarity.shape[1]
+    best_caption = np.full((videos, videos), -np.inf, dtype=similarity.dtype)
     np.maximum.at(best_caption, video_index, similarity)  # [caption groups, videos]
     captioned = np.unique(video_index)
-    best_caption = best_caption[captioned][:, captioned]
-    v2t = (best_caption >= best_caption.diagonal()).sum(axis=0)
-    return {"t2v": t2v, "v2t": v2t}
+    groups = best_caption[captioned][:, captioned].T
+    return {
+        "t2v": RankedQueries(similarity, video_index, np.arange(videos)),
+        "v2t": RankedQueries(groups, np.arange(len(captioned)), captioned),
+    }
 
 
 def summarize_ranks(ranks: np.ndarray) -> dict[str, float]:
     """R@1, R@5, R@10 in percent, median and mean of ranks [Q] (1 = best)."""
     recalls = {f"R@{k}": float((ranks <= k).mean() * 100) for k in (1, 5, 10)}
     return {**recalls, "MdR": float(np.median(ranks)), "MnR": float(ranks.mean())}
+
+
+def cmc_curve(ranks: np.ndarray, num_candidates: int) -> np.ndarray:
+    """The cumulative match characteristic: recall at every rank.
+
+    Args:
+        ranks: [Q] integers, 1 = best, of one direction of [`retrieval_ranks`].
+        num_candidates: K, how many were ranked: the videos for text-to-video, those with captions for video-to-text.
+
+    Returns:
+        [K] float64 percent; entry k - 1 is R@k. It never falls and ends at 100.
+
+    Raises:
+        ValueError: no rank, or one outside 1..K.
+
+    Example:
+
+    ```python
+    >>> from modeling_glccl.evaluation import cmc_curve, retrieval_ranks
+
+    >>> ranks = retrieval_ranks([[0.9, 0.1], [0.3, 0.2]], [0, 1])
+    >>> cmc_curve(ranks["t2v"], num_candidates=2).tolist()
+    [50.0, 100.0]
+
+    ```
+    """
+    ranks = np.asarray(ranks)
+    if not ranks.size or ranks.min() < 1 or ranks.max() > num_candidates:
+        found = f"{ranks.min()}..{ranks.max()}" if ranks.size else "none"
+        raise ValueError(f"ranks must lie in 1..{num_candidates}, the number of candidates; got {found}")
+    return np.bincount(ranks, minlength=num_candidates + 1)[1:].cumsum() * 100 / len(ranks)
+
+
+def bootstrap_intervals(
+    ranks: np.ndarray, level: float = 95.0, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Confidence intervals of the metrics of one direction: percentile bootstrap over its queries.
+
+    Draws Q of the Q queries with replacement, again and again, and takes the middle `level` percent of each metric.
+    They say how far the metrics depend on which queries were asked, with candidates, weights and training fixed.
+    Captions of one video count as independent queries, which makes text-to-video intervals of benchmarks with several
+    captions per video narrower than they should be.
+
+    Args:
+        ranks: [Q] integers, 1 = best, of one direction of [`retrieval_ranks`].
+        level: percent, between 0 and 100.
+        resamples: how often queries are drawn.
+        seed: of the draws; the same seed gives the same intervals.
+
+    Returns:
+        Low and high end of "R@1", "R@5", "R@10" (percent), "MdR" and "MnR".
+
+    Raises:
+        ValueError: a level outside 0..100, no resample or no rank.
+    """
+    ranks = np.asarray(ranks)
+    if not 0 < level < 100:
+        raise ValueError(f"level={level} must lie between 0 and 100 percent, such as 95")
+    if resamples < 1 or not ranks.size:
+        raise ValueError(f"{resamples} resamples of {ranks.size} ranks: at least one of each is needed")
+    generator = np.random.default_rng(seed)
+    drawn = [summarize_ranks(generator.choice(ranks, len(ranks))) for _ in range(resamples)]
+    tail = (100 - level) / 2
+    return {
+        metric: tuple(np.percentile([metrics[metric] for metrics in drawn], (tail, 100 - tail)).tolist())
+        for metric in drawn[0]
+    }
 
 
 def _checked(similarity, video_index) -> tuple[np.ndarray, np.ndarray]:

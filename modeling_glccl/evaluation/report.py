@@ -22,12 +22,17 @@ DIRECTIONS = {"t2v": "text-to-video", "v2t": "video-to-text"}
 METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], title: str) -> Table:
+def metrics_table(
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]],
+    title: str,
+    intervals: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]] | None = None,
+) -> Table:
     """One row per model and direction, for the terminal.
 
     Args:
         metrics: model name -> what [`retrieval_metrics`] returns; what is not known may be left out.
         title: of the table.
+        intervals: model name -> direction -> what [`bootstrap_intervals`] returns, in rows below the values.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
@@ -38,6 +43,10 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Mapping[str, float]]], titl
         for direction, values in directions.items():
             known = [f"{values[metric]:.1f}" if metric in values else "" for metric in METRICS]
             table.add_row(model, DIRECTIONS[direction], *known)
+            if intervals:
+                ends = [intervals[model][direction][metric] for metric in METRICS]
+                for end, name in enumerate(("  from", "  to")):
+                    table.add_row("", name, *(f"{interval[end]:.1f}" for interval in ends), style="dim")
     return table
 
 
@@ -166,4 +175,40 @@ def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fi
             spine.set_visible(False)
     figure.supylabel("recall (%)", fontsize=10, color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(metrics), frameon=False)
+    return figure
+
+
+def plot_cmc(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """CMC curves: recall at every rank, text-to-video beside video-to-text, ranks on a logarithmic axis.
+
+    Args:
+        curves: model name -> direction -> what [`cmc_curve`] returns; a direction may be left out.
+
+    Returns:
+        A figure; `figure.savefig(path)` writes it.
+    """
+    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained", facecolor="white")
+    labels = {}
+    for axes, (direction, name) in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS.items(), strict=True):
+        longest = 1
+        for model, (label, directions) in enumerate(curves.items()):
+            if direction not in directions:
+                continue
+            recalls = directions[direction]
+            longest = max(longest, len(recalls))
+            (line,) = axes.plot(
+                np.arange(1, len(recalls) + 1), recalls, color=MODELS[model % len(MODELS)], marker=".", markevery=[0]
+            )
+            labels.setdefault(label, line)
+        ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if rank <= longest]
+        axes.set(title=name, xlabel="rank", xscale="log", ylim=(0, 104), yticks=range(0, 101, 20))
+        axes.set_xticks(ticks, [f"{rank:,}" for rank in ticks])
+        axes.minorticks_off()
+        axes.grid(color="#e4e7eb")
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, colors=INK)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.supylabel("recall (%)", fontsize=10, color=INK)
+    figure.legend(labels.values(), labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure

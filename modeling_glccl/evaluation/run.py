@@ -1,10 +1,12 @@
-"""`glccl evaluate`: a checkpoint on a benchmark, from loading to a table, results.json and a picture."""
+"""`glccl evaluate`: a checkpoint on a benchmark, from loading to a table, results.json, ranks.parquet and pictures."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 from accelerate import Accelerator
 from rich.console import Console
 
@@ -14,9 +16,16 @@ from ..data import load_benchmark
 from ..environment import describe_environment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from .evaluator import evaluate
-from .report import metrics_table, plot_retrievals, retrieval_tables
+from .evaluator import EvaluationResult, evaluate
+from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
+from .post_processing import POST_PROCESSING, post_process
+from .rank_table import rank_table
+from .report import metrics_table, plot_cmc, plot_retrievals, retrieval_tables
 from .retrieval import retrieve
+
+BOOTSTRAP = {"resamples": 1000, "seed": 0}
+# QB-Norm's inverse temperature on the scale of cosines, that of its authors.
+BETA = 20.0
 
 
 def evaluate_checkpoint(
@@ -24,6 +33,11 @@ def evaluate_checkpoint(
     benchmark: str,
     split: str = "test",
     *,
+    max_frames: int | None = None,
+    max_words: int | None = None,
+    mask_padding: bool | None = None,
+    post_processing: str | None = None,
+    confidence: float | None = None,
     precision: str = "fp32",
     batch_size: int = 32,
     num_workers: int = 0,
@@ -31,60 +45,110 @@ def evaluate_checkpoint(
     output_dir: Path | None = None,
     **options: Any,
 ) -> dict[str, Any] | None:
-    """Evaluates a checkpoint and prints a table; runs on one process or, under `accelerate launch`, on several.
+    """Evaluates a checkpoint and prints a table; runs on one process or, under a launcher, on several.
 
     Args:
-        checkpoint: folder or Hub repository of model and processor.
+        checkpoint: folder or Hub repository of model and processor, trained on this benchmark or on another.
         benchmark: name for [`load_benchmark`].
         split: of the benchmark.
+        max_frames, max_words, mask_padding: in place of the checkpoint's own, see [`override_settings`].
+        post_processing: "qb_norm" (its bank: the captions of the split "train") or "dual_softmax"; the plain metrics
+            are reported beside the post-processed ones.
+        confidence: adds bootstrap intervals of that many percent, such as 95.
         precision: "fp32", or the autocast "bf16" or "fp16".
         batch_size: videos encoded at a time.
         num_workers: processes that decode videos.
-        queries: shows what so many captions, evenly spaced over the split, retrieve.
-        output_dir: folder for results.json and, with `queries`, retrieved.png.
+        queries: shows what so many captions, evenly spaced over the split, retrieve (without post-processing).
+        output_dir: folder for results.json, ranks.parquet, cmc.png and, with `queries`, retrieved.png.
         **options: further arguments of [`load_benchmark`].
 
     Returns:
         The content of results.json on the main process, None on the others.
+
+    Raises:
+        ValueError: a value that does not fit the checkpoint, an unknown post-processing, no training captions.
     """
+    if post_processing not in (None, *POST_PROCESSING):
+        raise ValueError(f"post_processing={post_processing!r} must be one of {', '.join(POST_PROCESSING)}")
+    if confidence is not None and not 0 < confidence < 100:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 100 percent, such as 95")
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     # One process renders or downloads; the others find it done.
     with accelerator.main_process_first():
         dataset = load_benchmark(benchmark, split=split, **options)
+        bank = training_captions(benchmark, options) if post_processing == "qb_norm" else []
     model = load_model(checkpoint).to(accelerator.device)
     processor = GLCCLProcessor.from_pretrained(checkpoint)
+    override_settings(model, processor, max_frames, max_words, mask_padding)
     result = evaluate(
-        model, processor, dataset, accelerator=accelerator, batch_size=batch_size, num_workers=num_workers
+        model,
+        processor,
+        dataset,
+        accelerator=accelerator,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        query_bank=bank,
+        beta=BETA,
     )
     accelerator.end_training()
     if not accelerator.is_main_process:
         return None
 
+    ranked = {"none": retrieval_queries(result.similarity, result.video_index)}
+    if post_processing:
+        scores = post_process(post_processing, result.similarity, result.query_bank)
+        ranked[post_processing] = {
+            direction: retrieval_queries(matrix, result.video_index)[direction] for direction, matrix in scores.items()
+        }
+    summaries = {name: summarize(directions, confidence) for name, directions in ranked.items()}
     results = {
         "checkpoint": checkpoint,
         "model": type(model).__name__,
         "benchmark": benchmark,
         "split": split,
+        "protocol": dataset.info.description,
         "captions": len(result.captions),
         "videos": len(result.video_ids),
-        "metrics": result.metrics,
+        **summaries["none"],
+        "ties": "worst rank",
+        "post_processing": None,
+        "settings": {
+            "max_frames": processor.video_processor.max_frames,
+            "max_words": processor.max_words,
+            "mask_padding": processor.mask_padding,
+            "sampling": processor.video_processor.sampling,
+            "image_size": processor.video_processor.crop_size,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "benchmark_options": {
+                name: value if isinstance(value, int | float | str | dict) else str(value)
+                for name, value in options.items()
+                if value is not None
+            },
+        },
         "precision": precision,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": accelerator.device.type,
         "processes": accelerator.num_processes,
         "seconds": result.seconds,
         **describe_environment(),
     }
-    console = Console()
-    title = f"{benchmark} {split}: {results['captions']} captions, {results['videos']} videos"
-    console.print(metrics_table({checkpoint: result.metrics}, title))
+    if post_processing:
+        results["post_processing"] = {"name": post_processing, **summaries[post_processing]}
+    if result.query_bank:
+        activated = int(result.query_bank.activated.sum())
+        results["post_processing"] |= {"beta": BETA, "bank_captions": result.query_bank.size, "activated": activated}
+    labels = {name: checkpoint if name == "none" else f"+ {POST_PROCESSING[name]}" for name in ranked}
+    print_metrics({labels[name]: summary for name, summary in summaries.items()}, results)
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        pyarrow.parquet.write_table(rank_table(result, ranked), output_dir / "ranks.parquet")
+        plot_cmc({labels[name]: cmc_curves(directions) for name, directions in ranked.items()}).savefig(
+            output_dir / "cmc.png"
+        )
     if queries:
-        spaced = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
-        retrieved = retrieve(model, processor, dataset, result, spaced)
-        console.print(retrieval_tables(retrieved))
-        if output_dir:
-            plot_retrievals(retrieved).savefig(output_dir / "retrieved.png")
+        show_queries(model, processor, dataset, result, queries, output_dir)
     return results
 
 
@@ -95,3 +159,101 @@ def load_model(checkpoint: str) -> GLCCLModel:
     if architecture not in classes:
         raise ValueError(f"{checkpoint} is a {architecture}; known are {', '.join(classes)}")
     return classes[architecture].from_pretrained(checkpoint)
+
+
+def override_settings(
+    model: GLCCLModel,
+    processor: GLCCLProcessor,
+    max_frames: int | None = None,
+    max_words: int | None = None,
+    mask_padding: bool | None = None,
+) -> None:
+    """Evaluates with other counts than those of the training, as a benchmark of longer videos or texts may ask for.
+
+    Args:
+        model, processor: of one checkpoint; changed in place. What is None stays as it is.
+        max_frames: most frames of a video, 1 to the size of the frame position table (77).
+        max_words: most tokens of a text, BOS and EOS included, 3 to the checkpoint's own number, which is that of its
+            learned word matrices.
+        mask_padding: whether padding counts for nothing (True) or as in the authors' release (False).
+
+    Raises:
+        ValueError: a count outside these limits, or fewer words without `mask_padding`, where the release knows only
+            texts of exactly the checkpoint's number.
+    """
+    config = model.config
+    if mask_padding is not None:
+        config.mask_padding = processor.mask_padding = mask_padding
+    if max_frames is not None:
+        if not 1 <= max_frames <= config.max_positions:
+            raise ValueError(f"max_frames={max_frames} must lie in 1..{config.max_positions}, the frame positions")
+        processor.video_processor.max_frames = max_frames
+    if max_words is not None:
+        if not 3 <= max_words <= config.max_words:
+            raise ValueError(
+                f"max_words={max_words} must lie in 3..{config.max_words}: the checkpoint's learned word matrices "
+                "have no rows for more"
+            )
+        processor.max_words = max_words
+    if not config.mask_padding and processor.max_words != config.max_words:
+        raise ValueError(
+            f"max_words={processor.max_words} needs mask_padding: with mask_padding=False padding is scored too, and "
+            f"texts have exactly the checkpoint's {config.max_words} slots"
+        )
+
+
+def training_captions(benchmark: str, options: Mapping[str, Any]) -> list[str]:
+    """All captions of the training split, none left out where they repeat: QB-Norm's bank."""
+    dataset = load_benchmark(benchmark, split="train", **{**options, "with_videos": False})
+    if "captions" in dataset.column_names:
+        captions = [caption for several in dataset["captions"] for caption in several]
+    else:
+        captions = list(dataset["caption"])
+    if not captions:
+        raise ValueError(f"{benchmark} has no training captions here, and QB-Norm's query bank is made of them")
+    return captions
+
+
+def summarize(directions: Mapping[str, RankedQueries], confidence: float | None) -> dict[str, Any]:
+    """`metrics` by direction and, if asked for, `confidence` with the intervals and how they were drawn."""
+    ranks = {direction: queries.ranks() for direction, queries in directions.items()}
+    summary = {"metrics": {direction: summarize_ranks(values) for direction, values in ranks.items()}}
+    if confidence is not None:
+        intervals = {
+            direction: bootstrap_intervals(values, confidence, **BOOTSTRAP) for direction, values in ranks.items()
+        }
+        summary["confidence"] = {"level": confidence, "method": "percentile bootstrap over queries", **BOOTSTRAP}
+        summary["confidence"] |= {"intervals": intervals}
+    return summary
+
+
+def cmc_curves(directions: Mapping[str, RankedQueries]) -> dict[str, np.ndarray]:
+    """The CMC curve of each direction."""
+    return {name: cmc_curve(queries.ranks(), len(queries.videos)) for name, queries in directions.items()}
+
+
+def print_metrics(summaries: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any]) -> None:
+    """The table of what was found, under the size of the benchmark."""
+    title = f"{results['benchmark']} {results['split']}: {results['captions']} captions, {results['videos']} videos"
+    metrics = {label: summary["metrics"] for label, summary in summaries.items()}
+    intervals = None
+    if confidence := results.get("confidence"):
+        title += f"; from, to: {confidence['level']:g} % bootstrap interval"
+        intervals = {label: summary["confidence"]["intervals"] for label, summary in summaries.items()}
+    Console().print(metrics_table(metrics, title, intervals))
+
+
+def show_queries(
+    model: GLCCLModel,
+    processor: GLCCLProcessor,
+    dataset: Any,
+    result: EvaluationResult,
+    queries: int,
+    output_dir: Path | None,
+) -> None:
+    """What some captions, evenly spaced over the split, retrieve: printed and, with a folder, as a picture."""
+    spaced = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
+    retrieved = retrieve(model, processor, dataset, result, spaced)
+    Console().print(retrieval_tables(retrieved))
+    if output_dir:
+        plot_retrievals(retrieved).savefig(output_dir / "retrieved.png")

@@ -1,0 +1,127 @@
+"""Scores corrected by those of other queries. Never part of a plain result, and labelled wherever they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Name on the command line and in files -> name in tables and pictures.
+POST_PROCESSING = {"qb_norm": "QB-Norm", "dual_softmax": "DSL"}
+
+
+def dual_softmax(similarity: np.ndarray) -> dict[str, np.ndarray]:
+    """DSL at test time (arXiv 2109.04290): every score times the softmax of the other direction.
+
+    A score counts more if the video prefers this caption to the other captions. That looks at ALL test queries before
+    it answers one, and assumes that each video is somebody's answer: results are not comparable with plain ones.
+
+    Args:
+        similarity: [A, V] logits, that is times exp(logit_scale); the temperature is then 1, as the authors of DSL
+            use it at test time. (A weight lifts a negative logit towards 0 when it is small, as in the original.)
+
+    Returns:
+        {"t2v": [A, V] logits times the softmax over captions, "v2t": [A, V] logits times the softmax over videos},
+        float64: so no weight above exp(-700) is rounded to zero, which would make ties.
+    """
+    similarity = np.asarray(similarity, "float64")
+    return {"t2v": similarity * _softmax(similarity, axis=0), "v2t": similarity * _softmax(similarity, axis=1)}
+
+
+@dataclass(frozen=True)
+class QueryBank:
+    """What QB-Norm keeps of a bank of Q queries, scored against the V test videos: two values per video.
+
+    Args:
+        beta: inverse temperature, for scores of the scale that was given.
+        log_sum: [V] float64, log sum over the bank of exp(beta score): large for hubs, videos close to many queries.
+        activated: [V] bool, the activation set: videos that some query of the bank ranks first.
+        size: Q.
+    """
+
+    beta: float
+    log_sum: np.ndarray
+    activated: np.ndarray
+    size: int
+
+    @classmethod
+    def from_similarity(cls, similarity: np.ndarray, beta: float = 20.0) -> QueryBank:
+        """The bank of scores [Q, V].
+
+        Args:
+            similarity: [Q, V] of the bank's queries and the TEST videos.
+            beta: inverse temperature. 20, the value of QB-Norm's authors, is for cosine similarities. Logits are
+                exp(logit_scale) times as large: for them it is 20 / exp(logit_scale).
+
+        Raises:
+            ValueError: no query, or a beta that is not positive.
+        """
+        similarity = np.asarray(similarity, "float64")
+        if similarity.ndim != 2 or not similarity.size:
+            raise ValueError(f"the bank's scores must be [queries, videos], at least one; got {similarity.shape}")
+        if beta <= 0:
+            raise ValueError(f"beta={beta} must be positive")
+        activated = np.zeros(similarity.shape[1], bool)
+        activated[similarity.argmax(axis=1)] = True
+        return cls(beta, np.logaddexp.reduce(beta * similarity, axis=0), activated, len(similarity))
+
+    def merge(self, other: QueryBank) -> QueryBank:
+        """The bank of both banks' queries, which were scored against the same videos with the same beta."""
+        return QueryBank(
+            self.beta,
+            np.logaddexp(self.log_sum, other.log_sum),
+            self.activated | other.activated,
+            self.size + other.size,
+        )
+
+
+def qb_norm(similarity: np.ndarray, bank: QueryBank) -> np.ndarray:
+    """QB-Norm with the dynamic inverted softmax (Bogolin et al., CVPR 2022, arXiv 2112.12777), text-to-video.
+
+    exp(beta s_av) / sum_b exp(beta s_bv) over the bank's queries b, for every test query whose own best video is in
+    the activation set; the other queries keep their scores. No test query looks at another.
+
+    Args:
+        similarity: [A, V] scores of the test queries, on the scale of the bank's.
+        bank: of the training captions and the same V videos.
+
+    Returns:
+        [A, V] float64, the logarithm of that quotient divided by beta (s minus what the bank gives the video), which
+        ranks the same and cannot overflow; rows to which it is not applied are as they were.
+
+    Raises:
+        ValueError: the bank has scores for another number of videos.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_glccl.evaluation.post_processing import QueryBank, qb_norm
+
+    >>> bank = QueryBank.from_similarity(np.array([[0.9, 0.1], [0.8, 0.2]]))  # video 0 attracts every query
+    >>> qb_norm(np.array([[0.6, 0.5]]), bank).argmax(axis=1)
+    array([1])
+
+    ```
+    """
+    similarity = np.asarray(similarity, "float64")
+    if similarity.shape[1:] != bank.log_sum.shape:
+        raise ValueError(f"the bank has scores for {len(bank.log_sum)} videos, similarity is {similarity.shape}")
+    applied = bank.activated[similarity.argmax(axis=1)]
+    return np.where(applied[:, None], similarity - bank.log_sum / bank.beta, similarity)
+
+
+def post_process(name: str, similarity: np.ndarray, bank: QueryBank | None = None) -> dict[str, np.ndarray]:
+    """Scores [A, V] for each direction that the method is for: QB-Norm with captions as its bank has "t2v" alone.
+
+    Args:
+        name: "qb_norm" or "dual_softmax".
+        similarity: [A, V] logits.
+        bank: for QB-Norm.
+    """
+    return {"t2v": qb_norm(similarity, bank)} if name == "qb_norm" else dual_softmax(similarity)
+
+
+def _softmax(values: np.ndarray, axis: int) -> np.ndarray:
+    weights = np.exp(values - values.max(axis=axis, keepdims=True))
+    return weights / weights.sum(axis=axis, keepdims=True)

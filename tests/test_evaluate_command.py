@@ -1,0 +1,303 @@
+"""`glccl evaluate` from a folder of annotations and videos to its files, on a miniature of every benchmark."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import datasets
+import miniatures
+import numpy as np
+import pandas as pd
+import pytest
+from checkpoints import save_tiny_checkpoint
+from videos import write_video
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.cli import main
+from modeling_glccl.data import load_benchmark
+from modeling_glccl.evaluation import (
+    QueryBank,
+    bootstrap_intervals,
+    dual_softmax,
+    evaluate,
+    qb_norm,
+    retrieval_metrics,
+    retrieval_ranks,
+)
+from modeling_glccl.evaluation.metrics import summarize_ranks
+
+SHAPES = ("--set=num_train=6", "--set=num_validation=0", "--set=num_test=8", "--set=image_size=16")
+COLUMNS = [
+    "post_processing",
+    "direction",
+    "query",
+    "row",
+    "caption",
+    "video_id",
+    "rank",
+    "score",
+    "top1_video_id",
+    "top1_score",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """The miniatures of all benchmarks, beside each other."""
+    folder = tmp_path_factory.mktemp("data")
+    for make in miniatures.BENCHMARKS.values():
+        make(folder)
+    # As they are made all videos look the same, and every query would be tied.
+    for number, path in enumerate(sorted(folder.glob("*/videos/**/*.*"))):
+        write_video(folder / "other.mp4", 9 + 7 * number, fps=10, size=(64, 48)).replace(path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Miniatures are not canonical."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not comparable.*")
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, data_dir):
+    """As if trained on MSR-VTT: its tokenizer has seen no other benchmark's captions."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        captions = load_benchmark("msrvtt", data_dir, split="train", with_videos=False)["caption"]
+    save_tiny_checkpoint(folder, captions)
+    return folder
+
+
+def command(checkpoint, benchmark, data_dir, output, *more) -> list[str]:
+    names = {"benchmark": benchmark, "data-dir": data_dir, "output": output, "num-workers": 0}
+    return ["evaluate", str(checkpoint), *(f"--{name}={value}" for name, value in names.items()), *map(str, more)]
+
+
+def run(checkpoint, benchmark, data_dir, output, *more) -> tuple[dict, pd.DataFrame]:
+    """results.json and ranks.parquet."""
+    assert main(command(checkpoint, benchmark, data_dir, output, *more)) == 0
+    return json.loads((output / "results.json").read_text()), pd.read_parquet(output / "ranks.parquet")
+
+
+def by_hand(checkpoint, dataset, query_bank=()):
+    """The same through the functions of the package."""
+    model, processor = GLCCLModel.from_pretrained(checkpoint), GLCCLProcessor.from_pretrained(checkpoint)
+    return evaluate(model, processor, dataset, query_bank=query_bank, progress=False)
+
+
+@pytest.mark.parametrize("benchmark", [*miniatures.BENCHMARKS, "shapes"])
+def test_runs_on_a_miniature_of_every_benchmark(checkpoint, data_dir, tmp_path, benchmark):
+    more = SHAPES if benchmark == "shapes" else ()
+    results, ranks = run(checkpoint, benchmark, data_dir, tmp_path, *more)
+    options = {option.split("=")[1]: int(option.split("=")[2]) for option in more}
+    dataset = load_benchmark(benchmark, data_dir, **options)
+    expected = by_hand(checkpoint, dataset)
+    assert results["metrics"] == expected.metrics
+    assert results["post_processing"] is None
+    assert "confidence" not in results
+    assert results["protocol"] == dataset.info.description
+    assert results["settings"]["benchmark_options"] == {"data_dir": str(data_dir), **options}
+    assert (results["captions"], results["videos"]) == (len(dataset), len(dataset.unique("video_id")))
+    assert (results["processes"], results["precision"], results["dtype"]) == (1, "fp32", "float32")
+    assert {"device", "git", "hardware", "versions"} <= set(results)
+    for direction, values in expected.ranks.items():
+        assert ranks["rank"][ranks["direction"] == direction].tolist() == values.tolist()
+    assert (tmp_path / "cmc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, tmp_path):
+    _, ranks = run(checkpoint, "vatex", data_dir, tmp_path)
+    dataset = load_benchmark("vatex", data_dir)
+    result = by_hand(checkpoint, dataset)
+    assert list(ranks.columns) == COLUMNS
+    assert (ranks["post_processing"] == "none").all()
+    t2v, v2t = (ranks[ranks["direction"] == direction].reset_index() for direction in ("t2v", "v2t"))
+    assert t2v["query"].tolist() == t2v["row"].tolist() == list(range(20))
+    assert t2v["caption"].tolist() == list(dataset["caption"])
+    assert t2v["video_id"].tolist() == list(dataset["video_id"])
+    np.testing.assert_allclose(t2v["score"], result.similarity[range(20), result.video_index], rtol=1e-5)
+    assert t2v["top1_video_id"].tolist() == [result.video_ids[best] for best in result.similarity.argmax(axis=1)]
+    np.testing.assert_allclose(t2v["top1_score"], result.similarity.max(axis=1), rtol=1e-5)
+    assert v2t["caption"].isna().all()
+    assert v2t["video_id"].tolist() == result.video_ids
+    assert v2t["row"].tolist() == [0, 10]
+    # Of video-to-text, the first answer is the video whose best caption scores highest.
+    groups = np.array([result.similarity[result.video_index == group].max(axis=0) for group in (0, 1)])
+    assert v2t["top1_video_id"].tolist() == [result.video_ids[best] for best in groups.argmax(axis=0)]
+    for table in (t2v, v2t):
+        assert ((table["video_id"] == table["top1_video_id"]) == (table["rank"] == 1)).all()
+
+
+def test_a_checkpoint_of_one_benchmark_is_evaluated_on_another(checkpoint, data_dir, tmp_path):
+    """MSR-VTT to ActivityNet, with that benchmark's longer videos."""
+    results, ranks = run(checkpoint, "activitynet", data_dir, tmp_path, "--max-frames=16", "--batch-size=1")
+    assert (results["benchmark"], results["split"]) == ("activitynet", "test")
+    assert results["settings"]["max_frames"] == 16
+    assert set(ranks["video_id"]) == {"v_-bbbbbbbbbb", "v_ccccccccccc"}
+    assert ranks["caption"].dropna().tolist() == ["Three. Four.", "Five."]
+
+
+@pytest.mark.parametrize("frames", [1, 3, 77])
+def test_any_number_of_frames_up_to_the_position_table_works(checkpoint, data_dir, tmp_path, frames):
+    results, ranks = run(checkpoint, "msrvtt", data_dir, tmp_path, f"--max-frames={frames}")
+    assert results["settings"]["max_frames"] == frames
+    assert np.isfinite(ranks["score"]).all()
+
+
+def test_other_counts_and_padding_change_what_is_read(checkpoint, data_dir, tmp_path):
+    settings = {
+        "plain": (),
+        "frames": ("--max-frames=2",),
+        "words": ("--max-words=3",),
+        "padding": ("--no-mask-padding",),
+    }
+    found = {name: run(checkpoint, "msvd", data_dir, tmp_path / name, *more) for name, more in settings.items()}
+    scores = {name: ranks["score"].to_numpy() for name, (_, ranks) in found.items()}
+    for name in ("frames", "words", "padding"):
+        assert np.abs(scores[name] - scores["plain"]).max() > 1e-4, name
+    assert found["words"][0]["settings"]["max_words"] == 3
+    assert [found[name][0]["settings"]["mask_padding"] for name in ("plain", "padding")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--max-frames=78"], r"max_frames=78 must lie in 1..77"),
+        (["--max-words=33"], "max_words=33 must lie in 3..32"),
+        (["--max-words=12", "--no-mask-padding"], "max_words=12 needs mask_padding"),
+        (["--confidence=100"], "confidence=100.0 must lie between 0 and 100"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_any_video_is_read(
+    checkpoint, data_dir, tmp_path, capsys, more, message
+):
+    assert main(command(checkpoint, "msrvtt", data_dir, tmp_path, *more)) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_confidence_intervals_come_from_the_ranks(checkpoint, data_dir, tmp_path, capsys):
+    results, ranks = run(checkpoint, "vatex", data_dir, tmp_path, "--confidence=90")
+    confidence = results["confidence"]
+    assert {name: confidence[name] for name in ("level", "resamples", "seed")} == {
+        "level": 90,
+        "resamples": 1000,
+        "seed": 0,
+    }
+    for direction, intervals in confidence["intervals"].items():
+        values = ranks["rank"][ranks["direction"] == direction].to_numpy()
+        assert {name: tuple(ends) for name, ends in intervals.items()} == bootstrap_intervals(values, 90)
+    assert "90 % bootstrap interval" in " ".join(capsys.readouterr().out.split())
+
+
+def test_qb_norm_is_reported_beside_the_plain_result(checkpoint, data_dir, tmp_path, capsys):
+    results, ranks = run(
+        checkpoint, "vatex", data_dir, tmp_path, "--post-processing=qb_norm", "--confidence", "--queries=1"
+    )
+    captions = list(load_benchmark("vatex", data_dir, split="train", with_videos=False)["caption"])
+    result = by_hand(checkpoint, load_benchmark("vatex", data_dir), captions)
+    assert results["metrics"] == retrieval_metrics(result.similarity, result.video_index)
+
+    # The bank once more, from scores of its own.
+    model = GLCCLModel.from_pretrained(checkpoint)
+    train = {"video_id": result.video_ids[0], "captions": captions, "start": None, "end": None}
+    test = load_benchmark("vatex", data_dir)
+    rows = [{**train, "video": test[0]["video"]}, {**test[10], "captions": []}]
+    for row in rows:
+        row.pop("caption", None)
+    bank_scores = by_hand(checkpoint, datasets.Dataset.from_list(rows, features=row_features(test))).similarity
+    bank = QueryBank.from_similarity(bank_scores, 20 / model.clip.logit_scale.exp().item())
+    expected = qb_norm(result.similarity, bank)
+    post_processing = results["post_processing"]
+    assert (post_processing["name"], post_processing["beta"], post_processing["bank_captions"]) == ("qb_norm", 20, 10)
+    assert post_processing["activated"] == bank.activated.sum()
+    assert set(post_processing["metrics"]) == {"t2v"}
+    expected_ranks = retrieval_ranks(expected, result.video_index)["t2v"]
+    assert post_processing["metrics"]["t2v"] == summarize_ranks(expected_ranks)
+    assert set(post_processing["confidence"]["intervals"]) == {"t2v"}
+
+    corrected = ranks[ranks["post_processing"] == "qb_norm"]
+    assert set(corrected["direction"]) == {"t2v"}
+    assert corrected["rank"].tolist() == expected_ranks.tolist()
+    np.testing.assert_allclose(corrected["score"], expected[range(20), result.video_index], rtol=1e-4)
+    assert len(ranks[ranks["post_processing"] == "none"]) == 22
+    assert "+ QB-Norm" in capsys.readouterr().out
+    assert (tmp_path / "retrieved.png").exists()
+
+
+def row_features(dataset):
+    """The columns of a benchmark with lists of captions."""
+    features = {name: feature for name, feature in dataset.features.items() if name != "caption"}
+    return datasets.Features(features | {"captions": datasets.List(datasets.Value("string"))})
+
+
+def test_dual_softmax_is_reported_beside_the_plain_result(checkpoint, data_dir, tmp_path, capsys):
+    results, ranks = run(checkpoint, "msvd", data_dir, tmp_path, "--post-processing=dual_softmax")
+    result = by_hand(checkpoint, load_benchmark("msvd", data_dir))
+    assert results["metrics"] == result.metrics
+    for direction, scores in dual_softmax(result.similarity).items():
+        expected = retrieval_ranks(scores, result.video_index)[direction]
+        chosen = (ranks["post_processing"] == "dual_softmax") & (ranks["direction"] == direction)
+        assert ranks["rank"][chosen].tolist() == expected.tolist()
+        assert results["post_processing"]["metrics"][direction] == summarize_ranks(expected)
+    assert "+ DSL" in capsys.readouterr().out
+
+
+def test_qb_norm_needs_training_captions(checkpoint, data_dir, tmp_path, capsys):
+    more = ["--set=num_train=0", *SHAPES[1:], "--post-processing=qb_norm"]
+    assert main(command(checkpoint, "shapes", data_dir, tmp_path, *more)) == 1
+    assert "split='train'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(checkpoint, data_dir, tmp_path):
+    more = ["--post-processing=qb_norm", "--confidence", "--batch-size=1"]
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE),
+    }
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run(
+        [*launch, "-m", "modeling_glccl.cli", *command(checkpoint, "vatex", data_dir, tmp_path / "two", *more)],
+        env=environment,
+        check=True,
+        timeout=300,
+    )
+    two = json.loads((tmp_path / "two" / "results.json").read_text())
+    one, ranks = run(checkpoint, "vatex", data_dir, tmp_path / "one", *more)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["metrics"] == one["metrics"]
+    assert two["confidence"] == one["confidence"]
+    assert two["post_processing"] == one["post_processing"]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two" / "ranks.parquet"), ranks, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "split", "clips"), [("msrvtt", "test", 3), ("activitynet", "train", 1), ("activitynet", "test", 1)]
+)
+def test_real_clips_are_evaluated_by_their_annotations(
+    checkpoint, reference_dir, tmp_path, capsys, benchmark, split, clips
+):
+    folder = reference_dir / "data"
+    more = [f"--split={split}", f"--set=videos_dir={folder / f'{benchmark}_clips'}", "--set=missing=skip"]
+    results, ranks = run(checkpoint, benchmark, folder / "annotations", tmp_path, *more)
+    assert results["videos"] == clips
+    assert "not the canonical split" in results["protocol"]
+    assert f"{clips} of " in capsys.readouterr().out
+    assert len(ranks) == 2 * clips
+    assert np.isfinite(ranks["score"]).all()

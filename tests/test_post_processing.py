@@ -1,0 +1,164 @@
+"""QB-Norm and dual softmax: cases worked out by hand, the formulas written out in loops, and where they apply."""
+
+import math
+
+import numpy as np
+import pytest
+
+from modeling_glccl.evaluation import QueryBank, dual_softmax, qb_norm, retrieval_ranks
+from modeling_glccl.evaluation.post_processing import post_process
+
+LOG2, LOG3 = math.log(2), math.log(3)
+
+
+def naive_dual_softmax(similarity):
+    """The formulas, entry by entry."""
+    captions, videos = range(len(similarity)), range(len(similarity[0]))
+    t2v, v2t = np.zeros((2, len(captions), len(videos)))
+    for a in captions:
+        for v in videos:
+            e = math.exp(similarity[a][v])
+            t2v[a, v] = similarity[a][v] * e / sum(math.exp(similarity[other][v]) for other in captions)
+            v2t[a, v] = similarity[a][v] * e / sum(math.exp(similarity[a][other]) for other in videos)
+    return {"t2v": t2v, "v2t": v2t}
+
+
+def naive_qb_norm(similarity, bank, beta):
+    """Dynamic inverted softmax as the paper has it, query by query; None where it does not apply."""
+    first = [max(range(len(row)), key=row.__getitem__) for row in bank]
+    rows = []
+    for row in similarity:
+        if max(range(len(row)), key=row.__getitem__) not in first:
+            rows.append(None)
+            continue
+        rows.append([math.exp(beta * s) / sum(math.exp(beta * query[v]) for query in bank) for v, s in enumerate(row)])
+    return rows
+
+
+def random_scores(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-0.2, 0.6, shape)
+
+
+def test_dual_softmax_by_hand():
+    """Column 0 of the first matrix is (2 log 2, log 2): its softmax is (2/3, 1/3)."""
+    similarity = np.array([[2 * LOG2, LOG2], [LOG2, LOG2]])
+    scores = dual_softmax(similarity)
+    np.testing.assert_allclose(scores["t2v"], [[4 / 3 * LOG2, LOG2 / 2], [LOG2 / 3, LOG2 / 2]])
+    np.testing.assert_allclose(scores["v2t"], [[4 / 3 * LOG2, LOG2 / 3], [LOG2 / 2, LOG2 / 2]])
+
+
+def test_dual_softmax_by_hand_takes_a_hub_down():
+    """Video 0 scores highest for both captions, and prefers the first: the second caption goes to video 1."""
+    similarity = np.array([[LOG3 + LOG2, 0.0, 0.0], [LOG3, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert similarity.argmax(axis=1).tolist() == [0, 0, 2]
+    # Softmax of column 0: 6 : 3 : 1; of column 1: 1 : e : 1.
+    t2v = dual_softmax(similarity)["t2v"]
+    assert t2v[1, 0] == pytest.approx(0.3 * LOG3)
+    assert t2v[1, 1] == pytest.approx(math.e / (2 + math.e))
+    assert t2v.argmax(axis=1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (12, 5), (3, 7)])
+def test_dual_softmax_equals_its_formula(shape):
+    similarity = 10 * random_scores(*shape)
+    expected, scores = naive_dual_softmax(similarity.tolist()), dual_softmax(similarity)
+    assert set(scores) == {"t2v", "v2t"}
+    for direction, values in scores.items():
+        np.testing.assert_allclose(values, expected[direction], rtol=1e-12)
+
+
+def test_dual_softmax_of_logits_overflows_nowhere_and_makes_no_ties():
+    """Logits of 100 cosines: weights down to exp(-150), which float32 rounds to 0 and so to a tie."""
+    similarity = np.array([[100.0, -45.0, -46.0], [90.0, 99.0, -44.0], [-50.0, 0.5, 98.0]], "float32")
+    scores = dual_softmax(similarity)
+    assert all(np.isfinite(values).all() for values in scores.values())
+    assert all(len(np.unique(values)) == values.size for values in scores.values())
+
+
+def test_dual_softmax_depends_on_the_other_queries():
+    """That is why it must be labelled."""
+    similarity = np.array([[1.0, 0.9], [3.0, 0.0]])
+    alone = dual_softmax(similarity[:1])["t2v"]
+    together = dual_softmax(similarity)["t2v"][:1]
+    assert [alone.argmax(), together.argmax()] == [0, 1]
+
+
+def test_qb_norm_by_hand():
+    """Two bank queries, beta 1: exp sums to 2 + 4 = 6 for video 0, to 1 + 3 = 4 for video 1."""
+    bank = QueryBank.from_similarity(np.log([[2.0, 1.0], [4.0, 3.0]]), beta=1)
+    np.testing.assert_allclose(np.exp(bank.log_sum), [6, 4])
+    assert bank.activated.tolist() == [True, False]
+    assert bank.size == 2
+    # Row 0 ranks video 0 first, which is activated: 5 / 6 < 4 / 4. Row 1 ranks video 1 first, which is not.
+    similarity = np.log([[5.0, 4.0], [1.0, 1.1]])
+    normalised = qb_norm(similarity, bank)
+    np.testing.assert_allclose(np.exp(normalised[0]), [5 / 6, 1])
+    np.testing.assert_array_equal(normalised[1], similarity[1])
+    assert normalised.argmax(axis=1).tolist() == [1, 1]
+
+
+def test_qb_norm_by_hand_with_three_videos_and_another_beta():
+    """beta 2 squares: sums are 1 + 9 = 10, 4 + 1 = 5, 1 + 4 = 5, and 25/10 < 16/5 > 9/5."""
+    bank = QueryBank.from_similarity(np.log([[1.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), beta=2)
+    assert bank.activated.tolist() == [True, True, False]
+    normalised = qb_norm(np.log([[5.0, 4.0, 3.0], [1.0, 1.0, 2.0]]), bank)
+    np.testing.assert_allclose(np.exp(2 * normalised[0]), [2.5, 3.2, 1.8])
+    np.testing.assert_allclose(np.exp(normalised[1]), [1, 1, 2])
+
+
+@pytest.mark.parametrize("beta", [1.0, 20.0])
+def test_qb_norm_equals_its_formula(beta):
+    similarity, bank = random_scores(30, 12), random_scores(9, 12, seed=1)
+    expected = naive_qb_norm(similarity.tolist(), bank.tolist(), beta)
+    normalised = qb_norm(similarity, QueryBank.from_similarity(bank, beta))
+    applied = [row is not None for row in expected]
+    assert 0 < sum(applied) < len(applied)
+    for row, before, now in zip(expected, similarity, normalised, strict=True):
+        np.testing.assert_allclose(now if row is None else np.exp(beta * now), before if row is None else row)
+
+
+def test_qb_norm_of_logits_equals_that_of_cosines():
+    """beta divided by exp(logit_scale) is beta of the cosines."""
+    similarity, bank, scale = random_scores(20, 8), random_scores(15, 8, seed=1), 87.0
+    cosines = qb_norm(similarity, QueryBank.from_similarity(bank, 20))
+    logits = qb_norm(scale * similarity, QueryBank.from_similarity(scale * bank, 20 / scale))
+    np.testing.assert_allclose(logits / scale, cosines, atol=1e-12)
+    assert np.isfinite(qb_norm(1e4 * similarity, QueryBank.from_similarity(1e4 * bank, 20))).all()
+
+
+def test_qb_norm_answers_each_query_by_itself():
+    similarity, bank = random_scores(10, 6), QueryBank.from_similarity(random_scores(9, 6, seed=1))
+    together = qb_norm(similarity, bank)
+    for query in range(10):
+        np.testing.assert_array_equal(qb_norm(similarity[query : query + 1], bank)[0], together[query])
+
+
+def test_banks_merge_as_if_they_were_one():
+    scores = random_scores(10, 6)
+    whole = QueryBank.from_similarity(scores)
+    merged = QueryBank.from_similarity(scores[:3]).merge(QueryBank.from_similarity(scores[3:]))
+    np.testing.assert_allclose(merged.log_sum, whole.log_sum)
+    np.testing.assert_array_equal(merged.activated, whole.activated)
+    assert merged.size == whole.size == 10
+
+
+def test_each_method_covers_the_directions_it_is_for():
+    similarity = random_scores(4, 3)
+    bank = QueryBank.from_similarity(random_scores(5, 3, seed=1))
+    assert set(post_process("qb_norm", similarity, bank)) == {"t2v"}
+    scores = post_process("dual_softmax", similarity)
+    assert set(scores) == {"t2v", "v2t"}
+    assert retrieval_ranks(scores["t2v"], [0, 1, 2, 2])["t2v"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: QueryBank.from_similarity(np.zeros((0, 3))), "at least one"),
+        (lambda: QueryBank.from_similarity(np.zeros((2, 3)), beta=0), "beta=0 must be positive"),
+        (lambda: qb_norm(np.zeros((2, 4)), QueryBank.from_similarity(np.zeros((2, 3)))), "3 videos"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
