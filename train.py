@@ -3,6 +3,7 @@
     accelerate launch train.py recipes/shapes.yaml                       # all GPUs, or the CPU
     accelerate launch train.py recipes/shapes.yaml train.batch_size=16   # any key of the recipe can be overridden
     torchrun --nproc_per_node 4 train.py recipes/shapes.yaml             # the same on four GPUs
+    accelerate launch --num_processes 4 train.py recipes/paper_msrvtt.yaml
     tensorboard --logdir runs/shapes/logs                                # watch it
 
 The same command continues a run that was interrupted, as if it never had been. Every key of a recipe is documented in

@@ -10,7 +10,8 @@ come from the tensors. Both sides are float32, so
 
 The error is the difference of two float32 roundings, theirs (the floor) and ours, and ours varies with the number of
 threads and the instruction set. Over those the authors' case needed a factor of 2.0 at most, and 104 generated cases
-(random weights, other sizes, the naive twin of the tests in the authors' place) 6.2; FACTOR = 8 leaves a margin.
+(random weights, other sizes, the naive twin of the tests in the authors' place) 6.2; FACTOR = 8 leaves a margin. The
+losses of a training run have a factor of their own, see parity_trajectories.py.
 
 A loss is one number, whose floor may be near zero by luck, so it takes the largest floor of the scores it is computed
 from where that is larger. All gradients share the floor that the manifest gives for them. A quantity without a floor
@@ -26,98 +27,25 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from parity_peers import peer_cases, peer_files, run_peer
+from parity_rows import FACTOR, Floors, Row, compare, gradients, model_config, model_inputs, not_covered
+from parity_trajectories import LOSS_FACTOR, run_trajectory, trajectory_files
 from safetensors.torch import load_file
 from torch import Tensor
 
 from modeling_glccl.convert_glccl_original_to_hf import convert_original_checkpoint, to_original_names
 
-FACTOR = 8
 FILES = ("clip_init", "glccl_init_nonclip", "glccl_weights", "glccl_forward", "glccl_grads")
-# The manifest's names of our configuration values that no tensor tells.
-CONFIG = {
-    "max_frames": "max_frames",
-    "csc_weight": "csc_weight",
-    "glim_temperature": "glim_temperature",
-    "score_temperature": "aosm_temperature",
-    "temporal_layernorm_eps": "temporal_layer_norm_eps",
-}
-
-
-# Why a file or quantity is not compared, by the start of its name.
-NOT_COVERED = {
-    "clip4clip": "not covered: a peer that the package does not have yet",
-    "xclip": "not covered: a peer that the package does not have yet",
-    "traj": "not covered: the authors' training runs are not replayed yet",
-    "logits__": "not covered: the release's other aggregations",
-    "visual_logit_weight": "not covered: the release never uses it",
-}
-
-
-@dataclass
-class Row:
-    """One line of the table."""
-
-    case: str
-    quantity: str
-    verdict: str
-    error: float | None = None
-    tolerance: float | None = None
-
-    def __str__(self) -> str:
-        numbers = (f"{'-' if value is None else format(value, '.2e'):>10}" for value in (self.error, self.tolerance))
-        return f"{self.case:<16} {self.quantity:<58} {' '.join(numbers)}  {self.verdict}"
-
-
-def not_covered(case: str, split: str, name: str) -> Row:
-    """A row for what this comparison does not run."""
-    reason = next((text for start, text in NOT_COVERED.items() if name.startswith(start)), "not covered")
-    return Row(case, f"{split} {name}".strip(), reason)
-
-
-def compare(case: str, quantity: str, ours: Tensor | None, golden: Tensor, tolerance: float) -> Row:
-    """A row for two tensors; no tensor, another shape and NaN all fail."""
-    if ours is None or ours.shape != golden.shape:
-        shape = None if ours is None else tuple(ours.shape)
-        return Row(case, quantity, f"FAIL: shape {shape} instead of {tuple(golden.shape)}")
-    error = (ours.detach().double() - golden.double()).abs().max().item()
-    return Row(case, quantity, "ok" if error <= tolerance else "FAIL", error, tolerance)
-
-
-class Floors:
-    """The float32 noise of a case's quantities, as its manifest entry tells."""
-
-    def __init__(self, entry: dict):
-        self.entry = entry
-
-    def of(self, split: str, quantity: str, golden: Tensor) -> float:
-        """Noise of one quantity of one split ("train" or "eval")."""
-        for name in (split, "train", "eval"):
-            floors = self.entry.get(f"fp32_vs_fp64_maxabs_{name}", {})
-            related = ("score_", quantity) if quantity.startswith("loss_") else quantity
-            if known := [floor for other, floor in floors.items() if other.startswith(related)]:
-                return max(known)
-        return default_floor(golden)
-
-    def of_gradients(self, golden: dict[str, Tensor]) -> float:
-        """Noise of every gradient."""
-        return self.entry.get("grad_fp32_vs_fp64_maxabs", max(map(default_floor, golden.values())))
-
-
-def default_floor(golden: Tensor) -> float:
-    """32 spacings of float32 numbers at the largest value."""
-    return 32 * torch.finfo(torch.float32).eps * golden.abs().max().item()
 
 
 def run_case(tag: str, entry: dict, files: dict[str, dict[str, Tensor]]) -> Iterator[Row]:
     """All comparisons that the present files of one case allow."""
     case, floors = f"glccl_{tag}", Floors(entry)
-    config = {ours: entry["config"][name] for name, ours in CONFIG.items() if name in entry.get("config", {})}
-    config.setdefault("csc_weight", 0.5)
+    config = model_config(entry.get("config", {}))
     if "clip_init" in files and "glccl_init_nonclip" in files:
         yield from initialisation(case, files["clip_init"], files["glccl_init_nonclip"], config)
     if "glccl_weights" in files and "glccl_forward" in files:
@@ -140,16 +68,6 @@ def initialisation(case: str, clip: dict[str, Tensor], new: dict[str, Tensor], c
             yield compare(case, f"init {name}", ours[name], tensor, 0.0)
         else:
             yield not_covered(case, "init", name)
-
-
-def model_inputs(golden: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-    """The inputs of one split under our names."""
-    return {
-        "input_ids": golden[f"{split}.in.input_ids"],
-        "attention_mask": golden.get(f"{split}.in.attention_mask"),
-        "pixel_values_videos": golden[f"{split}.in.video"],
-        "padding_mask_videos": golden.get(f"{split}.in.video_mask"),
-    }
 
 
 @torch.no_grad()
@@ -196,20 +114,6 @@ def model_outputs(model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return outputs
 
 
-def gradients(case: str, model, golden: dict[str, Tensor], floors: Floors) -> Iterator[Row]:
-    """The gradient of the total loss for every parameter, under the release's names."""
-    ours = {
-        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
-        for name, weight in model.named_parameters()
-    }
-    ours = to_original_names(ours, model.config)
-    tolerance = FACTOR * floors.of_gradients(golden)
-    for name, tensor in golden.items():
-        yield compare(case, f"grad {name}", ours.get(name), tensor, tolerance)
-    for name in ours.keys() - golden.keys():
-        yield Row(case, f"grad {name}", "FAIL: a gradient that the golden file does not have")
-
-
 def run(folder: Path) -> Iterator[Row]:
     """All rows of a golden folder: its cases by manifest and by file name, then everything not covered."""
     manifests = sorted(folder.glob("manifest*.json"))
@@ -233,10 +137,24 @@ def run(folder: Path) -> Iterator[Row]:
             yield from run_case(tag, entries.get(f"glccl_{tag}", {}), files)
         except ValueError as error:
             yield Row(f"glccl_{tag}", "-", f"FAIL: {error}")
+    trajectories = {name: entry for name, entry in entries.items() if "runs" in entry}
+    for name, entry in sorted(trajectories.items()):
+        covered.update(trajectory_files(folder, name, entry).values())
+        try:
+            yield from run_trajectory(folder, name, entry, entries)
+        except ValueError as error:
+            yield Row(name, "-", f"FAIL: {error}")
+    peers = peer_cases(folder, entries)
+    for case in peers:
+        covered.update(peer_files(folder, case).values())
+        try:
+            yield from run_peer(folder, case, entries)
+        except ValueError as error:
+            yield Row(case, "-", f"FAIL: {error}")
     rest = sorted(path for path in folder.iterdir() if path not in covered)
     for path in rest:
         yield not_covered("-", "", path.name)
-    for name in sorted(entries.keys() - {f"glccl_{tag}" for tag in tags}):
+    for name in sorted(entries.keys() - trajectories.keys() - set(peers) - {f"glccl_{tag}" for tag in tags}):
         kind, _, tag = name.rpartition("_")
         if not any(path.name.startswith(name) or re.fullmatch(rf"{kind}_.*_{tag}\..*", path.name) for path in rest):
             yield Row(name, "-", "absent")
@@ -249,8 +167,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = parser.parse_args(argv).golden
     if not folder.is_dir():
         parser.error(f"--golden {folder} is not a folder")
-    print(f"tolerance = {FACTOR} x the manifest's float32-vs-float64 floor; 0 for initialisation, which copies")
-    print(f"{'case':<16} {'quantity':<58} {'max abs error':>13} {'tolerance':>10}  verdict")
+    print(
+        f"tolerance = {FACTOR} x the manifest's float32-vs-float64 floor, {LOSS_FACTOR} x for the losses of a "
+        "training run, 0 for what is copied or frozen"
+    )
+    print(f"{'case':<21} {'quantity':<58} {'max abs error':>13} {'tolerance':>10}  verdict")
     rows = []
     for row in run(folder):
         print(row)

@@ -1,10 +1,12 @@
 """The `glccl` command. Each command imports what it needs when it runs: not every user installs every extra."""
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,11 +54,33 @@ def _build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--repo-id", help="dataset on the Hub, instead of a folder")
     evaluate.add_argument("--split", default="test", help="default: %(default)s")
     evaluate.add_argument("--set", action="append", default=[], metavar="key=value", help="option of the benchmark")
+    evaluate.add_argument("--max-frames", type=int, help="frames of a video, 1 to 77 (default: the checkpoint's)")
+    evaluate.add_argument(
+        "--max-words", type=int, help="tokens of a text, BOS and EOS included, not above the checkpoint's"
+    )
+    evaluate.add_argument(
+        "--mask-padding",
+        action=argparse.BooleanOptionalAction,
+        help="whether padding counts for nothing (the checkpoint's)",
+    )
+    evaluate.add_argument(
+        "--post-processing",
+        choices=("qb_norm", "dual_softmax"),
+        help="report also scores corrected by a bank of training captions, or by all test queries",
+    )
+    evaluate.add_argument(
+        "--confidence",
+        type=float,
+        nargs="?",
+        const=95.0,
+        metavar="PERCENT",
+        help="add bootstrap intervals over queries (95 percent unless told)",
+    )
     evaluate.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default: %(default)s")
     evaluate.add_argument("--batch-size", type=int, default=32, help="videos encoded at a time (default: %(default)s)")
     evaluate.add_argument("--num-workers", type=int, default=2, help="decoding processes (default: %(default)s)")
     evaluate.add_argument("--queries", type=int, default=0, help="show what so many captions retrieve")
-    evaluate.add_argument("--output", type=Path, help="folder for results.json and the picture of the queries")
+    evaluate.add_argument("--output", type=Path, help="folder for results.json, ranks.parquet and pictures")
 
     data = commands.add_parser("data", help="Work on the files of a benchmark.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -67,6 +91,67 @@ def _build_parser() -> argparse.ArgumentParser:
     check.add_argument("--data-dir", required=True, help="folder with its annotations and videos")
     check.add_argument("--split", action="append", help="check this split alone; may be repeated")
     check.add_argument("--num-proc", type=int, default=2, help="decoding processes (default: %(default)s)")
+    description = "Re-encode a folder of videos as the paper does, resumably. Exit code 1 if a video cannot be read."
+    compress = actions.add_parser("compress", help=description, description=description)
+    compress.set_defaults(run=_data_compress)
+    compress.add_argument("source_dir", type=Path, help="folder of videos, searched recursively")
+    compress.add_argument("output_dir", type=Path, help="folder for the same names with the suffix .mp4")
+    compress.add_argument("--fps", type=float, default=3, help="frames a second (default: %(default)s)")
+    compress.add_argument("--short-side", type=int, default=224, help="pixels, at most (default: %(default)s)")
+    compress.add_argument("--crf", type=float, default=23, help="0 lossless to 51 worst (default: %(default)s)")
+    compress.add_argument("--num-proc", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+
+    description = "Write a benchmark as Parquet files with a card, which plain load_dataset reads; and publish it."
+    export = actions.add_parser("export", help=description, description=description)
+    export.set_defaults(run=_data_export)
+    export.add_argument("benchmark", help="such as shapes")
+    export.add_argument("folder", type=Path, help="a new folder for the files")
+    export.add_argument("--data-dir", help="folder with its annotations and videos")
+    export.add_argument("--split", action="append", help="export this split alone; may be repeated")
+    export.add_argument("--set", action="append", default=[], metavar="key=value", help="option of the benchmark")
+    export.add_argument("--videos", action="store_true", help="embed the videos, where that is allowed")
+    export.add_argument("--card", type=Path, metavar="FILE", help="default: hub/datasets/BENCHMARK/README.md")
+    export.add_argument("--push", metavar="REPO_ID", help="upload to this dataset repository, which is made private")
+    export.add_argument("--public", action="store_true", help="make it public instead")
+
+    index = command("index", _index, "Make a searchable index of a folder of videos, or bring it up to date.")
+    index.add_argument("folder", nargs="?", metavar="VIDEO_DIR", help="folder of videos, sub-folders included")
+    index.add_argument("--index", required=True, metavar="PATH", help="folder of the index, made if it is not there")
+    index.add_argument("--model", metavar="CHECKPOINT", help="folder or Hub repository; needed for a new index")
+    index.add_argument("--errors", action="store_true", help="list the videos that could not be read, and why")
+    index.add_argument("--retry-failed", action="store_true", help="try them again though they have not changed")
+    index.add_argument("--remove-missing", action="store_true", help="drop videos whose files are gone")
+    index.add_argument("--clip-length", type=float, metavar="S", help="cut longer videos into clips (default: 30)")
+    index.add_argument("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)")
+    index.add_argument("--num-workers", type=int, default=2, help="threads that decode (default: %(default)s)")
+    index.add_argument("--batch-size", type=int, default=16, help="clips encoded at a time (default: %(default)s)")
+    index.add_argument("--engine", choices=("threads", "ray"), default="threads", help="ray: on a Ray cluster")
+
+    search = command("search", _search, "Find videos, and the moment in them, with a sentence.")
+    search.add_argument("query", help='such as "a dog in the snow"')
+    search.add_argument("--index", required=True, metavar="PATH", help="made by glccl index")
+    search.add_argument("-k", type=int, default=10, help="videos to show (default: %(default)s)")
+    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    search.add_argument("--html", type=Path, metavar="FILE", help="write a page with frames and their weights")
+    search.add_argument("--open", action="store_true", help="open that page in the browser")
+
+    publish = command(
+        "publish", _publish, "Put a checkpoint and its model card on the Hub. Shows them, unless --push."
+    )
+    publish.add_argument("checkpoint", help="folder of model and processor")
+    publish.add_argument("repo_id", help="owner/name")
+    publish.add_argument("--push", action="store_true", help="upload; an interrupted upload goes on when run again")
+    publish.add_argument("--private", action="store_true", help="make a new repository private")
+    publish.add_argument("--revision", help="branch to commit to, made if it does not exist (default: main)")
+    publish.add_argument("--add", action="append", default=[], metavar="FILE", help="upload this file as well")
+    card = publish.add_argument_group("for the model card, unless the folder has its README.md")
+    card.add_argument("--results", metavar="FILE", help="results.json of train or evaluate (default: the folder's)")
+    card.add_argument(
+        "--base-model", metavar="REPO_ID", help="the CLIP that training started from (default: recipe's)"
+    )
+    card.add_argument("--license", default="apache-2.0", help="of the weights (default: %(default)s)")
+    card.add_argument("--query", help="of the example (default: a rendered clip's caption)")
+    card.add_argument("--video", action="append", default=[], metavar="FILE", help="of the example; may be repeated")
 
     command("convert", _convert, "Convert the authors' checkpoints, or OpenAI's CLIP.", add_help=False)
 
@@ -93,10 +178,69 @@ def _train(options: argparse.Namespace) -> None:
     train(load_recipe(options.recipe, options.overrides))
 
 
+def _index(options: argparse.Namespace) -> None:
+    from .search.commands import index_command
+
+    index_command(
+        options.folder,
+        options.index,
+        options.model,
+        errors=options.errors,
+        retry_failed=options.retry_failed,
+        remove_missing=options.remove_missing,
+        clip_length=options.clip_length,
+        clip_stride=options.clip_stride,
+        num_workers=options.num_workers,
+        batch_size=options.batch_size,
+        engine=options.engine,
+    )
+
+
+def _search(options: argparse.Namespace) -> None:
+    from .search.commands import search_command
+
+    search_command(
+        options.query,
+        options.index,
+        k=options.k,
+        as_json=options.json,
+        html_path=options.html,
+        open_page=options.open,
+    )
+
+
 def _convert(options: argparse.Namespace) -> None:
     from .convert_glccl_original_to_hf import main as convert
 
     convert(options.arguments)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from .model_card import make_card
+    from .publish import collect, push
+
+    card = None
+    if not Path(options.checkpoint, "README.md").exists():
+        card = make_card(
+            options.checkpoint,
+            options.repo_id,
+            results=options.results,
+            base_model=options.base_model,
+            license=options.license,
+            query=options.query,
+            videos=options.video,
+        )
+    publication = collect(options.checkpoint, card, options.add)
+    for name, size in publication.sizes().items():
+        print(f"{size:>13,}  {name}")
+    if publication.left_out:
+        print(f"{'left out':>13}  {', '.join(publication.left_out)}")
+    print(f"\n{publication.card}")
+    if not options.push:
+        print(f"Nothing was uploaded. With --push this becomes one commit of {options.repo_id}.")
+        return
+    commit, changed = push(publication, options.repo_id, private=options.private, revision=options.revision)
+    print(commit.commit_url if changed else f"Nothing has changed since {commit.commit_url}")
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -113,6 +257,25 @@ def _info(options: argparse.Namespace) -> None:
         print(model.config)
 
 
+def _data_export(options: argparse.Namespace) -> None:
+    from .data.export import export_benchmark
+    from .publish import collect_dataset, push
+
+    card = options.card or Path("hub", "datasets", options.benchmark, "README.md")
+    settings = _settings(options.set) | ({"data_dir": options.data_dir} if options.data_dir else {})
+    rows = export_benchmark(
+        options.benchmark, options.folder, card, videos=options.videos, splits=options.split, **settings
+    )
+    print(f"{options.folder}: {', '.join(f'{split} {count:,} rows' for split, count in rows.items())}")
+    if options.push:
+        publication = collect_dataset(options.folder)
+        message = f"Upload {options.benchmark}"
+        commit, changed = push(
+            publication, options.push, private=not options.public, repo_type="dataset", message=message
+        )
+        print(commit.commit_url if changed else f"Nothing has changed since {commit.commit_url}")
+
+
 def _data_check(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -126,21 +289,46 @@ def _data_check(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _data_compress(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from .data.compress import compress_folder
+    from .data.reencode import CompressSettings
+
+    settings = CompressSettings(options.fps, options.short_side, options.crf)
+    report = compress_folder(options.source_dir, options.output_dir, settings, options.num_proc)
+    console = Console()
+    for line in report.details():
+        console.print(line, highlight=False, markup=False)
+    console.print(report.table())
+    return 0 if report.ok else 1
+
+
+def _settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of `--set key=value`."""
     import yaml
 
+    settings = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"--set {argument}: not of the form key=value (num_test=100)")
+        settings[key] = yaml.safe_load(value)
+    return settings
+
+
+def _evaluate(options: argparse.Namespace) -> None:
     from .evaluation.run import evaluate_checkpoint
 
-    benchmark_options = {}
-    for option in options.set:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"--set {option}: not of the form key=value (num_test=100)")
-        benchmark_options[key] = yaml.safe_load(value)
     evaluate_checkpoint(
         options.checkpoint,
         options.benchmark,
         options.split,
+        max_frames=options.max_frames,
+        max_words=options.max_words,
+        mask_padding=options.mask_padding,
+        post_processing=options.post_processing,
+        confidence=options.confidence,
         precision=options.precision,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
@@ -148,7 +336,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         output_dir=options.output,
         data_dir=options.data_dir,
         repo_id=options.repo_id,
-        **benchmark_options,
+        **_settings(options.set),
     )
 
 

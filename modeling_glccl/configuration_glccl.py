@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, PreTrainedConfig
 
+SCORE_NAMES = ("video_sentence", "video_word", "sentence_frame", "frame_word")
+
 
 @strict
 class GLCCLConfig(PreTrainedConfig):
@@ -20,7 +22,7 @@ class GLCCLConfig(PreTrainedConfig):
             Frames the processor takes from a video. A default only: the model accepts any number of frames from 1 to
             the length of CLIP's text position table (77), from which the frame position table is initialised.
         temporal_num_hidden_layers (`int`, defaults to 4):
-            Blocks of the temporal encoder over the frames of a video.
+            Blocks of the temporal encoder over the frames of a video; 0: there is none, frames are as CLIP gives them.
         temporal_num_attention_heads (`int`, *optional*):
             Heads of the temporal encoder. Defaults to `projection_dim // 64`, at least 1.
         temporal_layer_norm_eps (`float`, defaults to 1e-12):
@@ -33,6 +35,9 @@ class GLCCLConfig(PreTrainedConfig):
         csc_weight (`float`, defaults to 0.1):
             Weight eta of the Contrastive Score Consistency loss; 0 switches it off. 0.1 in the paper's text, 0.5 in
             the commands of the authors' release.
+        csc_scores (`list[str]`, defaults to all four):
+            The scores whose variance the CSC loss compares, two or more of `video_sentence`, `video_word`,
+            `sentence_frame` and `frame_word`. The logits are the mean of all four whatever this says.
         mask_padding (`bool`, defaults to `True`):
             `True`: padded words and frames take part in no softmax and no sum, so a score never depends on padding.
             `False`: the authors' release, where they do, and every text is padded to exactly `max_words`.
@@ -76,11 +81,17 @@ class GLCCLConfig(PreTrainedConfig):
     glim_temperature: float | int = 5.0
     aosm_temperature: float | int = 0.01
     csc_weight: float | int = 0.1
+    csc_scores: list[str] | tuple[str, ...] = SCORE_NAMES
     mask_padding: bool = True
     glim_global: bool = True
     glim_local: bool = True
 
     def __post_init__(self, **kwargs):
+        self.csc_scores = list(self.csc_scores)
+        # Code beside the weights runs only with the user's trust, so transformers asks for it where a configuration
+        # names a pipeline. The installed package registers its own, which needs none.
+        if not __name__.startswith("transformers_modules."):
+            kwargs.pop("custom_pipelines", None)
         if isinstance(self.clip_config, dict):
             self.clip_config = CLIPConfig(**self.clip_config)
         elif self.clip_config is None:
@@ -99,6 +110,10 @@ class GLCCLConfig(PreTrainedConfig):
         for name in ("glim_temperature", "aosm_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.temporal_num_hidden_layers < 0:
+            raise ValueError(f"temporal_num_hidden_layers={self.temporal_num_hidden_layers} must not be negative")
+        if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
+            raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.csc_weight < 0:
             raise ValueError(f"csc_weight={self.csc_weight} must not be negative; 0 switches the CSC loss off")
         if self.clip_config.projection_dim % self.temporal_num_attention_heads:
@@ -138,3 +153,6 @@ class GLCCLConfig(PreTrainedConfig):
         )
         config._attn_implementation = self._attn_implementation
         return config
+
+
+GLCCLConfig.register_for_auto_class("AutoConfig")

@@ -21,16 +21,6 @@ from torch import Tensor
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
 
-LEARNED_MATRICES = (
-    "global_mat_weight",
-    "local_mat_weight",
-    "word_logit_weight",
-    "word_frame_logit_weight",
-    "word_mat_weight",
-    "word_mat_weight2",
-    "word_frame_mat_weight",
-    "word_frame_mat_weight2",
-)
 # Scalars of OpenAI's archives that describe the network, and a matrix that the release stores but never uses.
 DROPPED = ("input_resolution", "context_length", "vocab_size", "visual_logit_weight")
 
@@ -43,7 +33,9 @@ class Correspondence(NamedTuple):
     transposed: bool = False
 
 
-def convert_original_checkpoint(state_dict: Mapping[str, Tensor], **config: Any) -> GLCCLModel:
+def convert_original_checkpoint(
+    state_dict: Mapping[str, Tensor], model_class: type[GLCCLModel] = GLCCLModel, **config: Any
+) -> GLCCLModel:
     """Builds a [`GLCCLModel`] from the authors' weights, or from OpenAI CLIP's with the new layers initialised.
 
     Every size comes from the tensors (attention heads are width // 64, EOS is the highest token id); the weights
@@ -53,6 +45,8 @@ def convert_original_checkpoint(state_dict: Mapping[str, Tensor], **config: Any)
         state_dict: the release's names, with or without "module." in front; or OpenAI CLIP's, with or without
             "clip." in front, in which case the temporal encoder starts from CLIP's text tower
             ([`~GLCCLModel.init_temporal_from_clip`]) and the learned matrices are identities.
+        model_class: one of `modeling_glccl.peers` whose interaction names its parameters as its release does:
+            XCLIPModel, CLIP4ClipModel.
         **config: values of [`GLCCLConfig`] that no tensor tells (`csc_weight=0.5`, `max_frames=64`, ...).
             `mask_padding` defaults to `False`, as in the release, for the authors' checkpoints.
 
@@ -69,26 +63,27 @@ def convert_original_checkpoint(state_dict: Mapping[str, Tensor], **config: Any)
         raise ValueError(f"not a state dict of tensors: {_listed(not_tensors)} hold something else")
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     clip = "clip." if any(name.startswith("clip.") for name in state) else ""
-    if "visual_logit_weight" in state:
-        config.setdefault("max_frames", len(state["visual_logit_weight"]))
+    matrices = _learned_matrices(model_class)
+    for name in ("visual_logit_weight", "frame_logit_weight"):
+        if name in state:
+            config.setdefault("max_frames", len(state[name]))
     state = {name: value for name, value in state.items() if name.removeprefix(clip) not in DROPPED}
 
-    has_new_layers = any(name.startswith(("transformerClip.", *LEARNED_MATRICES)) for name in state)
+    has_new_layers = any(name.startswith(("transformerClip.", *matrices)) for name in state)
     pairs = _clip_pairs(clip, _depth(state, f"{clip}transformer"), _depth(state, f"{clip}visual.transformer"))
     if has_new_layers:
-        pairs += _new_pairs(_depth(state, "transformerClip"))
+        pairs += _new_pairs(matrices, _depth(state, "transformerClip"))
     _check_names(state, [pair.original for pair in pairs])
 
     if has_new_layers:
         config.setdefault("mask_padding", False)
-        told = {
-            "max_words": len(state["word_logit_weight"]),
-            "temporal_num_hidden_layers": _depth(state, "transformerClip"),
-        }
+        told = {"temporal_num_hidden_layers": _depth(state, "transformerClip")}
+        if "word_logit_weight" in state:
+            told["max_words"] = len(state["word_logit_weight"])
         for name, value in told.items():
             if config.setdefault(name, value) != value:
                 raise ValueError(f"{name}={config[name]}, but the tensors of this checkpoint say {value}")
-    model = GLCCLModel(GLCCLConfig(clip_config=_clip_config(state, clip), **config))
+    model = model_class(model_class.config_class(clip_config=_clip_config(state, clip), **config))
     _load(model, state, pairs)
     if not has_new_layers:
         model.init_temporal_from_clip()
@@ -99,13 +94,14 @@ def to_original_names(tensors: Mapping[str, Tensor], config: GLCCLConfig) -> dic
     """Weights or gradients by our names -> by the release's names and in its layout, the inverse of the conversion.
 
     Args:
-        tensors: every parameter's tensor by its name in [`GLCCLModel`].
+        tensors: every parameter's tensor by its name in the model.
         config: the model's configuration.
     """
     text, vision = config.clip_config.text_config, config.clip_config.vision_config
     pairs = _clip_pairs("clip.", text.num_hidden_layers, vision.num_hidden_layers)
     original = {}
-    for pair in pairs + _new_pairs(config.temporal_num_hidden_layers):
+    matrices = [name.removeprefix("interaction.") for name in tensors if name.startswith("interaction.")]
+    for pair in pairs + _new_pairs(matrices, config.temporal_num_hidden_layers):
         rows = [tensors[name] for name in pair.ours]
         tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
         original[pair.original] = tensor.T if pair.transposed else tensor
@@ -137,8 +133,16 @@ def _clip_pairs(clip: str, text_layers: int, vision_layers: int) -> list[Corresp
     return pairs
 
 
-def _new_pairs(temporal_layers: int) -> list[Correspondence]:
-    pairs = [Correspondence(name, (f"interaction.{name}",)) for name in LEARNED_MATRICES]
+def _learned_matrices(model_class: type[GLCCLModel]) -> list[str]:
+    """The names of the interaction's parameters, which are those of the release."""
+    with torch.device("meta"):
+        return [name for name, _ in model_class.interaction_class(model_class.config_class()).named_parameters()]
+
+
+def _new_pairs(matrices: Iterable[str], temporal_layers: int) -> list[Correspondence]:
+    pairs = [Correspondence(name, (f"interaction.{name}",)) for name in matrices]
+    if not temporal_layers:
+        return pairs
     pairs.append(Correspondence("frame_position_embeddings.weight", ("temporal.position_embedding.weight",)))
     return pairs + _block_pairs("transformerClip", "temporal.encoder", temporal_layers)
 

@@ -3,6 +3,8 @@
 Source: "Text-Video Retrieval With Global-Local Contrastive Consistency Learning" (arXiv 2605.17959).
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,7 @@ from .interaction_glccl import (
     check_finite,
 )
 from .loss_glccl import contrastive_loss, csc_loss
+from .pipeline_glccl import TextVideoRetrievalPipeline
 
 
 @dataclass
@@ -31,9 +34,10 @@ class GLCCLOutput(ModelOutput):
     """Output of [`GLCCLModel`] for A texts and V videos.
 
     Args:
-        loss: scalar, `contrastive_loss + csc_weight * csc_loss`; with `return_loss=True`.
+        loss: scalar, `contrastive_loss + csc_weight * csc_loss + auxiliary_loss`; with `return_loss=True`.
         contrastive_loss: scalar; with `return_loss=True`.
         csc_loss: scalar; with `return_loss=True` and a `csc_weight` above 0.
+        auxiliary_loss: scalar; with `return_loss=True`, of models that have one (GLCCL has none).
         logits_per_text: [A, V] float32, the mean of the four scores.
         logits_per_video: [V, A], its transpose.
         scores: the four scores, each [A, V] and times exp(logit_scale).
@@ -44,6 +48,7 @@ class GLCCLOutput(ModelOutput):
     loss: Tensor | None = None
     contrastive_loss: Tensor | None = None
     csc_loss: Tensor | None = None
+    auxiliary_loss: Tensor | None = None
     logits_per_text: Tensor | None = None
     logits_per_video: Tensor | None = None
     scores: GLCCLScores | None = None
@@ -103,6 +108,8 @@ class GLCCLModel(PreTrainedModel):
 
     config: GLCCLConfig
     config_class = GLCCLConfig
+    # Makes scores of features: `interaction_class(config)`. Subclasses put another one in its place.
+    interaction_class = GLCCLInteraction
     # A plain CLIP checkpoint then loads straight into the attribute of this name.
     base_model_prefix = "clip"
     main_input_name = "pixel_values_videos"
@@ -115,8 +122,10 @@ class GLCCLModel(PreTrainedModel):
     def __init__(self, config: GLCCLConfig):
         super().__init__(config)
         self.clip = CLIPModel._from_config(config.clip_config)
-        self.temporal = GLCCLTemporalEncoder._from_config(config.temporal_config)
-        self.interaction = GLCCLInteraction(config)
+        self.temporal = None
+        if config.temporal_num_hidden_layers:
+            self.temporal = GLCCLTemporalEncoder._from_config(config.temporal_config)
+        self.interaction = self.interaction_class(config)
         self.post_init()
 
     @torch.no_grad()
@@ -127,6 +136,25 @@ class GLCCLModel(PreTrainedModel):
                 init.copy_(weight, torch.eye(len(weight)))
         elif isinstance(module, GLCCLModel):
             init.constant_(module.clip.logit_scale, self.config.clip_config.logit_scale_init_value)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls._auto_class = None  # the code of a subclass lies elsewhere and is not saved beside its weights
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """As the base class; the pipeline's code, which this file imports, is saved with the model's and named so."""
+        if not self.is_remote_code():
+            return super().save_pretrained(save_directory, **kwargs)
+        loaded = getattr(self.config, "custom_pipelines", None)
+        pipeline = f"pipeline_glccl.{TextVideoRetrievalPipeline.__name__}"
+        self.config.custom_pipelines = {
+            "text-video-retrieval": {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}
+        }
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            if loaded is None:
+                del self.config.custom_pipelines
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -157,18 +185,20 @@ class GLCCLModel(PreTrainedModel):
                 encoder needs.
         """
         clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        model = cls._from_config(GLCCLConfig(clip_config=clip.config, **config), dtype=clip.dtype)
+        model = cls._from_config(cls.config_class(clip_config=clip.config, **config), dtype=clip.dtype)
         model.clip.load_state_dict(clip.state_dict())
         model.init_temporal_from_clip()
         return model.eval()
 
     @torch.no_grad()
     def init_temporal_from_clip(self) -> None:
-        """Copies CLIP's text position table and first text blocks into the temporal encoder.
+        """Copies CLIP's text position table and first text blocks into the temporal encoder, if there is one.
 
         Raises:
             ValueError: CLIP's text width is not the joint width, or it has too few text blocks.
         """
+        if self.temporal is None:
+            return
         text, blocks = self.clip.text_model, self.temporal.encoder.layers
         width, joint = self.config.clip_config.text_config.hidden_size, self.config.clip_config.projection_dim
         if width != joint:
@@ -299,7 +329,10 @@ class GLCCLModel(PreTrainedModel):
             frames[real] = encoded
         else:
             frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
-        frames = self.temporal(frames, real)
+        return self._video_features(frames, frames if self.temporal is None else self.temporal(frames, real), real)
+
+    def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
+        """What the interaction gets of frames [V, Nf, D] before and after the temporal encoder, with the real ones."""
         frame_mask = real if self.config.mask_padding else torch.ones_like(real)
         check_finite("frame features", frames, frame_mask)
         return GLCCLVideoFeatures(frames=frames.masked_fill(~frame_mask[..., None], 0.0), frame_mask=frame_mask)
@@ -323,6 +356,24 @@ class GLCCLModel(PreTrainedModel):
             ValueError: shapes or masks that do not fit each other, or non-finite features.
         """
         return self.get_scores(text, video).logits
+
+    def csc_inputs(self, scores: GLCCLScores) -> Tensor:
+        """[S, A, V]: the scores that the CSC loss compares, those named in `csc_scores`."""
+        return torch.stack([scores[name] for name in self.config.csc_scores])
+
+    def auxiliary_loss(
+        self,
+        text: GLCCLTextFeatures,
+        video: GLCCLVideoFeatures,
+        average: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
+    ) -> Tensor | None:
+        """What a model adds to the contrastive and the CSC loss, as a scalar; None, as GLCCL adds nothing.
+
+        Args:
+            text, video: features of matching pairs.
+            average: averages over the processes a tensor that is a mean over the pairs of one.
+        """
+        return None
 
     def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
         """GLIM's weights: sentence [A, V, Nf] and words [A, V, Nw, Nf] say which frames a text is about."""
@@ -355,16 +406,19 @@ class GLCCLModel(PreTrainedModel):
         video = self.get_video_features(pixel_values_videos, padding_mask_videos)
         scores = self.get_scores(text, video)
         logits = scores.logits
-        loss = retrieval = consistency = None
+        loss = retrieval = consistency = auxiliary = None
         if return_loss:
             loss = retrieval = contrastive_loss(logits)
             if self.config.csc_weight:
-                consistency = csc_loss(torch.stack(scores.to_tuple()))
+                consistency = csc_loss(self.csc_inputs(scores))
                 loss = retrieval + self.config.csc_weight * consistency
+            if (auxiliary := self.auxiliary_loss(text, video)) is not None:
+                loss = loss + auxiliary
         output = GLCCLOutput(
             loss=loss,
             contrastive_loss=retrieval,
             csc_loss=consistency,
+            auxiliary_loss=auxiliary,
             logits_per_text=logits,
             logits_per_video=logits.T,
             scores=scores,
@@ -373,3 +427,6 @@ class GLCCLModel(PreTrainedModel):
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+
+GLCCLModel.register_for_auto_class("AutoModel")

@@ -1,4 +1,4 @@
-"""One process of the multi-process loss test: `torchrun --nproc_per_node N tests/full_batch_worker.py OUT CHUNK`."""
+"""One process of the multi-process loss tests: `torchrun --nproc_per_node N full_batch_worker.py OUT CHUNK [PEER]`."""
 
 import sys
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from models import full_batch, tiny_model
+from peer_models import peer_model
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 from modeling_glccl.training.full_batch import FullBatchLoss
 
 
-def main(output: str, chunk: str) -> None:
+def main(output: str, chunk: str, peer: str = "") -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -24,14 +25,14 @@ def main(output: str, chunk: str) -> None:
     part["pixel_values_videos"] = part["pixel_values_videos"][:, :slots]
     part["padding_mask_videos"] = part["padding_mask_videos"][:, :slots]
 
-    model = tiny_model(csc_weight=0.5)
+    model = peer_model(peer).train() if peer else tiny_model(csc_weight=0.5)
     full_batch_loss = FullBatchLoss(model, int(chunk) or None)
     wrapped = DistributedDataParallel(full_batch_loss)
     losses = wrapped(**part)
     losses.loss.backward()
     if rank == 0:
         results = {name: weight.grad for name, weight in model.named_parameters()}
-        results["loss"], results["csc_loss"] = losses.loss.detach(), losses.csc_loss.detach()
+        results |= {name: losses[name].detach() for name in ("loss", "csc_loss", "auxiliary_loss") if name in losses}
         results["world_size"] = torch.tensor(world_size)
         save_file(results, output)
 

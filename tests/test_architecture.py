@@ -14,13 +14,24 @@ CHECKPOINT_SET = {
     "scoring_glccl": set(),
     "loss_glccl": set(),
     "interaction_glccl": {"configuration_glccl", "scoring_glccl"},
-    "modeling_glccl": {"configuration_glccl", "interaction_glccl", "loss_glccl"},
+    # The model does not use the pipeline: importing its file saves that file with the model's.
+    "modeling_glccl": {"configuration_glccl", "interaction_glccl", "loss_glccl", "pipeline_glccl"},
     "video_decoding_glccl": set(),
     "video_processing_glccl": {"video_decoding_glccl"},
     "processing_glccl": {"video_processing_glccl"},
-    "pipeline_glccl": {"interaction_glccl", "modeling_glccl", "processing_glccl"},
+    "pipeline_glccl": set(),
 }
-CHECKPOINT_THIRD_PARTY = {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "av", "ftfy", "tqdm"}
+CHECKPOINT_THIRD_PARTY = {
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "PIL",
+    "av",
+    "ftfy",
+    "tqdm",
+}
 # Sub-packages of the library set: the sub-packages and modules that they must not import.
 FORBIDDEN = {
     "data": {"training", "evaluation", "search", "peers"},

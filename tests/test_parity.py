@@ -1,28 +1,24 @@
 """benchmarks/parity.py on the small golden case, on damaged copies of it, and on a generated case of other sizes."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import import_benchmark
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from reference import SCORES, reference_contrastive_loss, reference_csc_loss, reference_scores
 from safetensors.torch import load_file, save_file
 
 from modeling_glccl.convert_glccl_original_to_hf import to_original_names
 
-ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")
 def parity():
-    spec = importlib.util.spec_from_file_location("parity", ROOT / "benchmarks" / "parity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_benchmark("parity")
 
 
 @pytest.fixture
@@ -85,14 +81,17 @@ def test_listed_cases_without_files_are_absent_and_unknown_files_not_covered(par
     (golden / "manifest.json").write_text(json.dumps({"glccl_s7": {}, "xclip_s0": {}, "clip4clip_s0": {}}))
     (golden / "manifest_trajectory.json").write_text(json.dumps({"traj_b": {}}))
     save_file({"x": torch.zeros(1)}, golden / "clip4clip_meanP_grads_s0.safetensors")
+    (golden / "notes.txt").write_text("unknown")
     parity.main(["--golden", str(golden)])
     lines = {tuple(line.split()[:2]): line for line in capsys.readouterr().out.splitlines()}
     for case in [("glccl_s7", "glccl_weights_s7.safetensors"), ("glccl_s0", "glccl_grads_s0.safetensors")]:
         assert lines[case].endswith("absent")
-    assert lines["xclip_s0", "-"].endswith("absent")
+    for file in ("xclip_forward_s0.safetensors", "xclip_grads_s0.safetensors"):
+        assert lines["xclip_s0", file].endswith("absent")
     assert lines["traj_b", "-"].endswith("absent")
-    assert ("clip4clip_s0", "-") not in lines
-    assert "not covered" in lines["-", "clip4clip_meanP_grads_s0.safetensors"]
+    assert ("clip4clip_s0", "clip4clip_meanP_grads_s0.safetensors") not in lines
+    assert lines["clip4clip_s0", "clip4clip_seqTransf_grads_s0.safetensors"].endswith("absent")
+    assert "not covered" in lines["-", "notes.txt"]
 
 
 def test_sizes_come_from_the_tensors_and_cases_from_the_names(parity, tmp_path, capsys):

@@ -131,27 +131,30 @@ def test_satisfies_judges_each_attribute_and_the_order():
 
 
 def test_no_twin_of_a_training_video_satisfies_its_caption(clips):
-    for first in range(0, 400, 8):
-        twins = clips["train"][first : first + 8]
+    for first in range(0, 400, 4):
+        twins = clips["train"][first : first + 4]
         for query in twins:
             assert sum(satisfies(clip.scene, clip.events, query.meaning) for clip in twins) == 1, query.caption
 
 
-def test_twins_share_colours_and_scene_and_differ_in_shape_action_and_order(clips):
+def test_each_group_is_a_video_and_its_twins_in_shape_action_and_order(clips):
     groups = {}
     for split in SPLITS:
         for clip in clips[split]:
             groups.setdefault((split, clip.twin_group), []).append(clip)
-    for group in groups.values():
-        assert len(group) == 8
-        assert len({(clip.scene, frozenset(e.colour for e in clip.events)) for clip in group}) == 1
-        for a, b in combinations(group, 2):
-            assert kinds(a) != kinds(b)
-        # Half of the 28 pairs differ in each of the three.
-        for blind in ({0, 1}, {0, 2}):
-            seen = {tuple(sorted(tuple(kind[i] for i in blind) for kind in kinds(clip))) for clip in group}
-            assert len(seen) == 2
-        assert len({tuple(event.colour for event in clip.events) for clip in group}) == 2
+    for one, *twins in groups.values():
+        assert len(twins) == 3
+        differences = []
+        for twin in twins:
+            assert twin.scene == one.scene
+            if sorted(kinds(one)) == sorted(kinds(twin)):
+                differences.append("order")
+                continue
+            (a, b) = next((a, b) for a, b in zip(kinds(one), kinds(twin), strict=True) if a != b)
+            differences.append("shape" if a[1] != b[1] else "action")
+            assert sum(x != y for x, y in zip(a, b, strict=True)) == 1
+            assert sum(x != y for x, y in zip(kinds(one), kinds(twin), strict=True)) == 1
+        assert differences == ["shape", "action", "order"]
 
 
 def test_a_judge_of_colours_and_scene_stays_below_30_and_a_perfect_one_gets_100(clips):
@@ -161,7 +164,7 @@ def test_a_judge_of_colours_and_scene_stays_below_30_and_a_perfect_one_gets_100(
     assert ties_lost == 0
     assert 1 < by_chance < 30
     for name in ("everything but order", "everything but shapes", "everything but actions"):
-        assert 40 < oracle_recall(test, ORACLES[name])[0] < 55, name
+        assert oracle_recall(test, ORACLES[name])[0] < 80, name
 
 
 def test_splits_have_disjoint_event_combinations_for_every_seed(clips):
@@ -230,8 +233,8 @@ def test_actions_are_readable_from_uniformly_sampled_frames():
     assert (np.diff(columns[:, 1]) > 3).all()
     assert (np.diff(centre(play("rise")[1])[:, 0]) < -3).all()
     assert (np.diff(centre(play("slide left")[1])[:, 1]) < -3).all()
-    assert (np.diff(play("grow")[1].sum((1, 2))) > 20).all()
-    assert (np.diff(play("shrink")[1].sum((1, 2))) < -20).all()
+    assert (np.diff(play("grow")[1].sum((1, 2))) > 0).all()
+    assert (np.diff(play("shrink")[1].sum((1, 2))) < 0).all()
     assert (play("blink")[1].sum((1, 2)) > 100).tolist() == [True, False, True, False]
     height = centre(play("bounce")[1])[:, 0]
     assert (np.diff(height) * [-1, 1, -1] > 20).all()
@@ -240,11 +243,18 @@ def test_actions_are_readable_from_uniformly_sampled_frames():
 def test_stills_have_the_asked_size_and_depend_on_the_seed_alone():
     for seed in range(20):
         one, two = (
-            render_still(rng, sample_still(rng), 48)
+            render_still(rng, sample_still(seed), 48)
             for rng in (np.random.default_rng(seed), np.random.default_rng(seed))
         )
         assert one.shape == (48, 48, 3)
         np.testing.assert_array_equal(one, two)
+
+
+def test_stills_come_in_groups_that_share_colour_and_scene_and_say_different_things():
+    for first in range(0, 400, sampler.STILLS_PER_GROUP):
+        group = [sample_still(index) for index in range(first, first + sampler.STILLS_PER_GROUP)]
+        assert len({(still.scene, still.colour) for still in group}) == 1
+        assert len({(still.shape, still.event and still.event.action) for still in group}) == len(group)
 
 
 @pytest.mark.parametrize("shape", SYMMETRY)
@@ -295,7 +305,7 @@ def test_backgrounds_move_and_are_noisy():
 
 
 def test_stills_at_rest_show_what_their_phrase_says():
-    stills = [sample_still(np.random.default_rng(seed)) for seed in range(600)]
+    stills = [sample_still(index) for index in range(600)]
     for still in (still for still in stills if still.event is None and still.shape is not None):
         x, y = still.centre
         assert still.colour in still.phrase
@@ -315,7 +325,7 @@ def test_stills_at_rest_show_what_their_phrase_says():
 
 
 def test_stills_of_events_show_what_their_phrase_says():
-    stills = [sample_still(np.random.default_rng(seed)) for seed in range(600)]
+    stills = [sample_still(index) for index in range(600)]
     actions = set()
     for event, phrase in ((still.event, still.phrase) for still in stills if still.event is not None):
         said = read(phrase).mentions[0]
@@ -345,7 +355,7 @@ def test_columns_of_videos(tmp_path):
     assert row["events"] == [vars(event) for event in clip.events]
     assert row["caption_events"] == list(clip.caption_events)
     assert (row["start"], row["end"]) == (None, None)
-    assert test["twin_group"] == [0] * 8 + [1] * 2
+    assert test["twin_group"] == [0] * 4 + [1] * 4 + [2] * 2
 
 
 def test_all_splits_and_stills(tmp_path):

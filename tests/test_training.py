@@ -164,11 +164,18 @@ def test_training_lowers_the_loss(tiny, tmp_path):
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.2
 
 
-@pytest.mark.parametrize(("step", "group_by"), [(4, "null"), (5, "null"), (8, "twin_group")])
-def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypatch, step, group_by):
-    order = f"data.group_by={group_by}"
-    whole = train(tiny(f"output_dir={tmp_path / 'whole'}", order))
-    overrides = ("train.save_steps=1", f"output_dir={tmp_path / 'killed'}", order)
+@pytest.mark.parametrize(
+    ("step", "settings"),
+    [
+        (4, ()),
+        (5, ()),
+        (8, ("data.group_by=twin_group",)),
+        (6, ("train.optimizer=bert_adam", "train.freeze_layer_num=1", "data.validation_split=test")),
+    ],
+)
+def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypatch, step, settings):
+    whole = train(tiny(f"output_dir={tmp_path / 'whole'}", *settings))
+    overrides = ("train.save_steps=1", f"output_dir={tmp_path / 'killed'}", *settings)
     with monkeypatch.context() as patch:
         kill_at(patch, step)
         with pytest.raises(Killed):
@@ -178,6 +185,7 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypat
         assert logged(tmp_path / "killed", tag) == logged(tmp_path / "whole", tag)
     assert resumed["history"] == whole["history"]
     assert resumed["test"] == whole["test"]
+    assert resumed.get("best_on_test") == whole.get("best_on_test")
 
 
 def test_what_was_done_after_the_last_checkpoint_is_done_again(tiny, tmp_path, monkeypatch):
@@ -223,6 +231,65 @@ def test_without_validation_the_last_model_is_tested(tiny, tmp_path):
     results = train(tiny("data.validation_split=null"))
     assert (results["model"], results["epoch"], results["validation"]) == ("last", 2, None)
     assert not (tmp_path / "run" / "best").exists()
+
+
+def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_labelled(tiny, tmp_path, monkeypatch):
+    """Made-up metrics, best in the second of three epochs."""
+    recalls, splits = iter([10.0, 30.0, 20.0, 20.0]), []
+
+    def evaluate(trainer, model, role, progress):
+        splits.append(role)
+        metrics = {"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}}
+        return EvaluationStub(metrics)
+
+    monkeypatch.setattr(loop.Trainer, "evaluate", evaluate)
+    results = train(tiny("data.validation_split=test", "train.epochs=3"))
+    assert splits == ["test"] * 4
+    assert (results["model"], results["epoch"], results["validation"]) == ("last", 3, None)
+    assert results["test"]["t2v"]["R@1"] == 20.0
+    assert "last epoch" in results["selected_by"]
+    best = results["best_on_test"]
+    assert (best["model"], best["epoch"], best["test"]["t2v"]["R@1"]) == ("best", 2, 30.0)
+    assert "test split itself" in best["selected_by"]
+    assert all("test" in row and "validation" not in row for row in results["history"])
+    assert logged(tmp_path / "run", "test/t2v/R@1") == {4: 10.0, 8: 30.0, 12: 20.0}
+    assert (tmp_path / "run" / "last" / "results.json").exists()
+    assert not (tmp_path / "run" / "best" / "results.json").exists()
+
+
+class EvaluationStub:
+    def __init__(self, metrics):
+        self.metrics, self.captions, self.video_ids = metrics, ["a"], ["b"]
+
+
+def test_selection_on_validation_is_named(tiny):
+    results = train(tiny("train.max_steps=1"))
+    assert results["selected_by"] == "R@1 on the validation split"
+    assert "best_on_test" not in results
+
+
+def test_frozen_layers_stay_as_they_are(tiny, tmp_path):
+    train(tiny("train.freeze_layer_num=1", "train.max_steps=2", "train.clip_learning_rate_factor=1"))
+    recipe = tiny()
+    loop.set_seed(recipe.seed)
+    start, _ = loop.build_model(recipe, loop.load_splits(recipe)["train"]["caption"])
+    end = GLCCLModel.from_pretrained(tmp_path / "run" / "last").state_dict()
+    moved = {name for name, weight in start.state_dict().items() if not torch.equal(weight, end[name])}
+    for tower in ("text_model", "vision_model"):
+        assert not any(name.startswith(f"clip.{tower}.embeddings.") for name in moved)
+        assert not any(name.startswith(f"clip.{tower}.encoder.layers.0.") for name in moved)
+        assert any(name.startswith(f"clip.{tower}.encoder.layers.1.") for name in moved)
+    assert "clip.vision_model.pre_layrnorm.weight" not in moved
+    assert "clip.logit_scale" in moved
+
+
+def test_total_batch_size_counts_all_processes_together(tiny):
+    assert TrainRecipe(batch_size=8).pairs_per_process(4) == 8
+    assert TrainRecipe(batch_size=8, total_batch_size=128).pairs_per_process(4) == 32
+    with pytest.raises(ValueError, match="total_batch_size=128 cannot be divided among 3 processes"):
+        TrainRecipe(total_batch_size=128).pairs_per_process(3)
+    results = train(tiny("train.total_batch_size=8"))
+    assert [row["step"] for row in results["history"]] == [2, 4]
 
 
 def test_too_few_pairs_for_a_batch(tiny):

@@ -6,15 +6,12 @@ from typing import Any
 import torch
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from ..configuration_glccl import GLCCLConfig
 from ..modeling_glccl import GLCCLModel
-from ..peers import MeanPoolingModel
+from ..peers.heads import FIXED_CONFIG, HEADS
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
 from .recipe import Recipe
 from .tokenizer import train_clip_tokenizer
-
-HEADS = {"glccl": GLCCLModel, "mean_pooling": MeanPoolingModel}
 
 
 def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GLCCLProcessor]:
@@ -25,16 +22,17 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
         captions: the training captions, of which a tokenizer is made where no pretrained one is given.
     """
     settings, model_class = recipe.model, HEADS[recipe.model.head]
+    config = settings.config | FIXED_CONFIG.get(settings.head, {})
     if settings.checkpoint:
-        model = model_class.from_pretrained(settings.checkpoint, dtype=torch.float32, **settings.config)
+        model = model_class.from_pretrained(settings.checkpoint, dtype=torch.float32, **config)
         tokenizer = GLCCLProcessor.from_pretrained(settings.checkpoint).tokenizer
     elif settings.clip:
         dtype = {"dtype": torch.float32}
-        model = model_class.from_clip_pretrained(settings.clip, clip_kwargs=dtype, **settings.config)
+        model = model_class.from_clip_pretrained(settings.clip, clip_kwargs=dtype, **config)
         tokenizer = CLIPTokenizer.from_pretrained(settings.clip)
     else:
         tokenizer = train_clip_tokenizer(captions, settings.vocab_size)
-        model = model_class(_config_for(tokenizer, settings.config))
+        model = model_class(model_class.config_class(**_with_vocabulary(config, tokenizer)))
     model.set_attn_implementation(settings.attn_implementation)
 
     frames = {"max_frames": model.config.max_frames, **recipe.data.processor}
@@ -49,8 +47,8 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
     return model, processor
 
 
-def _config_for(tokenizer: PreTrainedTokenizerBase, values: dict[str, Any]) -> GLCCLConfig:
-    """A configuration whose text encoder has the tokenizer's vocabulary."""
+def _with_vocabulary(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Configuration values, the text encoder with the tokenizer's vocabulary."""
     clip = values.get("clip_config") or {}
     vocabulary = {
         "vocab_size": len(tokenizer),
@@ -58,4 +56,4 @@ def _config_for(tokenizer: PreTrainedTokenizerBase, values: dict[str, Any]) -> G
         "eos_token_id": tokenizer.eos_token_id,
     }
     clip = clip | {"text_config": clip.get("text_config", {}) | vocabulary}
-    return GLCCLConfig(**values | {"clip_config": clip})
+    return values | {"clip_config": clip}

@@ -61,17 +61,20 @@ class FullBatchLoss(nn.Module):
         if len(text.words) != len(video.frames):
             raise ValueError(f"a batch needs one video per text; got {len(text.words)} and {len(video.frames)}")
         world_size = dist.get_world_size() if dist.is_initialized() else 1
+        auxiliary = model.auxiliary_loss(text, video, average_over_processes)
         if world_size > 1:
             video = gather_videos(video)
         scores = model.get_scores(text, video)
-        logits = scores.logits
+        logits, csc_scores = scores.logits, model.csc_inputs(scores) if csc_weight else None
         if world_size > 1:
-            contrastive, csc = sharded_losses(logits, torch.stack(scores.to_tuple()) if csc_weight else None)
+            contrastive, csc = sharded_losses(logits, csc_scores)
         else:
             contrastive = contrastive_loss(logits)
-            csc = csc_loss(torch.stack(scores.to_tuple())) if csc_weight else None
+            csc = csc_loss(csc_scores) if csc_weight else None
         loss = contrastive if csc is None else contrastive + csc_weight * csc
-        return GLCCLOutput(loss=loss, contrastive_loss=contrastive, csc_loss=csc)
+        if auxiliary is not None:
+            loss = loss + auxiliary
+        return GLCCLOutput(loss=loss, contrastive_loss=contrastive, csc_loss=csc, auxiliary_loss=auxiliary)
 
     def _encode(self, encode: Callable, values: Tensor, mask: Tensor | None):
         if self.grad_cache_chunk is None:
@@ -88,21 +91,29 @@ class FullBatchLoss(nn.Module):
 
 
 def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
-    """The videos of all processes, in the order of their ranks, padded to the most frames; gradients flow back."""
-    sizes = torch.tensor(video.frame_mask.shape, device=video.frames.device)
+    """The videos of all processes, in the order of their ranks, padded to the most slots; gradients flow back."""
+    sizes = torch.tensor([value.shape[:2] for value in video.values()], device=video.frames.device)
     all_sizes = [torch.empty_like(sizes) for _ in range(dist.get_world_size())]
     dist.all_gather(all_sizes, sizes)
-    counts, slots = torch.stack(all_sizes).T.tolist()
+    counts, slots = torch.stack(all_sizes).unbind(dim=-1)
+    counts = counts[:, 0].tolist()
     if len(set(counts)) > 1:
         raise ValueError(
             f"every process must hold as many pairs as the others; got {counts}. Drop the last incomplete batch "
             "(drop_last=True)"
         )
-    missing = max(slots) - slots[dist.get_rank()]
-    return GLCCLVideoFeatures(
-        frames=_AllGather.apply(F.pad(video.frames, (0, 0, 0, missing))),
-        frame_mask=_AllGather.apply(F.pad(video.frame_mask, (0, missing)).to(torch.uint8)).bool(),
-    )
+    gathered = {}
+    for (name, value), most in zip(video.items(), slots.amax(dim=0).tolist(), strict=True):
+        value = F.pad(value, (*[0] * (2 * value.ndim - 3), most - value.shape[1]))
+        gathered[name] = _AllGather.apply(value.to(torch.uint8) if name == "frame_mask" else value)
+    gathered["frame_mask"] = gathered["frame_mask"].bool()
+    return type(video)(**gathered)
+
+
+def average_over_processes(mean: Tensor) -> Tensor:
+    """The mean over the pairs of all processes of a tensor that is one over those of each; gradients flow back."""
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    return mean if world_size == 1 else _AllReduce.apply(mean) / world_size
 
 
 def sharded_losses(logits: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,6 @@
 """The training loop: steps, evaluation, checkpoints that resume exactly, and the results of a run."""
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -26,12 +25,14 @@ from ..data.sampler import GroupSampler
 from ..environment import describe_environment
 from ..evaluation import EvaluationResult, evaluate
 from ..modeling_glccl import GLCCLModel
+from ..peers.heads import HEADS
 from ..processing_glccl import GLCCLProcessor
-from .build import HEADS, build_model
+from .build import build_model
 from .checkpoint import recover_folder, replace_folder
 from .full_batch import FullBatchLoss
-from .optimization import build_optimizer, build_scheduler, clamp_logit_scale
+from .optimization import build_optimizer, build_scheduler, freeze_clip
 from .recipe import Recipe, differences, load_recipe, save_recipe
+from .step import training_step
 
 # What may differ between a run and its continuation: nothing here changes a step.
 MAY_CHANGE = {
@@ -51,6 +52,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     Writes into `output_dir`: `last` (model, processor and training state of the newest checkpoint), `best` (model and
     processor of the epoch with the highest validation R@1), `logs` (TensorBoard), `recipe.yaml` and `results.json`.
+    Where validation and test are the same split the result is that of `last`, and `best` only stands beside it.
 
     Returns:
         The content of `results.json`.
@@ -84,9 +86,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 
 def load_splits(recipe: Recipe) -> dict[str, Dataset]:
-    """The recipe's splits under the names "train", "validation" and "test"; absent ones are left out."""
+    """The recipe's splits under the names "train", "validation" and "test"; absent ones are left out.
+
+    So is "validation" where it is the test split: nothing then passes for a validation result that is none.
+    """
     data = recipe.data
-    names = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    validation_split = None if data.selects_on_test else data.validation_split
+    names = {"train": data.train_split, "validation": validation_split, "test": data.test_split}
     return {
         role: load_benchmark(data.benchmark, data_dir=data.data_dir, repo_id=data.repo_id, split=name, **data.options)
         for role, name in names.items()
@@ -135,7 +141,10 @@ class Trainer:
     ):
         self.recipe, self.processor, self.splits, self.accelerator = recipe, processor, splits, accelerator
         self.output_dir = Path(recipe.output_dir)
-        batch_size, world = recipe.train.batch_size, accelerator.num_processes
+        world = accelerator.num_processes
+        self.batch_size = batch_size = recipe.train.pairs_per_process(world)
+        # The split that is evaluated after each epoch.
+        self.selection = "test" if recipe.data.selects_on_test else "validation" if "validation" in splits else None
         if len(splits["train"]) < batch_size * world:
             raise ValueError(
                 f"the training split has {len(splits['train'])} pairs but one step takes {world} x {batch_size}: "
@@ -157,6 +166,7 @@ class Trainer:
             # Without its own generator every new iterator draws from the global one, and a resumed run has one more.
             generator=torch.Generator(),
         )
+        freeze_clip(model, recipe.train.freeze_layer_num)
         optimizer = build_optimizer(model, recipe.train)
         self.bare_model = model
         if recipe.train.activation_checkpointing:
@@ -237,43 +247,21 @@ class Trainer:
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, float]:
         """One optimiser step; returns what is logged of it."""
-        accelerator = self.accelerator
-        where = f"step {self.progress.step + 1}, videos {', '.join(batch['videos'])}"
-        try:
-            output = self.model(**batch["inputs"])
-        except ValueError as error:
-            error.add_note(f"raised at {where}")
-            raise
-        accelerator.backward(output.loss)
-        gradient_norm = accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.train.max_grad_norm)
-        losses = {
-            "loss": output.loss,
-            "contrastive_loss": output.contrastive_loss,
-            "csc_loss": output.csc_loss,
-            "gradient_norm": gradient_norm,
-            "logit_scale": self.bare_model.clip.logit_scale,
-        }
-        losses = {name: float(value.detach()) for name, value in losses.items() if value is not None}
-        # In fp16 a gradient may overflow: the scaler then skips the step and lowers its scale.
-        if not math.isfinite(losses["loss"] if accelerator.scaler else losses["loss"] + losses["gradient_norm"]):
-            raise ValueError(
-                f"loss {losses['loss']} and gradient norm {losses['gradient_norm']} are not finite at {where}: look "
-                "at these videos and their captions, lower train.learning_rate, or use train.precision=fp32"
-            )
-        self.optimizer.step()
-        if not accelerator.optimizer_step_was_skipped:
-            self.scheduler.step()
-        self.optimizer.zero_grad()
-        clamp_logit_scale(self.bare_model)
-        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            losses[f"learning_rate/{group['name']}"] = rate
-        return losses
+        return training_step(
+            self.accelerator,
+            self.model,
+            self.optimizer,
+            self.scheduler,
+            batch["inputs"],
+            self.recipe.train.max_grad_norm,
+            where=f"step {self.progress.step + 1}, videos {', '.join(batch['videos'])}",
+        )
 
     def describe(self) -> str:
         """R@1 of the last evaluation and the speed, for the progress bar."""
         progress = self.progress
-        pairs = progress.step * self.recipe.train.batch_size * progress.num_processes
-        recalls = [row["validation"]["t2v"]["R@1"] for row in progress.history if "validation" in row]
+        pairs = progress.step * self.batch_size * progress.num_processes
+        recalls = [row[self.selection]["t2v"]["R@1"] for row in progress.history if self.selection in row]
         recall = f"R@1 {recalls[-1]:.1f}, " if recalls else ""
         return f"{recall}{pairs / progress.training_seconds:.0f} samples/s"
 
@@ -284,12 +272,12 @@ class Trainer:
         progress.epoch, progress.step_in_epoch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.history.append(row)
         due = progress.step == self.steps or progress.epoch % train.eval_epochs == 0
-        if "validation" in self.splits and due:
-            row["validation"] = self.evaluate(self.bare_model, "validation", progress=False).metrics
-            for direction, metrics in row["validation"].items():
-                values = {f"validation/{direction}/{name}": value for name, value in metrics.items()}
+        if self.selection and due:
+            row[self.selection] = self.evaluate(self.bare_model, self.selection, progress=False).metrics
+            for direction, metrics in row[self.selection].items():
+                values = {f"{self.selection}/{direction}/{name}": value for name, value in metrics.items()}
                 self.accelerator.log(values, step=progress.step)
-            recall = row["validation"]["t2v"]["R@1"]
+            recall = row[self.selection]["t2v"]["R@1"]
             if progress.best_recall is None or recall > progress.best_recall:
                 progress.best_epoch, progress.best_recall = progress.epoch, recall
                 self.save_model("best")
@@ -335,20 +323,19 @@ class Trainer:
     def test(self) -> dict[str, Any]:
         """Loads the chosen model as a user would, tests it, and writes and publishes the results."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
-        chosen = "best" if progress.best_epoch else "last"
+        chosen = "best" if self.selection == "validation" else "last"
         folder = self.output_dir / chosen
+        best = next((row for row in progress.history if row["epoch"] == progress.best_epoch), {})
         results = {
             "model": chosen,
-            "epoch": progress.best_epoch or progress.epoch,
-            "validation": next((r["validation"] for r in progress.history if r["epoch"] == progress.best_epoch), None),
+            "selected_by": "R@1 on the validation split" if chosen == "best" else "nothing: it is the last epoch",
+            "epoch": progress.best_epoch if chosen == "best" else progress.epoch,
+            "validation": best.get("validation"),
             "history": progress.history,
             "seed": recipe.seed,
             "precision": recipe.train.precision,
             "processes": progress.num_processes,
-            "samples_per_second": progress.step
-            * recipe.train.batch_size
-            * progress.num_processes
-            / progress.training_seconds,
+            "samples_per_second": progress.step * self.batch_size * progress.num_processes / progress.training_seconds,
             "seconds": {"training": progress.training_seconds},
             **describe_environment(),
             "recipe": asdict(recipe),
@@ -364,6 +351,15 @@ class Trainer:
             results["seconds"]["test"] = time.perf_counter() - started
             text = ", ".join(f"{name} {value:.1f}" for name, value in result.metrics["t2v"].items())
             accelerator.print(f"test, {chosen} model (epoch {results['epoch']}), text to video: {text}")
+        if self.selection == "test":
+            results["best_on_test"] = {
+                "selected_by": "R@1 on the test split itself: higher than an unseen split would give",
+                "model": "best",
+                "epoch": progress.best_epoch,
+                "test": best["test"],
+            }
+            recall = f"R@1 {best['test']['t2v']['R@1']:.1f} (epoch {progress.best_epoch})"
+            accelerator.print(f"selected on the test split, for comparison with published figures: {recall}")
         if accelerator.is_main_process:
             for target in (self.output_dir, folder):
                 (target / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

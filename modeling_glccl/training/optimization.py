@@ -1,44 +1,58 @@
-"""AdamW with two learning rates, its schedule, and the bound on logit_scale."""
+"""Optimisers with two learning rates, their schedules, frozen layers, and the bound on logit_scale."""
 
 import math
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_cosine_schedule_with_warmup
 
+from .bert_adam import BertAdam, warmup_cosine
 from .recipe import TrainRecipe
 
 # CLIP multiplies logits by at most 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = math.log(100)
 
 
-def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """AdamW with CLIP's betas and epsilon over the groups of [`parameter_groups`]."""
-    return torch.optim.AdamW(parameter_groups(model, recipe), betas=(0.9, 0.98), eps=1e-6)
+def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the groups of [`parameter_groups`]."""
+    groups = parameter_groups(model, recipe)
+    settings = {"betas": (recipe.adam_beta1, recipe.adam_beta2), "eps": recipe.adam_epsilon}
+    if recipe.optimizer == "bert_adam":
+        return BertAdam(groups, lr=recipe.learning_rate, max_grad_norm=recipe.max_grad_norm, **settings)
+    return torch.optim.AdamW(groups, **settings)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, steps: int) -> LRScheduler:
-    """Linear warm-up over `warmup_ratio` of the steps, then a cosine to zero, stepped once per training step."""
+    """Linear warm-up over `warmup_ratio` of the steps, then a cosine to zero, stepped once per training step.
+
+    With `bert_adam` the cosine is that of [`warmup_cosine`], which starts with the warm-up rather than after it.
+    """
+    if recipe.optimizer == "bert_adam":
+        return LambdaLR(optimizer, lambda step: warmup_cosine(step / steps, recipe.warmup_ratio))
     return get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
 
 
 def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
     """The trainable parameters in up to four groups: CLIP and new layers, with and without weight decay.
 
-    Biases, normalisation weights, logit_scale and other vectors are not decayed; neither are the learned matrices of
-    the interaction, which start as identities: decay would pull them to zero rather than to a neutral value.
+    With `adamw` biases, normalisation weights, logit_scale and other vectors are not decayed; neither are the learned
+    matrices of the interaction, which start as identities: decay would pull them to zero rather than to a neutral
+    value. With `bert_adam`, as in the authors' release, only biases are not decayed.
 
     Args:
         model: a GLCCL model; the parameters of its attribute `clip` are CLIP's.
-        recipe: learning rates and weight decay.
+        recipe: optimiser, learning rates and weight decay.
     """
     groups = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "clip" if name.startswith("clip.") else "new"
-        decayed = parameter.ndim >= 2 and not name.startswith("interaction.")
+        if recipe.optimizer == "bert_adam":
+            decayed = not name.endswith("bias")
+        else:
+            decayed = parameter.ndim >= 2 and not name.startswith("interaction.")
         rate = recipe.learning_rate * (recipe.clip_learning_rate_factor if part == "clip" else 1)
         group = {
             "name": part if decayed else f"{part}_without_decay",
@@ -48,6 +62,29 @@ def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
         }
         groups.setdefault(group["name"], group)["params"].append(parameter)
     return list(groups.values())
+
+
+def freeze_clip(model: nn.Module, layers: int | None) -> None:
+    """Freezes CLIP's embeddings, its pre-norm and first layers; call it before [`build_optimizer`].
+
+    The final norms, the projections, logit_scale and everything that is not CLIP's are always trained.
+
+    Args:
+        model: a GLCCL model.
+        layers: how many layers; `None` freezes nothing at all, the embeddings neither.
+
+    Raises:
+        ValueError: more layers than a tower has.
+    """
+    if layers is None:
+        return
+    text, vision = model.clip.text_model, model.clip.vision_model
+    depth = min(len(text.encoder.layers), len(vision.encoder.layers))
+    if layers > depth:
+        raise ValueError(f"freeze_layer_num={layers}, but a tower of this CLIP has {depth} layers")
+    frozen = [text.embeddings, vision.embeddings, vision.pre_layrnorm]
+    for module in (*frozen, *text.encoder.layers[:layers], *vision.encoder.layers[:layers]):
+        module.requires_grad_(False)
 
 
 @torch.no_grad()

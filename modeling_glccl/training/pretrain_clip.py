@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
 
 from ..data import load_benchmark
+from ..data.shapes.sampler import STILLS_PER_GROUP
 from ..environment import describe_environment
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
@@ -44,9 +45,10 @@ class ClipRecipe:
         vocab_size: of the tokenizer, trained on the phrases and on the captions of the training videos.
         max_words: most tokens of a phrase, BOS and EOS included.
         epochs: passes over the stills.
-        batch_size: pairs per step.
+        batch_size: pairs per step, in whole groups of stills that differ in shape or action alone.
         learning_rate: peak rate, after `warmup_ratio` of the steps, before a cosine to zero.
-        weight_decay: of weight matrices.
+        text_learning_rate_factor: for the layers and the projection of the text encoder, times `learning_rate`.
+        weight_decay: of weight matrices outside these.
         warmup_ratio: share of the steps.
         seed: of the weights and the order.
     """
@@ -58,8 +60,9 @@ class ClipRecipe:
     vocab_size: int = 1000
     max_words: int = 32
     epochs: int = 5
-    batch_size: int = 128
-    learning_rate: float | int = 1e-3
+    batch_size: int = 64
+    learning_rate: float | int = 1.5e-3
+    text_learning_rate_factor: float | int = 0.3
     weight_decay: float | int = 0.05
     warmup_ratio: float | int = 0.1
     seed: int = 42
@@ -77,30 +80,26 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     processor = GLCCLProcessor(
         tokenizer, GLCCLVideoProcessor(size=size, crop_size=size, max_frames=1), max_words=recipe.max_words
     )
-    input_ids = processor(text=list(stills["phrase"]))["input_ids"]
+    text = processor(text=list(stills["phrase"]))
+    input_ids, lengths = text["input_ids"], text["attention_mask"].sum(1)
     normalise = processor.video_processor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalise.image_mean, normalise.image_std))
     images = torch.from_numpy(np.stack([np.asarray(image) for image in stills["image"]])).permute(0, 3, 1, 2)
 
     model = CLIPModel(_clip_config(recipe, tokenizer, size)).train()
-    _strengthen_embeddings(model)
+    _initialise_for_a_short_training(model)
     model.set_attn_implementation("eager")  # faster than SDPA on sequences this short
-    decayed = [weight for weight in model.parameters() if weight.ndim >= 2]
-    others = [weight for weight in model.parameters() if weight.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), betas=(0.9, 0.98))
     steps = recipe.epochs * (len(images) // recipe.batch_size)
     scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
     with tqdm(total=steps, unit="step", desc="CLIP on stills") as bar:
         for _ in range(recipe.epochs):
-            for rows in torch.randperm(len(images)).split(recipe.batch_size):
+            groups = torch.randperm(len(images) // STILLS_PER_GROUP)[:, None] * STILLS_PER_GROUP
+            for rows in (groups + torch.arange(STILLS_PER_GROUP)).flatten().split(recipe.batch_size):
                 if len(rows) < recipe.batch_size:
                     break
                 pixels = (images[rows].float() / 255 - mean) / std
-                loss = contrast(model, input_ids[rows], pixels)
+                loss = contrast(model, input_ids[rows, : lengths[rows].max()], pixels)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
@@ -125,12 +124,37 @@ def contrast(model: CLIPModel, input_ids: Tensor, pixel_values: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def _strengthen_embeddings(model: CLIPModel) -> None:
-    """CLIP draws embeddings with a deviation of 0.02; within so few steps shapes and places would stay unread."""
+def _initialise_for_a_short_training(model: CLIPModel) -> None:
+    """Starts the text encoder as a bag of words, and both encoders with embeddings that are seen.
+
+    As CLIP draws its weights, the EOS token first hears little of the words, and after a minute of training opposite
+    actions would still be read alike.
+    """
     vision, text = model.vision_model.embeddings, model.text_model.embeddings
     vision.patch_embedding.weight.normal_(std=0.05)
     vision.position_embedding.weight.normal_(std=0.3)
-    text.position_embedding.weight.normal_(std=0.075)
+    text.token_embedding.weight.normal_(std=0.3)
+    text.position_embedding.weight.normal_(std=0.05)
+    for layer in model.text_model.encoder.layers:
+        attention = layer.self_attn
+        for projection in (attention.v_proj, attention.out_proj):
+            projection.weight.normal_(std=2 * projection.in_features**-0.5)
+        for projection in (attention.q_proj, attention.k_proj, layer.mlp.fc2):
+            projection.weight.mul_(0.1)
+
+
+def _parameter_groups(model: CLIPModel, recipe: ClipRecipe) -> list[dict]:
+    """Weight matrices with weight decay, the rest without; the layers of the text encoder learn more slowly."""
+    rate, slow_rate = recipe.learning_rate, recipe.learning_rate * recipe.text_learning_rate_factor
+    groups = [
+        {"params": [], "lr": rate, "weight_decay": recipe.weight_decay},
+        {"params": [], "lr": rate, "weight_decay": 0.0},
+        {"params": [], "lr": slow_rate, "weight_decay": 0.0},
+    ]
+    for name, weight in model.named_parameters():
+        slow = name.startswith("text_") and "token_embedding" not in name
+        groups[2 if slow else weight.ndim < 2]["params"].append(weight)
+    return groups
 
 
 def _clip_config(recipe: ClipRecipe, tokenizer, size: int) -> CLIPConfig:

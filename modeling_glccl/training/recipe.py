@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..configuration_glccl import GLCCLConfig
+from ..peers.heads import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
 
@@ -28,15 +28,21 @@ class ModelRecipe:
     Args:
         clip: CLIP checkpoint to start from, a folder or a Hub id; its tokenizer is used.
         checkpoint: GLCCL checkpoint to continue from, a folder or a Hub id, with its processor.
-        head: `glccl`, or `mean_pooling` for the cosine of sentence and mean frame (needs `config.csc_weight: 0`).
-        config: values of GLCCLConfig (`max_words`, `max_frames`, `glim_temperature`, `csc_weight`, ...).
+        head: how features are scored: `glccl`, or one of its peers (see `modeling_glccl.peers`): `xclip`,
+            `clip4clip_meanp` (which has no temporal encoder, whatever `config` says), `clip4clip_seqtransf`, `xpool`,
+            `glscl`, and `mean_pooling`, which is `clip4clip_seqtransf` without normalising frames before the mean. All
+            but `glccl` and `xclip` need `config.csc_weight: 0`.
+        config: values of the model's configuration, GLCCLConfig (`max_words`, `max_frames`, `glim_temperature`,
+            `csc_weight`, ...) or that of the head.
         attn_implementation: `sdpa`, or `eager`, which is faster on CPUs when the sequences are tiny.
         vocab_size: of the tokenizer trained on the training captions, where no pretrained one is given.
     """
 
     clip: str | None = None
     checkpoint: str | None = None
-    head: Literal["glccl", "mean_pooling"] = "glccl"
+    head: Literal["glccl", "mean_pooling", "xclip", "clip4clip_meanp", "clip4clip_seqtransf", "xpool", "glscl"] = (
+        "glccl"
+    )
     config: dict = field(default_factory=dict)
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     vocab_size: int = 1000
@@ -50,13 +56,14 @@ class ModelRecipe:
 
     def validate_config(self):
         """The names in `config` exist."""
-        known = [f"model.config.{f.name}" for f in fields(GLCCLConfig)]
+        known = [f"model.config.{f.name}" for f in fields(HEADS[self.head].config_class)]
         _refuse_unknown([f"model.config.{name}" for name in self.config], known)
 
     def validate_head(self):
-        """A head with one score has no score consistency."""
-        if self.head == "mean_pooling" and self.config.get("csc_weight") != 0:
-            raise ValueError("head=mean_pooling has one score, so CSC is not defined: set config.csc_weight=0")
+        """A head without the four scores has no score consistency."""
+        weight = self.config.get("csc_weight", HEADS[self.head].config_class.csc_weight)
+        if weight and self.head not in FOUR_SCORES:
+            raise ValueError(f"head={self.head} has one score, so CSC is not defined: set config.csc_weight=0")
 
 
 @strict
@@ -71,6 +78,8 @@ class DataRecipe:
         options: further arguments of `load_benchmark` (sizes of the generated shapes benchmark, `missing`, ...).
         train_split: the split to train on.
         validation_split: evaluated after each epoch and chooses the best model; null: the last model is reported.
+            Where it is the same as `test_split`, as in the authors' release, the last model is the result too, and
+            the epoch with the best R@1 stands beside it in `results.json`, labelled as selected on the test split.
         group_by: column whose rows of equal value share batches, which then hold hard negatives (`twin_group` of the
             shapes benchmark); null: rows are shuffled one by one.
         test_split: evaluated once, at the end, with the chosen model; null: no test.
@@ -98,6 +107,11 @@ class DataRecipe:
         """Numbers in their ranges."""
         _at_least(self, 0, "num_workers")
 
+    @property
+    def selects_on_test(self) -> bool:
+        """Whether the split that chooses the best epoch is the one that results are reported on."""
+        return self.validation_split is not None and self.validation_split == self.test_split
+
     def validate_cache(self):
         """A cache has a place."""
         if self.frame_cache and not self.frame_cache_dir:
@@ -113,12 +127,21 @@ class TrainRecipe:
         epochs: passes over the training split; the schedule ends with the last.
         max_steps: stop (and end the schedule) after so many steps, if that is earlier.
         batch_size: text-video pairs per step and process.
+        total_batch_size: text-video pairs per step of all processes together, instead of `batch_size`: a step is then
+            the same on any number of processes that divides it; null: `batch_size` times the number of processes.
+        optimizer: `adamw`, or `bert_adam`, the rule of the authors' release with its schedule and its choice of what
+            is decayed: see [`BertAdam`], [`warmup_cosine`] and [`parameter_groups`].
         learning_rate: peak rate of the layers that CLIP does not have.
         clip_learning_rate_factor: CLIP's rate is `learning_rate` times this.
-        weight_decay: of weight matrices; biases, normalisations, logit_scale and the score matrices that start as
-            identities are not decayed.
+        adam_beta1: decay rate of the mean gradient.
+        adam_beta2: decay rate of the mean squared gradient.
+        adam_epsilon: added to the root of the mean squared gradient.
+        weight_decay: with `adamw` of weight matrices; biases, normalisations, logit_scale and the score matrices that
+            start as identities are not decayed. With `bert_adam` of everything but biases.
         warmup_ratio: share of the steps in which the rate rises linearly, before it falls to 0 along a cosine.
-        max_grad_norm: gradients are clipped to this global norm.
+        max_grad_norm: gradients are clipped to this global norm; with `bert_adam` then each tensor's as well.
+        freeze_layer_num: CLIP's token, patch, class and position embeddings, its pre-norm, and so many of the first
+            layers of both its towers stay as they are; 0: the embeddings and the pre-norm alone; null: nothing does.
         grad_cache_chunk: gradient cache: encode so many pairs at a time, with the exact gradient of the whole batch
             and the activations of one chunk in memory; each pair is encoded twice. null: encode the batch at once.
         activation_checkpointing: recompute the activations of each layer in the backward pass.
@@ -131,11 +154,17 @@ class TrainRecipe:
     epochs: int = 5
     max_steps: int | None = None
     batch_size: int = 128
+    total_batch_size: int | None = None
+    optimizer: Literal["adamw", "bert_adam"] = "adamw"
     learning_rate: float | int = 1e-4
     clip_learning_rate_factor: float | int = 1e-3
+    adam_beta1: float | int = 0.9
+    adam_beta2: float | int = 0.98
+    adam_epsilon: float | int = 1e-6
     weight_decay: float | int = 0.2
     warmup_ratio: float | int = 0.1
     max_grad_norm: float | int = 1.0
+    freeze_layer_num: int | None = None
     grad_cache_chunk: int | None = None
     activation_checkpointing: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -145,12 +174,32 @@ class TrainRecipe:
 
     def validate_numbers(self):
         """Numbers in their ranges."""
-        _at_least(self, 1, "epochs", "max_steps", "batch_size", "grad_cache_chunk", "eval_epochs", "eval_batch_size")
+        _at_least(self, 1, "epochs", "max_steps", "batch_size", "total_batch_size", "grad_cache_chunk")
+        _at_least(self, 1, "eval_epochs", "eval_batch_size")
         _at_least(self, 0, "learning_rate", "clip_learning_rate_factor", "weight_decay", "warmup_ratio", "save_steps")
+        _at_least(self, 0, "adam_beta1", "adam_beta2", "adam_epsilon", "freeze_layer_num")
+        for name in ("adam_beta1", "adam_beta2"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be less than 1")
         if self.warmup_ratio > 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio} is a share of the steps: at most 1")
         if self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive")
+
+    def pairs_per_process(self, num_processes: int) -> int:
+        """Text-video pairs that each of so many processes takes per step.
+
+        Raises:
+            ValueError: `total_batch_size` cannot be divided evenly.
+        """
+        if self.total_batch_size is None:
+            return self.batch_size
+        if self.total_batch_size % num_processes:
+            raise ValueError(
+                f"total_batch_size={self.total_batch_size} cannot be divided among {num_processes} processes: "
+                "use a number of processes that divides it, or batch_size, which counts per process"
+            )
+        return self.total_batch_size // num_processes
 
 
 @strict

@@ -56,7 +56,7 @@ class ShapesConfig(datasets.BuilderConfig):
     num_train: int = 3000
     num_validation: int = 304
     num_test: int = 400
-    num_stills: int = 20_000
+    num_stills: int = 40_000
     seed: int = 0
     image_size: int = 64
     videos_dir: str | None = None
@@ -128,8 +128,8 @@ class Shapes(datasets.GeneratorBasedBuilder):
         return row
 
     def _still_row(self, index: int) -> dict[str, Any]:
+        still = sample_still(index, self.config.seed)
         rng = np.random.default_rng([_STILL_STREAM, self.config.seed, index])
-        still = sample_still(rng)
         buffer = io.BytesIO()
         Image.fromarray(render_still(rng, still, self.config.image_size)).save(buffer, "jpeg", quality=90)
         return {"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase}

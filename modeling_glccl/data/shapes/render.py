@@ -30,7 +30,7 @@ _SPIN = 76.0
 _SUPERSAMPLING = 4
 # Seconds ago and opacity of the after-images behind a shape, as a long exposure leaves them: they show in a single
 # frame how the shape moves.
-_AFTER_IMAGES = ((0.45, 0.3), (0.3, 0.4), (0.15, 0.5))
+_AFTER_IMAGES = ((0.75, 0.3), (0.5, 0.4), (0.25, 0.5))
 
 
 def _polygon(shape: str) -> list[tuple[float, float]]:

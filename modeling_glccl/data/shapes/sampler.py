@@ -30,6 +30,11 @@ SPLITS = ("train", "validation", "test")
 # Events are laid out in twelfths of the video, so that any 12 uniformly sampled frames hold at least three of each.
 STEPS = 12
 MIN_STEPS = 3
+# In what the second, third and fourth video of a group differ from the first.
+TWINS = ("shape", "action", "order")
+STILLS_PER_GROUP = 8
+# A single frame of a blinking shape shows nothing of it.
+STILL_ACTIONS = tuple(action for action in ACTIONS if action != "blink")
 
 KINDS = tuple(kind for kind in product(COLOURS, SHAPES, ACTIONS) if kind[1] in SYMMETRY or kind[2] != "spin")
 COLOUR, SHAPE, ACTION = range(3)
@@ -51,8 +56,8 @@ def pair_splits() -> np.ndarray:
 def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
     """The first `count` videos of a split in symbols.
 
-    Videos come in groups of eight twins (the last group may be cut short): same colours, same scene, same events but
-    for the order of two of them, the shape of one and the action of another, in every combination of the three. No
+    Videos come in groups of four (the last group may be cut short): one and its three hard twins, which have its
+    colours, scene and events but for the shape of one event, the action of another, or the order of these two. No
     other video of the split satisfies a caption in validation and test, no twin in train.
 
     Raises:
@@ -107,10 +112,10 @@ def _sample_videos(rng: np.random.Generator, owned: np.ndarray) -> tuple[list[tu
     sizes = [_pick(rng, SIZES) for _ in range(num_events)]
     spans = _sample_spans(rng, num_events)
     videos = []
-    for other_shape, other_action, swapped in product((0, 1), repeat=3):
-        variant = {first: other_shape, second: other_action}
+    for difference in (None, *TWINS):
+        variant = {first: difference == "shape", second: difference == "action"}
         order = list(range(num_events))
-        if swapped:
+        if difference == "order":
             order[first], order[second] = second, first
         events = []
         for index, (start, end) in zip(order, spans, strict=True):
@@ -179,17 +184,34 @@ def _sample_meaning(
     return None
 
 
-def sample_still(rng: np.random.Generator) -> Still:
-    """A frame with a phrase for image-text pre-training: any shape anywhere, in any size that a video can show."""
-    scene, colour, shape = _pick(rng, SCENES), _pick(rng, COLOURS), _pick(rng, SHAPES)
+def sample_still(index: int, seed: int = 0) -> Still:
+    """A frame with a phrase for image-text pre-training, in any size that a video can show.
+
+    Stills come in groups of `STILLS_PER_GROUP` twins of the same colour before the same scene: of what differs within
+    a batch a contrastive model learns to read only what it needs, and colours would do among random frames.
+    """
+    group, member = divmod(index, STILLS_PER_GROUP)
+    shared = np.random.default_rng([3, seed, group])
+    scene, colour = _pick(shared, SCENES), _pick(shared, COLOURS)
+    rng = np.random.default_rng([4, seed, index])
+    shapes = shared.permutation(SHAPES).tolist()
+    if shared.random() < 0.4:
+        return _sample_resting_still(rng, scene, colour, [*shapes, None][member])
+    shape, action = shapes[0], STILL_ACTIONS[member]
+    if action == "spin" and shape not in SYMMETRY:
+        return _sample_resting_still(rng, scene, colour, shape)
+    place = PLACES[shared.integers(3)], PLACES[shared.integers(3)]
+    return _sample_action_still(rng, scene, colour, shape, action, place)
+
+
+def _sample_resting_still(rng: np.random.Generator, scene: str, colour: str, shape: str | None) -> Still:
+    """A frame of a shape at rest, or of the scene alone."""
     x, y = PLACES[rng.integers(3)], PLACES[rng.integers(3)]
     radius = float(rng.uniform(*CHANGING_RADIUS))
     tilted = shape in SYMMETRY and rng.random() < 0.3
     degrees = round(SYMMETRY[shape] * rng.uniform(0.2, 0.8)) if tilted else 0
-    if rng.random() < 0.04:
+    if shape is None:
         return Still(scene, colour, None, (x, y), radius, degrees, write_empty_phrase(rng, scene))
-    if rng.random() < 0.5:
-        return _sample_action_still(rng, scene, colour, shape, (x, y))
     rows, columns = ("top", None, "bottom"), ("left", None, "right")
     places = [name for name in (rows[PLACES.index(y)], columns[PLACES.index(x)]) if name] or ["middle"]
     size = "small" if radius < 0.17 else "large" if radius > 0.24 else None
@@ -208,13 +230,14 @@ def sample_still(rng: np.random.Generator) -> Still:
 
 
 def _sample_action_still(
-    rng: np.random.Generator, scene: str, colour: str, shape: str, place: tuple[float, float]
+    rng: np.random.Generator, scene: str, colour: str, shape: str, action: str, place: tuple[float, float]
 ) -> Still:
-    """A frame in the course of an event, whose after-images show what happens. A blinking shape has none."""
-    action = _pick(rng, [name for name in ACTIONS if name != "blink" and (name != "spin" or shape in SYMMETRY)])
+    """A frame in the course of an event, whose after-images show what happens."""
     size = None if action in SIZE_CHANGES else _pick(rng, SIZES)
-    event = Event(colour, shape, size, action, 0.0, 4 * NUM_FRAMES / STEPS / FPS)
-    seconds = (1.5 + int(rng.integers(3))) * NUM_FRAMES / STEPS / FPS
+    steps = int(rng.integers(MIN_STEPS, 7))
+    step = NUM_FRAMES / STEPS / FPS
+    event = Event(colour, shape, size, action, 0.0, steps * step)
+    seconds = (0.5 + int(rng.integers(1, steps))) * step
     said_size = size if rng.random() < 0.3 else None
     said_scene = scene if rng.random() < 0.2 else None
     phrase = write_action_phrase(rng, colour, shape, said_size, action, said_scene)

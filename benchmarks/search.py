@@ -1,0 +1,267 @@
+r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
+
+    python benchmarks/search.py                          # 1,000, 10,000 and 100,000 videos
+    python benchmarks/search.py --videos 1000000         # 15 GB of disk
+    python benchmarks/search.py --part proxies           # which cheap score proposes candidates best
+
+Features are synthetic, of the size of CLIP ViT-B/32's: 12 frames of 512 numbers. Videos belong to topics of very
+unequal size; a video has a subject and a few scenes, a query is about one scene, and its words say different things
+(`Library`). Queries are encoded beforehand: latencies are those of the search alone, on one thread (--threads), after
+one warm-up query. Recall is against GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the
+sentence, in memory (IndexFlatIP). Prints tables and writes benchmarks/results/search[_proxies]_<hardware>.csv.
+"""
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import psutil
+import torch
+from table import RESULTS, show, write_csv
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
+from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.search import VideoIndex
+from modeling_glccl.search.ranking import one_frame_logits, pool_frames, proxy_vectors
+from modeling_glccl.search.store import ClipFeatures, VideoRecord
+from modeling_glccl.training.tokenizer import train_clip_tokenizer
+
+WIDTH, FRAMES, CHUNK = 512, 12, 1000
+
+
+class Library:
+    """Synthetic features of `size` videos and of queries about some of them, the same for the same numbers.
+
+    Videos fall on 20 topics and as many more as there are hundreds of them, with popularity 1 / rank. A feature is the
+    sum of what is common to its modality, its topic, its subject, its scene (3 per video) and noise, in a space whose
+    spectrum decays as that of CLIP's embeddings does. Norms are about 10.
+    """
+
+    def __init__(self, size: int, queries: int):
+        self.size = size
+        generator = self._generator(0)
+        self._spectrum = (1 + torch.arange(WIDTH)).float().pow(-0.5)
+        topics = 20 + size // 100
+        self._topics = self._noise(generator, topics)
+        self._popularity = 1 / (1 + torch.arange(topics)).float()
+        self._video_mean, self._text_mean = self._noise(generator, 2) * 1.5
+        self._function_words = self._noise(generator, 30)
+        self._targets = torch.randperm(size, generator=generator)[:queries].sort().values
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    def _noise(self, generator: torch.Generator, *shape: int) -> Tensor:
+        return torch.randn(*shape, WIDTH, generator=generator) * self._spectrum
+
+    def _scenes(self, chunk: int) -> tuple[Tensor, torch.Generator]:
+        """[CHUNK, 3, D], what the videos of a chunk show."""
+        generator = self._generator(1 + chunk)
+        topic = torch.multinomial(self._popularity, CHUNK, replacement=True, generator=generator)
+        subject = self._topics[topic] + 0.8 * self._noise(generator, CHUNK)
+        return subject[:, None] + 0.5 * self._noise(generator, CHUNK, 3), generator
+
+    def chunks(self) -> Iterator[Tensor]:
+        """[CHUNK, FRAMES, D] frame features."""
+        for chunk in range(self.size // CHUNK):
+            scenes, generator = self._scenes(chunk)
+            frames = scenes.repeat_interleave(FRAMES // 3, dim=1) + 0.2 * self._noise(generator, CHUNK, FRAMES)
+            yield 10 * normalize(frames + self._video_mean, dim=-1)
+
+    def queries(self) -> list[GLCCLTextFeatures]:
+        """One for each target, of 6 to 14 words."""
+        return [self._query(int(target)) for target in self._targets]
+
+    def _query(self, target: int) -> GLCCLTextFeatures:
+        scene = self._scenes(target // CHUNK)[0][target % CHUNK, target % 3]
+        generator = self._generator(10**6 + target)
+        count = 6 + target % 9
+        meaning = scene + 0.6 * self._noise(generator, 1)[0]
+        words = 0.6 * meaning + 0.6 * self._noise(generator, count)
+        said = torch.rand(count, 1, generator=generator) < 0.5
+        words = torch.where(said, words, self._function_words[torch.randint(30, (count,), generator=generator)])
+        words[-1] = meaning
+        words = 8 * normalize(words + self._text_mean, dim=-1)[None]
+        return GLCCLTextFeatures(sentence=words[:, -1], words=words, word_mask=torch.ones(1, count, dtype=torch.bool))
+
+
+def build_model() -> tuple[GLCCLModel, GLCCLProcessor]:
+    """Encoders that are never used, and learned matrices a little away from the identity, as training leaves them."""
+    text = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text |= {"num_attention_heads": 1, "bos_token_id": 598, "eos_token_id": 599}
+    clip = {"text_config": text, "vision_config": vision, "projection_dim": WIDTH}
+    torch.manual_seed(1)
+    model = GLCCLModel(GLCCLConfig(clip_config=clip, temporal_num_hidden_layers=1)).eval()
+    with torch.no_grad():
+        model.clip.logit_scale.fill_(np.log(100))
+        for weight in model.interaction.parameters():
+            weight += 0.02 / len(weight) ** 0.5 * torch.randn_like(weight)
+    return model, GLCCLProcessor(train_clip_tokenizer(["a dog"], vocab_size=600), GLCCLVideoProcessor())
+
+
+def exact_logits(model: GLCCLModel, texts: list[GLCCLTextFeatures], frames: Tensor) -> Tensor:
+    """[A, V] logits of `model.similarity`, of features as the index keeps them."""
+    slots = max(text.words.shape[1] for text in texts)
+    pad = torch.nn.functional.pad
+    text = GLCCLTextFeatures(
+        sentence=torch.cat([text.sentence for text in texts]),
+        words=torch.cat([pad(text.words, (0, 0, 0, slots - text.words.shape[1])) for text in texts]),
+        word_mask=torch.cat([pad(text.word_mask, (0, slots - text.word_mask.shape[1])) for text in texts]),
+    )
+    mask = torch.ones(frames.shape[:2], dtype=torch.bool)
+    return model.similarity(text, GLCCLVideoFeatures(frames=frames.half().float(), frame_mask=mask))
+
+
+def measure_search(size: int, queries: int, folder: Path) -> dict:
+    """One row of the table: an index of `size` videos is built, searched and removed."""
+    model, processor = build_model()
+    library = Library(size, queries)
+    texts = library.queries()
+    path = folder / f"{size}.index"
+    index = VideoIndex.create(path, model, processor)
+    flat = faiss.IndexFlatIP(WIDTH)
+    exact, building = [], 0.0
+    for number, frames in enumerate(library.chunks()):
+        started = time.perf_counter()
+        index._store.commit(_records(number * CHUNK, frames))
+        building += time.perf_counter() - started
+        flat.add(pool_frames(frames, torch.ones(frames.shape[:2])).numpy())
+        exact.append(exact_logits(model, texts, frames))
+    started = time.perf_counter()
+    index._store.compact()
+    building += time.perf_counter() - started
+    truth = [set(row.tolist()) for row in torch.cat(exact, dim=1).topk(10).indices]
+    del exact
+
+    index = VideoIndex.open(path, model, processor)
+    before = psutil.Process().memory_info().rss
+    index.search_features(texts[:1])
+    memory = psutil.Process().memory_info().rss - before
+    found, seconds = zip(*(_timed(lambda text=text: index.search_features([text])[0]) for text in texts), strict=True)
+    faiss_found, faiss_seconds = zip(
+        *(_timed(lambda text=text: flat.search(text.sentence.numpy(), 10)[1][0]) for text in texts), strict=True
+    )
+    hits = [
+        len(rows & {int(result.video_id) for result in results}) for rows, results in zip(truth, found, strict=True)
+    ]
+    faiss_hits = [len(rows & set(results.tolist())) for rows, results in zip(truth, faiss_found, strict=True)]
+    row = {
+        "videos": size,
+        "build_s": round(building, 1),
+        "bytes_per_video": round(index.info()["bytes"] / size),
+        "p50_ms": _milliseconds(seconds, 50),
+        "p95_ms": _milliseconds(seconds, 95),
+        "recall@10": round(sum(hits) / (10 * len(texts)), 4),
+        "memory_mb": round(memory / 2**20),
+        "fetch_500_ms": _fetch_milliseconds(index),
+        "faiss_p50_ms": _milliseconds(faiss_seconds, 50),
+        "faiss_p95_ms": _milliseconds(faiss_seconds, 95),
+        "faiss_recall@10": round(sum(faiss_hits) / (10 * len(texts)), 4),
+        "queries": len(texts),
+        "threads": torch.get_num_threads(),
+    }
+    shutil.rmtree(path)
+    return row
+
+
+def measure_proxies(size: int, queries: int) -> Iterator[dict]:
+    """How many of the 10 best videos are among the candidates of every proxy."""
+    model, _ = build_model()
+    library = Library(size, queries)
+    texts = library.queries()
+    sentences = normalize(torch.cat([text.sentence for text in texts]), dim=-1)
+    combined = torch.cat([proxy_vectors(model, text) for text in texts])
+    scores: dict[str, list[Tensor]] = {}
+    for frames in library.chunks():
+        pooled = pool_frames(frames, torch.ones(frames.shape[:2]))
+        units = normalize(frames, dim=-1)
+        for name, values in {
+            "exact": exact_logits(model, texts, frames),
+            "sentence . mean frame": sentences @ pooled.T,
+            "max over frames of sentence . frame": torch.einsum("ad,vkd->avk", sentences, units).amax(dim=2),
+            "combined query . mean frame": combined @ pooled.T,
+            "max over frames of combined query . frame": torch.einsum("ad,vkd->avk", combined, units).amax(dim=2),
+            "GLCCL of the mean frame": torch.stack([one_frame_logits(model, text, pooled) for text in texts]),
+        }.items():
+            scores.setdefault(name, []).append(values)
+    best = torch.cat(scores.pop("exact"), dim=1).topk(10).indices
+    for name, parts in scores.items():
+        ranked = torch.cat(parts, dim=1).topk(min(1000, size)).indices
+        place = (ranked[:, :, None] == best[:, None]).float()
+        recall = {
+            f"@{count}": round(place[:, :count].sum().item() / best.numel(), 4)
+            for count in (20, 50, 100, 200, 500, 1000)
+        }
+        yield {"videos": size, "proxy": name.ljust(42), **recall}
+
+
+def _records(first: int, frames: Tensor) -> list[VideoRecord]:
+    times = np.arange(FRAMES) * 2.5 + 1.25
+    return [
+        VideoRecord(
+            video_id=str(first + i),
+            path=f"/videos/{(first + i) // 1000:04}/video{first + i:07}.mp4",
+            size=5_000_000,
+            sha256=f"{first + i:064x}",
+            duration=30.0,
+            clips=[ClipFeatures(0.0, 30.0, times, values)],
+        )
+        for i, values in enumerate(frames.half().numpy())
+    ]
+
+
+def _fetch_milliseconds(index: VideoIndex, count: int = 500) -> float:
+    """Median time to read the frames of so many random clips."""
+    snapshot = index._searching._refresh()
+    rng, seconds = np.random.default_rng(0), []
+    for _ in range(12):
+        chosen = rng.choice(snapshot.row_ids, count, replace=False)
+        seconds.append(_timed(lambda chosen=chosen: index._searching._fetch(snapshot, chosen))[1])
+    return _milliseconds(seconds[2:], 50)
+
+
+def _timed(call) -> tuple:
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started
+
+
+def _milliseconds(seconds, percentile: float) -> float:
+    return round(1000 * float(np.percentile(seconds, percentile)), 1)
+
+
+def main() -> None:
+    """Runs one of the two parts."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", choices=("search", "proxies"), default="search")
+    parser.add_argument("--videos", type=int, nargs="+", help="default: 1000 10000 100000")
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where indexes are built (default: a temporary folder)")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    faiss.omp_set_num_threads(options.threads)
+    rows = []
+    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for size in options.videos or (1000, 10_000, 100_000):
+            if options.part == "proxies":
+                new = list(measure_proxies(size, options.queries))
+            else:
+                new = [measure_search(size, options.queries, Path(folder))]
+            for row in new:
+                show(row, header=not rows)
+                rows.append(row)
+    write_csv(rows, "search" if options.part == "search" else "search_proxies", options.output)
+
+
+if __name__ == "__main__":
+    main()

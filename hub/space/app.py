@@ -1,0 +1,54 @@
+"""The Space: modeling_glccl's web page over a folder of videos; see README.md for its variables."""
+
+import os
+from pathlib import Path
+
+from transformers import pipeline
+
+import modeling_glccl  # noqa: F401 (registers the pipeline)
+from modeling_glccl.app import FolderSearcher, build_app, launch
+
+HERE = Path(__file__).parent
+VIDEO_SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
+
+
+def checkpoint() -> str:
+    """The model to use."""
+    return os.environ.get("GLCCL_CHECKPOINT") or str(
+        next((folder for folder in (HERE / "checkpoint", Path("runs/shapes/model/best")) if folder.is_dir()), "")
+    )
+
+
+def videos_and_examples() -> tuple[list[str], list[str]]:
+    """Files to search, and queries to offer."""
+    folder = Path(os.environ.get("GLCCL_VIDEOS") or HERE / "videos")
+    if not folder.is_dir():
+        return rendered_shapes()
+    videos = sorted(str(file.absolute()) for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    listed = Path(os.environ.get("GLCCL_EXAMPLES") or folder / "examples.txt")
+    return videos, listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+
+
+def rendered_shapes(count: int = 24) -> tuple[list[str], list[str]]:
+    """Clips of the shapes benchmark, rendered now, and captions of three that are no twins."""
+    from modeling_glccl.data import load_benchmark
+
+    options = {"num_train": 0, "num_validation": 0, "num_test": count, "image_size": 96}
+    rows = load_benchmark("shapes", Path("runs/space"), split="test", **options)
+    return [video["path"] for video in rows["video"]], list(rows["caption"])[::8]
+
+
+def build():
+    """The page of this Space."""
+    model = checkpoint()
+    if not model:
+        raise SystemExit("no model: set GLCCL_CHECKPOINT to a Hub repository or a folder")
+    pipe = pipeline("text-video-retrieval", model=model)
+    videos, examples = videos_and_examples()
+    return build_app(FolderSearcher(pipe, pipe.index(videos, progress=True)), pipe, examples=examples)
+
+
+demo = build()
+
+if __name__ == "__main__":
+    launch(demo)

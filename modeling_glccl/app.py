@@ -1,0 +1,278 @@
+"""The web page: type a query, see the best videos play from their best moment, and which frames and words counted."""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import gradio as gr
+import numpy as np
+import torch
+
+from .interaction_glccl import GLCCLVideoFeatures
+from .pipeline_glccl import IndexedVideos, TextVideoRetrievalPipeline
+
+RESULTS = 4
+_STYLE = """<style>
+.glccl { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.5rem }
+.glccl article { min-width: 0 }
+.glccl video { width: 100%; aspect-ratio: 4 / 3; background: #000; border-radius: 6px; object-fit: contain }
+.glccl h3 { margin: .4rem 0 .1rem; font-size: 1rem; overflow-wrap: anywhere }
+.glccl p { margin: 0 0 .5rem; opacity: .75; font-size: .85rem }
+.glccl .frames { display: flex; align-items: flex-end; gap: 2px; height: 3.5rem; border-bottom: 1px solid #8888 }
+.glccl .frames button { flex: 1; height: 100%; display: flex; align-items: flex-end; cursor: pointer }
+.glccl .frames span { width: 100%; min-height: 2px; background: #8aa }
+.glccl .frames .moment span { background: #e65a2e }
+.glccl table { width: 100%; border-collapse: collapse; margin-top: .5rem; font-size: .75rem; table-layout: fixed }
+.glccl th { width: 6.5rem; text-align: left; font-weight: normal; overflow: hidden; text-overflow: ellipsis }
+.glccl td { height: 1.1rem; border: 1px solid #8883; padding: 0 }
+</style>"""
+
+
+@dataclass
+class Found:
+    """One result, as the page shows it.
+
+    Args:
+        path: of the video file.
+        name: shown above it.
+        score: logit.
+        start, end: seconds of the best moment.
+        times: [n] seconds of the frames that the model saw.
+        weights: [n], how much each counts for the sentence; they sum to 1.
+        words: every word of the query with its own weights [n].
+    """
+
+    path: str
+    name: str
+    score: float
+    start: float
+    end: float
+    times: np.ndarray
+    weights: np.ndarray
+    words: list[tuple[str, np.ndarray]]
+
+
+class Searcher(Protocol):
+    """What the page needs of a collection of videos."""
+
+    def search(self, query: str, k: int) -> list[Found]:
+        """The k best videos, best first."""
+
+
+class FolderSearcher:
+    """Videos that were encoded with a pipeline."""
+
+    def __init__(self, pipe: TextVideoRetrievalPipeline, index: IndexedVideos):
+        self.pipe, self.videos = pipe, index
+
+    def search(self, query: str, k: int) -> list[Found]:
+        """The k best videos, best first; the ids of the index are paths."""
+        pipe = self.pipe
+        text = pipe.forward(pipe.preprocess({"text": [query]}))
+        found = []
+        for result in pipe(query, videos=self.videos, top_k=k, moments=True):
+            video = pipe.select(self.videos, [result["index"]])
+            times = video.timestamps[0].numpy()
+            known = ~np.isnan(times)
+            with torch.no_grad():
+                weights = pipe.model.frame_weights(text, video.features)
+            found.append(
+                Found(
+                    path=result["id"],
+                    name=Path(result["id"]).name,
+                    score=result["score"],
+                    start=result["start"],
+                    end=result["end"],
+                    times=times[known],
+                    weights=weights.sentence[0, 0].float().cpu().numpy()[known],
+                    words=word_weights(pipe.processor, query, weights.words[0, 0].float().cpu().numpy()[:, known]),
+                )
+            )
+        return found
+
+
+class IndexSearcher:
+    """A [`modeling_glccl.search.VideoIndex`], or what has its `search`, `model` and `processor`."""
+
+    def __init__(self, index: Any):
+        self.index = index
+
+    def search(self, query: str, k: int) -> list[Found]:
+        """The k best videos, best first. The clips shown are decoded again, for the weights of the words."""
+        return [
+            Found(
+                path=result.path,
+                name=Path(result.path).name,
+                score=result.score,
+                start=result.moment.start,
+                end=result.moment.end,
+                times=result.frame_times,
+                weights=result.frame_weights,
+                words=self._words(query, result),
+            )
+            for result in self.index.search(query, k, moments=True)
+        ]
+
+    @torch.no_grad()
+    def _words(self, query: str, result: Any) -> list[tuple[str, np.ndarray]]:
+        model, processor = self.index.model, self.index.processor
+        whole = result.start == 0 and result.end >= result.duration
+        clip = {} if whole else {"start": result.start, "end": result.end}
+        try:
+            inputs = processor(text=[query], videos=[result.path], **clip).to(model.device)
+        except ValueError:  # the file has gone or changed; what the index knows of it is shown all the same
+            return []
+        text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"])
+        video: GLCCLVideoFeatures = model.get_video_features(
+            inputs["pixel_values_videos"], inputs["padding_mask_videos"]
+        )
+        weights = model.frame_weights(text, video).words[0, 0].float().cpu().numpy()
+        return word_weights(processor, query, weights[:, : len(result.frame_times)])
+
+
+def word_weights(processor: Any, query: str, weights: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The words of a query, each with the mean weights of its tokens.
+
+    Args:
+        processor: tokenised the query.
+        query: a sentence.
+        weights: [Nw, n] frame weights of the tokens, BOS and EOS included.
+    """
+    ids = processor(text=[query])["input_ids"][0].tolist()
+    ids = ids[1 : ids.index(processor.tokenizer.eos_token_id)]
+    words, first = [], 0
+    for last, token in enumerate(processor.tokenizer.convert_ids_to_tokens(ids)):
+        if token.endswith("</w>") or last == len(ids) - 1:
+            name = processor.tokenizer.decode(ids[first : last + 1]).strip()
+            words.append((name, weights[first + 1 : last + 2].mean(axis=0)))
+            first = last + 1
+    return words
+
+
+def results_html(found: Iterable[Found]) -> str:
+    """The results as HTML: players, bars of frame weights that seek when clicked, and a table of words and frames."""
+    articles = "".join(map(_article, found))
+    return f'{_STYLE}<div class="glccl">{articles}</div>' if articles else "There is no video yet: upload one."
+
+
+def _article(found: Found) -> str:
+    source = f"gradio_api/file={quote(str(found.path))}#t={found.start:.2f},{found.end:.2f}"
+    place = f"score {found.score:.2f}, best moment {found.start:.1f} to {found.end:.1f} s"
+    bars = "".join(
+        f'<button class="{"moment" if found.start <= time <= found.end else ""}" type="button" '
+        f'title="{time:.1f} s: {100 * weight:.0f} %" '
+        f"onclick=\"this.closest('article').querySelector('video').currentTime={time:.2f}\">"
+        f'<span style="height:{100 * weight / found.weights.max():.0f}%"></span></button>'
+        for time, weight in zip(found.times, found.weights, strict=True)
+    )
+    rows = "".join(_word_row(word, weights, found.times) for word, weights in found.words)
+    table = f"<table>{rows}</table>" if rows else ""
+    return (
+        f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls></video>'
+        f"<h3>{html.escape(found.name)}</h3><p>{place}</p>"
+        f'<div class="frames">{bars}</div>{table}</article>'
+    )
+
+
+def _word_row(word: str, weights: np.ndarray, times: np.ndarray) -> str:
+    name = html.escape(word)
+    cells = "".join(
+        f'<td title="{name} at {time:.1f} s: {100 * weight:.0f} %" '
+        f'style="background:rgba(230,90,46,{weight / max(weights.max(), 1e-6):.2f})"></td>'
+        for time, weight in zip(times, weights, strict=True)
+    )
+    return f'<tr><th title="{name}">{name}</th>{cells}</tr>'
+
+
+def build_app(
+    searcher: Searcher,
+    pipe: TextVideoRetrievalPipeline,
+    *,
+    examples: Sequence[str] = (),
+    title: str = "Video search with GLCCL",
+) -> gr.Blocks:
+    """The page.
+
+    Args:
+        searcher: the videos that are there from the start.
+        pipe: encodes the videos that a visitor adds, which only this visitor finds; of the same model.
+        examples: queries to click on.
+        title: of the page.
+    """
+    served: set[str] = set()
+
+    def serve_files(found: list[Found]) -> None:
+        # Files become readable over the network one by one, when they are found: never a folder.
+        new = {result.path for result in found} - served
+        gr.set_static_paths(sorted(new))
+        served.update(new)
+
+    def search(query: str, added: list[IndexedVideos]) -> tuple[str, str]:
+        if not query.strip():
+            return "Type what happens in the video.", ""
+        try:
+            found = searcher.search(query, RESULTS)
+            for index in added:
+                found += FolderSearcher(pipe, index).search(query, RESULTS)
+        except ValueError as error:
+            return _message(error), ""
+        found = sorted(found, key=lambda result: -result.score)[:RESULTS]
+        serve_files(found)
+        return "", results_html(found)
+
+    def add(files: list[str] | None, added: list[IndexedVideos]) -> tuple[str, list[IndexedVideos]]:
+        known = {video_id for index in added for video_id in index.ids}
+        lines = []
+        for file in files or []:
+            if file in known:
+                continue
+            name = Path(file).name
+            try:
+                added = [*added, pipe.index([file])]
+                lines.append(f"{name} is searched now.")
+            except ValueError as error:
+                lines.append(_message(error).replace(file, name))
+        # What was taken out of the list is no longer searched.
+        added = [index for index in added if index.ids[0] in (files or [])]
+        return "  \n".join(lines), added
+
+    with gr.Blocks(title=title, analytics_enabled=False) as blocks:
+        added = gr.State([])
+        gr.Markdown(f"# {title}")
+        with gr.Row():
+            query = gr.Textbox(
+                label="What happens in the video?", placeholder="a dog jumps into the water", scale=5, elem_id="query"
+            )
+            button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
+        if examples:
+            gr.Examples([[example] for example in examples], query)
+        message = gr.Markdown(elem_id="message")
+        results = gr.HTML(elem_id="results")
+        upload = gr.File(
+            label="Search your own videos too",
+            file_count="multiple",
+            file_types=["video"],
+            elem_id="upload",
+            height=140,
+        )
+        gr.Markdown(
+            "Bars: how much each frame counts for the sentence; orange: the best moment; click one to go there. "
+            "Table: the frames that each word is about."
+        )
+        for event in (button.click, query.submit):
+            event(search, [query, added], [message, results], api_name="search")
+        upload.change(add, [upload, added], [message, added], api_name=False)
+    return blocks
+
+
+def _message(error: Exception) -> str:
+    return f"**This did not work:** {html.escape(str(error))}"
+
+
+def launch(blocks: gr.Blocks, **options: Any) -> Any:
+    """Starts the page: no analytics, nothing fetched from elsewhere, uploads of at most 200 MB."""
+    settings = {"max_file_size": "200mb", "show_error": True, "footer_links": [], "ssr_mode": False}
+    return blocks.launch(**settings | options)

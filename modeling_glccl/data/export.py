@@ -1,0 +1,80 @@
+"""A benchmark as Parquet files with a card: a folder that the Hub serves and plain `load_dataset` reads."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+from datasets.table import embed_table_storage
+
+from . import load_benchmark
+
+# Benchmarks whose videos may be passed on. Of the others, owners allow captions and identifiers at most.
+FREE_VIDEOS = {"shapes": "Apache-2.0"}
+ROWS_AT_ONCE = 100
+
+
+def export_benchmark(
+    name: str,
+    folder: str | Path,
+    card: str | Path,
+    *,
+    videos: bool = False,
+    splits: Iterable[str] | None = None,
+    shard_bytes: int = 400_000_000,
+    **options: Any,
+) -> dict[str, int]:
+    """Writes `data/<split>-*.parquet` and README.md.
+
+    Args:
+        name: of the benchmark, for [`load_benchmark`].
+        folder: a new or empty one.
+        card: README.md of the dataset, with metadata; the number of rows is added to it.
+        videos: whether the files of the videos are embedded (column `video`); otherwise they are left out.
+        splits: those to export; by default all.
+        shard_bytes: a new file is begun once one has so many bytes of videos.
+        **options: further arguments of [`load_benchmark`] (`data_dir`, ...).
+
+    Returns:
+        Rows of every split.
+
+    Raises:
+        ValueError: embedding videos that may not be passed on.
+        FileExistsError: the folder holds something.
+    """
+    folder = Path(folder)
+    if videos and name not in FREE_VIDEOS:
+        raise ValueError(
+            f"the videos of {name} may not be passed on, so they are not embedded: export without videos. "
+            f"Embedded can be: {', '.join(FREE_VIDEOS)}"
+        )
+    text = Path(card).read_text(encoding="utf-8")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder or delete it")
+    if splits is None:
+        loaded = dict(load_benchmark(name, split=None, with_videos=videos, **options))
+    else:
+        loaded = {split: load_benchmark(name, split=split, with_videos=videos, **options) for split in splits}
+    (folder / "data").mkdir(parents=True)
+    for split, dataset in loaded.items():
+        _write_split(dataset, folder / "data", split, shard_bytes)
+    rows = {split: len(dataset) for split, dataset in loaded.items()}
+    table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
+    (folder / "README.md").write_text(f"{text.rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n")
+    return rows
+
+
+def _write_split(dataset: datasets.Dataset, folder: Path, split: str, shard_bytes: int) -> None:
+    size = 0
+    if "video" in dataset.column_names:
+        size = sum(Path(video["path"]).stat().st_size for video in dataset["video"])
+    count = max(1, min(len(dataset), math.ceil(size / shard_bytes)))
+    schema = dataset.features.arrow_schema
+    for number in range(count):
+        path = folder / f"{split}-{number:05}-of-{count:05}.parquet"
+        shard = dataset.shard(count, number, contiguous=True).with_format("arrow")
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            for table in shard.iter(ROWS_AT_ONCE):
+                writer.write_table(embed_table_storage(table.cast(schema)))

@@ -1,0 +1,163 @@
+"""Re-encodes one video as the paper does before training: 3 frames a second, short side 224, H.264, no sound."""
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ..video_decoding_glccl import VideoDecodeError, decode_video
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class CompressSettings:
+    """How a video is re-encoded.
+
+    Args:
+        fps: frames a second, at a constant rate: where the source has fewer, they are repeated.
+        short_side: pixels of the shorter side, even; a smaller video keeps its size.
+        crf: constant rate factor of x264, 0 (lossless) to 51 (worst).
+    """
+
+    fps: float = 3
+    short_side: int = 224
+    crf: float = 23
+
+    def __post_init__(self):
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps={self.fps} must be above 0 and at most 1000 frames a second")
+        if self.short_side < 2 or self.short_side % 2:
+            raise ValueError(
+                f"short_side={self.short_side} must be even, as H.264's 4:2:0 pixels need, and at least 2"
+            )
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf={self.crf} must lie in 0 (lossless) to 51 (worst)")
+
+
+def compress_video(source: str | Path, settings: CompressSettings | None = None) -> bytes:
+    """One video, re-encoded: an MP4 file with a single H.264 stream.
+
+    Frame k is the one on screen at `k / fps` seconds on the file's clock, so that spans of time (DiDeMo's and
+    ActivityNet's) stay valid, for all k before the pictures end. Upright. The aspect is that of the stored pixels, up
+    to rounding to even sides; the pixel aspect ratio is ignored, as in decoding.
+
+    Raises:
+        VideoDecodeError: no frame of it can be read. One that can be read in part gives a warning, as in decoding.
+    """
+    settings = settings or CompressSettings()
+    try:
+        try:
+            return _encode(source, settings)
+        except _BrokenTimestamps:
+            return _encode(source, settings, by_number=True)
+    except (av.FFmpegError, OSError) as error:
+        decode_video(source, max_frames=1)  # raises the reason by name
+        raise VideoDecodeError(f"{source}: cannot be re-encoded ({error})") from error
+
+
+class _BrokenTimestamps(Exception):
+    """The timestamps of a file run backwards, or far beyond its duration."""
+
+
+def _encode(source: str | Path, settings: CompressSettings, by_number: bool = False) -> bytes:
+    output, problems = io.BytesIO(), []
+    rate = Fraction(settings.fps).limit_denominator(1001)
+    with av.open(os.path.abspath(source)) as container:
+        stream = next(
+            (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic), None
+        )
+        if stream is None or stream.codec_context is None:
+            raise OSError("no video stream that can be decoded")
+        stream.thread_count = 1
+        frames = _frames(container, stream, problems, by_number)
+        with av.open(output, "w", format="mp4") as target:
+            encoder = None
+            for number, image in enumerate(_at_rate(frames, rate, settings.short_side)):
+                if encoder is None:
+                    encoder = target.add_stream("libx264", rate=rate, options={"crf": str(settings.crf)})
+                    encoder.codec_context.thread_count = 1
+                    encoder.pix_fmt = "yuv420p"
+                    encoder.height, encoder.width = image.shape[:2]
+                frame = av.VideoFrame.from_ndarray(image)
+                frame.pts, frame.time_base = number, 1 / rate
+                target.mux(encoder.encode(frame))
+            if encoder is None:
+                raise OSError("not one frame decodes")
+            target.mux(encoder.encode(None))
+    if problems:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            decode_video(source, max_frames=1)
+        # The decoder's own words, where it finds the file damaged as well.
+        warnings.warn(str(caught[0].message) if caught else f"{source}: {problems[0]}; using the rest", stacklevel=3)
+    return output.getvalue()
+
+
+def _frames(
+    container: Any, stream: Any, problems: list[str], by_number: bool
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`."""
+    start = (container.start_time or 0) / av.time_base
+    spacing = 1 / float(stream.average_rate or stream.guessed_rate or 25)
+    duration = (container.duration or 0) / av.time_base
+    longest = 2 * duration + 60 if duration else DAY
+    count, first, time = 0, 0.0, -spacing
+    try:
+        for packet in container.demux(stream):
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError as error:
+                problems.append(f"a part of it cannot be decoded ({error})")
+                continue
+            for frame in decoded:
+                now = count * spacing
+                if not by_number:
+                    if frame.pts is None:
+                        raise _BrokenTimestamps
+                    now = float(frame.pts * stream.time_base) - start
+                    if (count and now <= time) or now > longest:
+                        raise _BrokenTimestamps
+                first = now if count == 0 else first
+                count, time = count + 1, now
+                yield now, frame
+    except av.FFmpegError as error:
+        problems.append(f"it cannot be read to its end ({error})")
+    end = time + ((time - first) / (count - 1) if count > 1 else spacing)
+    if count < stream.frames or end < 0.9 * duration:
+        problems.append(
+            f"it declares {stream.frames} frames and {duration:.3f} s, but {count} can be read, {end:.3f} s"
+        )
+    if count:
+        yield end, None
+
+
+def _at_rate(frames: Iterator[tuple[float, av.VideoFrame]], rate: Fraction, short_side: int) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] RGB, upright: what is on screen at 0, 1 / rate, 2 / rate, ... seconds; one image at least."""
+    shown, image, number = None, None, 0
+    for seconds, frame in frames:
+        # A frame that begins within a microsecond of the instant counts as begun: timestamps are rounded.
+        last = max(math.ceil((seconds - 1e-6) * rate), frame is None)
+        shown = shown or frame
+        if number < last:
+            image = image if image is not None else _upright(shown, short_side)
+        while number < last:
+            yield image
+            number += 1
+        shown, image = frame, None
+
+
+def _upright(frame: av.VideoFrame, short_side: int) -> np.ndarray:
+    """uint8 [H, W, 3], scaled to the short side if it is larger, both sides even."""
+    scale = min(1, short_side / min(frame.width, frame.height))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+    image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC", threads=1)
+    return np.ascontiguousarray(np.rot90(image, frame.rotation // 90 if frame.rotation % 90 == 0 else 0))

@@ -1,0 +1,106 @@
+"""What the peers share: GLCCL's encoders, losses and interface, with something else in the place of GLIM and AOSM."""
+
+from collections.abc import Callable
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..configuration_glccl import GLCCLConfig
+from ..interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, check_features, check_finite
+from ..modeling_glccl import GLCCLModel
+
+
+@strict
+class PeerConfig(GLCCLConfig):
+    """GLCCL's configuration without the CSC loss, which no peer has of its own; `csc_weight` adds it to X-CLIP.
+
+    `glim_global` and `glim_local` mean nothing to a peer.
+    """
+
+    _auto_class = None  # these classes are the package's: their code is not saved beside the weights
+
+    csc_weight: float | int = 0.0
+
+
+class PeerModel(GLCCLModel):
+    """A model that scores the same features otherwise. Subclasses say how in `interaction_class`.
+
+    `from_pretrained`, `from_clip_pretrained`, `forward`, `similarity` and `frame_weights` are [`GLCCLModel`]'s.
+    `evaluation.run.load_model` finds the class of a saved peer; `AutoModel` does not.
+    """
+
+    config_class = PeerConfig
+    has_four_scores = False
+
+    def __init__(self, config: GLCCLConfig):
+        if config.csc_weight and not self.has_four_scores:
+            raise ValueError(
+                f"csc_weight={config.csc_weight}, but {type(self).__name__} does not have the four scores that CSC "
+                "compares: set it to 0"
+            )
+        super().__init__(config)
+
+    def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
+        """As [`GLCCLModel`]'s, but `frame_mask` is True for real frames alone, always.
+
+        The published peers take the mean over real frames even where they count padding elsewhere; what
+        `mask_padding=False` counts is for each interaction to say.
+        """
+        video = super()._video_features(clip_frames, frames, real)
+        video.frame_mask = real
+        return video
+
+
+def counted_slots(mask: Tensor, mask_padding: bool) -> Tensor:
+    """The slots that count in softmaxes and sums: those of the mask, or all as in the peers' releases."""
+    return mask if mask_padding else torch.ones_like(mask)
+
+
+def check_inputs(text: GLCCLTextFeatures, video: GLCCLVideoFeatures, width: int) -> None:
+    """Raises ValueError for shapes or masks that do not fit each other or the model, and for non-finite features."""
+    check_features("word", text.words, text.word_mask, width)
+    check_features("frame", video.frames, video.frame_mask, width)
+    check_finite("sentence features", text.sentence)
+
+
+def masked_softmax(logits: Tensor, counted: Tensor) -> Tensor:
+    """Softmax over the last dimension, 0 where a slot does not count."""
+    return logits.masked_fill(~counted, -torch.inf).softmax(dim=-1)
+
+
+def score_in_blocks(
+    score: Callable[..., Tensor],
+    text: tuple[Tensor, ...],
+    video: tuple[Tensor, ...],
+    floats_per_pair: int,
+    memory_budget: int = 2**26,
+) -> Tensor:
+    """Scores of all pairs, block by block.
+
+    Args:
+        score: `score(*text block, *video block)` -> [..., a, v].
+        text: tensors of A rows each.
+        video: tensors of V rows each.
+        floats_per_pair: float32 numbers that `score` makes for one pair.
+        memory_budget: bytes that a block may take. Where there are several and gradients are wanted, the backward pass
+            computes each again.
+
+    Returns:
+        [..., A, V].
+    """
+    pairs = max(1, memory_budget // (4 * floats_per_pair))
+    videos = min(len(video[0]), pairs)
+    texts = min(len(text[0]), pairs // videos)
+    several = texts < len(text[0]) or videos < len(video[0])
+    rows = []
+    for text_block in zip(*(tensor.split(texts) for tensor in text), strict=True):
+        row = []
+        for video_block in zip(*(tensor.split(videos) for tensor in video), strict=True):
+            if several and torch.is_grad_enabled():
+                row.append(checkpoint(score, *text_block, *video_block, use_reentrant=False))
+            else:
+                row.append(score(*text_block, *video_block))
+        rows.append(torch.cat(row, dim=-1))
+    return torch.cat(rows, dim=-2)

@@ -1,0 +1,22 @@
+"""The heads by the names that a recipe's `model.head` takes."""
+
+from ..modeling_glccl import GLCCLModel
+from .clip4clip import CLIP4ClipModel
+from .glscl import GLSCLModel
+from .mean_pooling import MeanPoolingModel
+from .xclip import XCLIPModel
+from .xpool import XPoolModel
+
+HEADS: dict[str, type[GLCCLModel]] = {
+    "glccl": GLCCLModel,
+    "mean_pooling": MeanPoolingModel,
+    "xclip": XCLIPModel,
+    "clip4clip_meanp": CLIP4ClipModel,
+    "clip4clip_seqtransf": CLIP4ClipModel,
+    "xpool": XPoolModel,
+    "glscl": GLSCLModel,
+}
+# Values that make a head what it is, over those of a recipe.
+FIXED_CONFIG = {"clip4clip_meanp": {"temporal_num_hidden_layers": 0}}
+# The heads with GLCCL's four scores, which the CSC loss can compare.
+FOUR_SCORES = ("glccl", "xclip")

@@ -1,0 +1,369 @@
+"""Text-video retrieval as a `transformers` pipeline: ranks videos for a text, or texts for a video."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import Pipeline
+from transformers.utils import ModelOutput
+
+FEATURE_FILE_SUFFIX = ".safetensors"
+
+
+@dataclass
+class IndexedVideos:
+    """V encoded videos, which any number of queries can be ranked against.
+
+    Args:
+        features: the model's video features: frames [V, Nf, D] and frame_mask [V, Nf].
+        ids: V names; by default the path of a file, else the place of the video in its list.
+        timestamps: float64 [V, Nf], seconds of every frame; NaN where the slot holds none or its time is not known.
+        durations: float64 [V], seconds; NaN where not known.
+        prepared: what the scores need of the features, made for the first query.
+    """
+
+    features: ModelOutput
+    ids: list[str]
+    timestamps: Tensor
+    durations: Tensor
+    prepared: Any = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TextVideoRetrievalPipeline(Pipeline):
+    r"""
+    Ranks videos for texts (`videos=`), or texts for videos (`texts=`), with a GLCCL model and its processor.
+
+    ```python
+    pipe = pipeline("text-video-retrieval", model="owner/name", trust_remote_code=True)
+    pipe("a man cooks", videos=["a.mp4", "b.mkv"], top_k=1, moments=True)
+    # [{'index': 1, 'id': 'b.mkv', 'score': 21.4, 'start': 2.5, 'end': 7.5}]
+
+    pipe.save_index("videos.safetensors", many_videos)  # encodes them once ...
+    pipe(["a man cooks", "a dog runs"], videos="videos.safetensors")  # ... for every later query
+
+    pipe("a.mp4", texts=["a man cooks", "a dog runs"])  # the other direction
+    # [{'index': 0, 'text': 'a man cooks', 'score': 18.2}, {'index': 1, 'text': 'a dog runs', 'score': 3.9}]
+    ```
+
+    A score is the model's logit: it ranks the candidates of one query and is no probability. `top_k` and `moments` can
+    also be set when the pipeline is made.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        videos: Any = None,
+        texts: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Ranks `videos` for the texts `inputs`, or `texts` for the videos `inputs`.
+
+        Args:
+            inputs: a text or several; with `texts=` one video or several, in any form that `videos` may have.
+            videos: candidates: a list of what [`GLCCLVideoProcessor`] reads (paths, bytes, arrays, lists of PIL
+                images), a feature file of [`~TextVideoRetrievalPipeline.save_index`], or an [`IndexedVideos`].
+            texts: candidates, instead of videos.
+            batch_size: texts or videos encoded at a time (default: 8, or that of the pipeline).
+            num_workers: threads that decode videos beside each other (default: 0, or that of the pipeline).
+            progress: whether to show progress bars.
+            top_k: how many results (default: 10; `None`: all).
+            moments: whether to add `start` and `end`, the seconds of the video that the text is most about
+                ([`best_moment`]); None where the time of its frames is not known.
+
+        Returns:
+            For one input its results, best first, each a dict of `index` (place among the candidates), `id` of a
+            video or `text`, and `score`; for several inputs a list of such lists.
+
+        Raises:
+            ValueError: both or none of `videos` and `texts`, an empty text, a video that cannot be read, a feature
+                file that is none or was written by another model.
+        """
+        if (videos is None) == (texts is None):
+            raise ValueError("pass the candidates: either videos=[...] (or a feature file) or texts=[...]")
+        *_, given = self._sanitize_parameters(**kwargs)
+        ranking = self._postprocess_params | given
+        batch_size = batch_size or self._batch_size or 8
+        num_workers = self._num_workers or 0 if num_workers is None else num_workers
+
+        if texts is None:
+            single, texts = isinstance(inputs, str), [inputs] if isinstance(inputs, str) else list(inputs)
+            index = self.index(videos, batch_size=batch_size, num_workers=num_workers, progress=progress)
+            results = []
+            for features in self._encode_texts(texts, batch_size, progress):
+                scores = self.model_scores(features, index)
+                for row in range(len(scores)):
+                    results.append(self.postprocess((scores[row], self._row(features, row), index), **ranking))
+        else:
+            single, texts = _is_one_video(inputs), list(texts)
+            index = self.index(
+                [inputs] if single else inputs, batch_size=batch_size, num_workers=num_workers, progress=progress
+            )
+            scores = torch.cat(
+                [self.model_scores(features, index) for features in self._encode_texts(texts, batch_size, progress)]
+            )
+            results = [
+                self.postprocess((scores[:, column], texts, self.select(index, [column])), **ranking)
+                for column in range(len(index))
+            ]
+        return results[0] if single else results
+
+    def index(
+        self,
+        videos: Any,
+        ids: Sequence[str] | None = None,
+        *,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> IndexedVideos:
+        """Encodes videos, or reads a feature file; pass the result as `videos=` to rank against it many times.
+
+        Args:
+            videos: see [`~TextVideoRetrievalPipeline.__call__`].
+            ids: names of the videos for the results.
+            batch_size: videos encoded at a time.
+            num_workers: threads that decode videos.
+            progress: whether to show a progress bar.
+        """
+        if isinstance(videos, IndexedVideos):
+            return videos
+        if isinstance(videos, str | os.PathLike) and str(videos).endswith(FEATURE_FILE_SUFFIX):
+            return self._read_index(Path(videos))
+        videos = [videos] if _is_one_video(videos) else list(videos)
+        ids = [_video_id(i, video) for i, video in enumerate(videos)] if ids is None else [str(i) for i in ids]
+        if len(ids) != len(videos):
+            raise ValueError(f"{len(ids)} ids for {len(videos)} videos")
+        if not videos:
+            raise ValueError("videos is an empty list; pass at least one video")
+        frames, masks, times, durations = [], [], [], []
+        starts = tqdm(range(0, len(videos), batch_size), "videos", unit="batch", disable=not progress, leave=False)
+        for start in starts:
+            batch = videos[start : start + batch_size]
+            try:
+                inputs = self.preprocess({"videos": batch}, num_workers=num_workers)
+            except ValueError as error:
+                raise ValueError(f"in the batch that starts with video {start} ({ids[start]}), {error}") from error
+            metadata = inputs.pop("video_metadata")
+            features = self.forward(inputs)
+            frames.extend(features.frames)
+            masks.extend(features.frame_mask)
+            for video in metadata:
+                times.append(torch.tensor(np.nan if video["timestamps"] is None else video["timestamps"]).double())
+                durations.append(np.nan if video["duration"] is None else video["duration"])
+        frames, masks = pad_sequence(frames, batch_first=True), pad_sequence(masks, batch_first=True)
+        timestamps = torch.full(masks.shape, torch.nan, dtype=torch.float64)
+        for row, values in zip(timestamps, times, strict=True):
+            row[: values.numel()] = values
+        return IndexedVideos(
+            self._video_features(frames, masks), ids, timestamps, torch.tensor(durations, dtype=torch.float64)
+        )
+
+    def save_index(
+        self, path: str | os.PathLike, videos: Any, ids: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """Writes a feature file: `frames`, `frame_mask`, `timestamps` and `durations`, and the ids in its header.
+
+        Args:
+            path: the file, `*.safetensors`; replaced as a whole.
+            videos: see [`~TextVideoRetrievalPipeline.__call__`].
+            ids: names of the videos for the results.
+            **kwargs: `batch_size`, `num_workers`, `progress`, as of [`~TextVideoRetrievalPipeline.index`].
+        """
+        path = Path(path)
+        if path.suffix != FEATURE_FILE_SUFFIX:
+            raise ValueError(f"{path}: a feature file is recognised by its name, so it must end in .safetensors")
+        index = self.index(videos, ids, **kwargs)
+        tensors = {
+            "frames": index.features.frames,
+            "frame_mask": index.features.frame_mask,
+            "timestamps": index.timestamps,
+            "durations": index.durations,
+        }
+        new = path.with_name(f"{path.name}.new")
+        header = {"format": "pt", "ids": json.dumps(index.ids)}
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, header)
+        new.replace(path)
+
+    def _read_index(self, path: Path) -> IndexedVideos:
+        if not path.exists():
+            raise FileNotFoundError(f"no feature file {path}; save_index writes one")
+        try:
+            with safe_open(path, "pt") as file:
+                ids = json.loads((file.metadata() or {})["ids"])
+                frames, mask, timestamps, durations = map(
+                    file.get_tensor, ("frames", "frame_mask", "timestamps", "durations")
+                )
+        except (KeyError, SafetensorError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a feature file ({error}); save_index writes one") from error
+        width = self.model.config.clip_config.projection_dim
+        if frames.shape != (len(ids), mask.shape[1], width):
+            raise ValueError(
+                f"{path} has frames {list(frames.shape)} for {len(ids)} ids, where this model needs "
+                f"[{len(ids)}, frames, {width}]: it was written by another model; write it again with this one"
+            )
+        return IndexedVideos(
+            self._video_features(frames.to(self.device), mask.to(self.device)), ids, timestamps, durations
+        )
+
+    def model_scores(self, text: ModelOutput, index: IndexedVideos) -> Tensor:
+        """Float32 [A, V] logits of text features and indexed videos, on the CPU."""
+        with self.device_placement(), self.get_inference_context()():
+            if index.prepared is None:
+                # Models with another head score the features themselves.
+                exact = type(self.model).__name__ == "GLCCLModel"
+                index.prepared = self.model.interaction.prepare_video(index.features) if exact else index.features
+            return self.model.similarity(text, index.prepared).cpu()
+
+    def moments(self, text: ModelOutput, index: IndexedVideos) -> list[dict[str, float | None]]:
+        """`start` and `end` of the moment that one text (its features, A = 1) is about in each of V videos."""
+        with self.device_placement(), self.get_inference_context()():
+            weights = self.model.frame_weights(text, index.features).sentence[0].cpu().double().numpy()
+        found = []
+        for row, times, duration in zip(weights, index.timestamps.numpy(), index.durations.tolist(), strict=True):
+            known = ~np.isnan(times)
+            start, end = best_moment(row[known], times[known], duration) if known.any() else (None, None)
+            found.append({"start": start, "end": end})
+        return found
+
+    def select(self, index: IndexedVideos, positions: Sequence[int]) -> IndexedVideos:
+        """The videos at these positions, in this order."""
+        rows = torch.as_tensor(positions)
+        features = {name: values[rows.to(values.device)] for name, values in index.features.items()}
+        return IndexedVideos(
+            self._video_features(**features),
+            [index.ids[position] for position in rows.tolist()],
+            index.timestamps[rows],
+            index.durations[rows],
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Writes model, processor and code: everything that `pipeline(...)` loads from a folder."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown := set(kwargs) - {"top_k", "moments"}:
+            raise TypeError(f"the pipeline does not know {', '.join(sorted(unknown))}; it has top_k and moments")
+        if kwargs.get("top_k") is not None and kwargs["top_k"] < 1:
+            raise ValueError(f"top_k={kwargs['top_k']} must be 1 or more, or None for all")
+        return {}, {}, kwargs
+
+    def preprocess(self, input_: dict[str, Any], num_workers: int = 0) -> dict[str, Any]:
+        """`{"text": [...]}` or `{"videos": [...]}` -> inputs of the model."""
+        if "text" in input_:
+            return self.processor(text=input_["text"])
+        return self.processor(videos=input_["videos"], num_workers=num_workers, return_metadata=True)
+
+    def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> ModelOutput:
+        """Features, on the model's device and of the model's own classes, which the base class would lose."""
+        with self.device_placement(), self.get_inference_context()():
+            return self._forward(self.ensure_tensor_on_device(**model_inputs), **forward_params)
+
+    def _forward(self, input_tensors: dict[str, Any]) -> ModelOutput:
+        if "input_ids" in input_tensors:
+            return self.model.get_text_features(**input_tensors)
+        return self.model.get_video_features(**input_tensors)
+
+    def postprocess(
+        self,
+        model_outputs: tuple[Tensor, ModelOutput | list[str], IndexedVideos],
+        top_k: int | None = 10,
+        moments: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Scores [N] of one text's features with N videos, or of N texts with one video -> its results, best first."""
+        scores, text, index = model_outputs
+        values, order = (kept[:top_k].tolist() for kept in scores.sort(descending=True, stable=True))
+        if isinstance(text, list):
+            names = [{"text": text[position]} for position in order]
+            if moments:
+                features = self.forward(self.preprocess({"text": [text[position] for position in order]}))
+                found = [self.moments(self._row(features, row), index)[0] for row in range(len(order))]
+        else:
+            names = [{"id": index.ids[position]} for position in order]
+            if moments:
+                found = self.moments(text, self.select(index, order))
+        results = zip(order, names, values, found if moments else [{}] * len(order), strict=True)
+        return [{"index": place} | name | {"score": value} | moment for place, name, value, moment in results]
+
+    def _encode_texts(self, texts: list[str], batch_size: int, progress: bool) -> Iterable[ModelOutput]:
+        """Features of all texts, batch by batch."""
+        if not texts:
+            return
+        inputs = self.preprocess({"text": texts})
+        starts = range(0, len(texts), batch_size)
+        for start in tqdm(starts, "texts", unit="batch", disable=not progress, leave=False):
+            yield self.forward({name: values[start : start + batch_size] for name, values in inputs.items()})
+
+    def _row(self, features: ModelOutput, row: int) -> ModelOutput:
+        return type(features)(**{name: values[row : row + 1] for name, values in features.items()})
+
+    def _video_features(self, frames: Tensor, frame_mask: Tensor) -> ModelOutput:
+        # As remote code this file may be loaded apart from the model's: an import here would give another class.
+        return self.model.get_video_features.__annotations__["return"](frames=frames, frame_mask=frame_mask)
+
+
+def best_moment(weights: np.ndarray, times: np.ndarray, duration: float) -> tuple[float, float]:
+    """The stretch of a video whose frames count more than the average frame, by the largest sum.
+
+    Args:
+        weights: [n] frame weights of a text, which sum to 1.
+        times: [n] seconds, ascending. A frame stands for the time up to halfway to its neighbours.
+        duration: seconds; NaN where not known.
+
+    Returns:
+        Start and end in seconds: of the frames i..j with the largest sum of `weights - mean(weights)`; the whole video
+        where no frame stands out.
+    """
+    distinct, place = np.unique(times, return_inverse=True)  # a frame that stands still is sampled repeatedly
+    spacing = (distinct[-1] - distinct[0]) / (len(distinct) - 1) if len(distinct) > 1 else duration
+    first, last = max(0.0, distinct[0] - spacing), np.fmin(duration, distinct[-1] + spacing)
+    edges = np.concatenate([[first], (distinct[1:] + distinct[:-1]) / 2, [last]])
+    sums = np.concatenate([[0.0], np.cumsum(weights - weights.mean())])
+    gains = np.triu(sums[None, :] - sums[:, None], k=1)
+    begin, end = np.unravel_index(gains.argmax(), gains.shape)
+    if gains[begin, end] < 1e-6:
+        begin, end = 0, len(times)
+    return float(edges[place[begin]]), float(edges[place[end - 1] + 1])
+
+
+def _is_one_video(videos: Any) -> bool:
+    """Whether this is one video rather than several: a list of PIL images is one."""
+    if isinstance(videos, IndexedVideos):
+        return False
+    if isinstance(videos, np.ndarray | Tensor):
+        return videos.ndim != 5
+    if isinstance(videos, str | os.PathLike):
+        return not str(videos).endswith(FEATURE_FILE_SUFFIX)
+    if isinstance(videos, list | tuple):
+        return bool(videos) and isinstance(videos[0], Image.Image)
+    return isinstance(videos, bytes | bytearray | dict) or not isinstance(videos, Iterable) or hasattr(videos, "read")
+
+
+def _video_id(place: int, video: Any) -> str:
+    if isinstance(video, dict):
+        video = video.get("path")
+    return str(video) if isinstance(video, str | os.PathLike) else str(place)

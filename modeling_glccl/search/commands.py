@@ -1,0 +1,108 @@
+"""`glccl index` and `glccl search`."""
+
+import json
+import webbrowser
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers.utils import logging
+
+from ..modeling_glccl import GLCCLModel
+from ..processing_glccl import GLCCLProcessor
+from .index import VideoIndex
+from .report import results_html, results_json, results_table
+
+
+def index_command(
+    folder: str | None,
+    index_path: str,
+    checkpoint: str | None,
+    *,
+    errors: bool,
+    retry_failed: bool,
+    remove_missing: bool,
+    clip_length: float | None,
+    clip_stride: float | None,
+    num_workers: int,
+    batch_size: int,
+    engine: str,
+) -> None:
+    """Makes an index of a folder or brings one up to date, or lists its errors."""
+    if errors:
+        _print_errors(VideoIndex.open(index_path))
+        return
+    if folder is None:
+        raise ValueError("which folder of videos? glccl index VIDEO_DIR --index MY.INDEX --model CHECKPOINT")
+    index = _open_or_create(index_path, checkpoint, clip_length, clip_stride)
+    options = {
+        "remove_missing": remove_missing,
+        "retry_failed": retry_failed,
+        "num_workers": num_workers,
+        "batch_size": batch_size,
+    }
+    report = index.update(folder, engine=engine, **options)
+    counts = {name: count for name, count in asdict(report).items() if count and name != "seconds"}
+    done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no videos found"
+    print(f"{index_path}: {len(index)} videos ({done}) in {report.seconds:.1f} s")
+    if report.failed:
+        print(f"{report.failed} could not be read: glccl index --index {index_path} --errors")
+
+
+def search_command(
+    query: str, index_path: str, *, k: int, as_json: bool, html_path: Path | None, open_page: bool
+) -> None:
+    """Searches an index and prints a table or JSON, and writes a page."""
+    logging.disable_progress_bar()  # of the weights
+    index = VideoIndex.open(index_path)
+    results = index.search(query, k, moments=True)
+    if as_json:
+        print(json.dumps(results_json(results), indent=2))
+    elif results:
+        Console().print(results_table(query, results))
+    else:
+        print(f"{index_path} is empty")
+    if html_path or open_page:
+        page = html_path or Path(f"{Path(index_path).name}.html")
+        page.write_text(results_html(query, results, index.processor), encoding="utf-8")
+        if not as_json:
+            print(f"wrote {page}")
+        if open_page:
+            webbrowser.open(page.absolute().as_uri())
+
+
+def _open_or_create(
+    index_path: str, checkpoint: str | None, clip_length: float | None, clip_stride: float | None
+) -> VideoIndex:
+    model = processor = None
+    if checkpoint is not None:
+        model, processor = GLCCLModel.from_pretrained(checkpoint).eval(), GLCCLProcessor.from_pretrained(checkpoint)
+    clips = {"clip_length": clip_length, "clip_stride": clip_stride}
+    given = {name: value for name, value in clips.items() if value is not None}
+    try:
+        index = VideoIndex.open(index_path, model, processor)
+    except FileNotFoundError:
+        if model is None or processor is None:
+            raise ValueError(f"{index_path} is a new index: say with which model, --model CHECKPOINT") from None
+        try:
+            index = VideoIndex.create(index_path, model, processor, **given)
+        except FileExistsError:  # another process was faster
+            index = VideoIndex.open(index_path, model, processor)
+    info = index.info()
+    for name, value in given.items():
+        if info[name] != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value:g}: {index_path} has clips made with {info[name]:g}; leave it "
+                "out, or make another index"
+            )
+    if torch.cuda.is_available():
+        index.model.to("cuda")
+    return index
+
+
+def _print_errors(index: VideoIndex) -> None:
+    errors = index.errors()
+    for path, error in errors.items():
+        print(error if error.startswith(path) else f"{path}: {error}")
+    print(f"{len(errors)} videos with errors")

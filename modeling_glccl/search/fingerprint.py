@@ -1,0 +1,67 @@
+"""What the stored features depend on, so that an index is never searched with another model than it was made with."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..modeling_glccl import GLCCLModel
+from ..processing_glccl import GLCCLProcessor
+
+# Of the processor, what decides which pixels the model sees; threads and padding do not.
+_PROCESSOR_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "max_frames", "sampling")
+# Of the configuration, what says where a checkpoint comes from rather than what it computes.
+_ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
+
+
+def describe_model(model: GLCCLModel, processor: GLCCLProcessor) -> dict[str, Any]:
+    """`checkpoint` (where it came from) and what features depend on: `weights`, `config`, `processor`, for JSON.
+
+    Weights are hashed as they are in memory: the same checkpoint in float32 and in bfloat16 gives other features and
+    counts as two models.
+    """
+    settings = {name: getattr(processor.video_processor, name) for name in _PROCESSOR_SETTINGS}
+    name = model.name_or_path
+    return {
+        "checkpoint": str(Path(name).absolute()) if name and Path(name).is_dir() else name,
+        "weights": _hash_weights(model),
+        "config": json.loads(json.dumps(_without_origin(model.config.to_dict()))),
+        "processor": json.loads(json.dumps(settings)),
+    }
+
+
+def fingerprint(description: dict[str, Any]) -> str:
+    """16 hexadecimal digits for everything in a description but where the checkpoint came from."""
+    parts = {name: description[name] for name in ("weights", "config", "processor")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def difference(indexed: dict[str, Any], given: dict[str, Any]) -> str | None:
+    """In words, what tells the model of the index from the given one; None if nothing does."""
+    found = [
+        f"{part}.{name} is {given[part].get(name)!r} instead of {indexed[part].get(name)!r}"
+        for part in ("config", "processor")
+        for name in sorted(indexed[part].keys() | given[part].keys())
+        if indexed[part].get(name) != given[part].get(name)
+    ]
+    if indexed["weights"] != given["weights"]:
+        found.append("its weights are others, or in another precision")
+    return "; ".join(found) or None
+
+
+def _hash_weights(model: GLCCLModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_origin(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in _ORIGIN
+    }

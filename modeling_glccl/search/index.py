@@ -1,0 +1,324 @@
+"""VideoIndex: a folder of videos, kept as features, and searched with sentences."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..interaction_glccl import GLCCLTextFeatures
+from ..modeling_glccl import GLCCLModel
+from ..processing_glccl import GLCCLProcessor
+from .ann import SAMPLE_QUERIES, update_ann
+from .clips import ClipSettings
+from .fingerprint import describe_model, difference, fingerprint
+from .ingest import IngestReport, find_videos, finish_here, ingest, plan
+from .ranking import encode_queries, proxy_vectors
+from .searcher import Searcher, SearchResult
+from .store import ERROR, OK, Store
+
+
+class IndexMismatchError(ValueError):
+    """The index was made with another model."""
+
+
+class VideoIndex:
+    """Videos as features on disk (LanceDB), searched with sentences.
+
+    Make one with [`~VideoIndex.create`] or [`~VideoIndex.open`]. Any number of processes may search an index while
+    others add to it; every search sees the last finished commit.
+
+    Example:
+
+    ```python
+    index = VideoIndex.create("my.index", model, processor)
+    index.update("videos")
+    for result in index.search("a dog in the snow", k=5, moments=True):
+        print(result.score, result.path, result.moment)
+    ```
+    """
+
+    def __init__(self, store: Store, model: GLCCLModel | None, processor: GLCCLProcessor | None):
+        self._store = store
+        self._settings = ClipSettings(store.about["clip_length"], store.about["clip_stride"])
+        self._model, self._processor = None, None
+        self._searching: Searcher | None = None
+        if model is not None and processor is not None:
+            self._use(model, processor)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | PathLike,
+        model: GLCCLModel,
+        processor: GLCCLProcessor,
+        *,
+        clip_length: float = 30.0,
+        clip_stride: float = 20.0,
+        storage_options: dict[str, str] | None = None,
+    ) -> "VideoIndex":
+        """Makes an empty index.
+
+        Args:
+            path: a folder that does not exist yet, or a URI that LanceDB can write to, such as s3://bucket/my.index.
+            model, processor: they encode the videos and, later, the queries.
+            clip_length: seconds; longer videos are cut into clips of this length.
+            clip_stride: seconds from clip to clip; less than `clip_length`, so that they overlap.
+            storage_options: for object stores, as LanceDB takes them.
+
+        Raises:
+            FileExistsError: there is an index already.
+            ValueError: a stride that would leave gaps.
+        """
+        settings = ClipSettings(clip_length, clip_stride)
+        description = describe_model(model, processor)
+        about = {
+            "model": description,
+            "fingerprint": fingerprint(description),
+            "clip_length": settings.length,
+            "clip_stride": settings.stride,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        width = model.config.clip_config.projection_dim
+        store = Store.create(path, about, processor.video_processor.max_frames, width, storage_options)
+        return cls(store, model, processor)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike,
+        model: GLCCLModel | None = None,
+        processor: GLCCLProcessor | None = None,
+        *,
+        storage_options: dict[str, str] | None = None,
+    ) -> "VideoIndex":
+        """Opens an index.
+
+        Args:
+            path: folder or URI.
+            model, processor: those it was made with. Without them the checkpoint that the index names is loaded when
+                it is first needed.
+            storage_options: for object stores, as LanceDB takes them.
+
+        Raises:
+            FileNotFoundError: no index there.
+            IndexMismatchError: another model; the message says what differs.
+        """
+        if (model is None) != (processor is None):
+            raise ValueError("pass both model and processor, or neither")
+        return cls(Store(path, storage_options), model, processor)
+
+    def _use(self, model: GLCCLModel, processor: GLCCLProcessor) -> None:
+        about = self._store.about
+        given = describe_model(model, processor)
+        if fingerprint(given) != about["fingerprint"]:
+            made_with, this = (model["checkpoint"] or "not from a file" for model in (about["model"], given))
+            raise IndexMismatchError(
+                f"{self._store.uri} was made with another model ({made_with}); features of this one ({this}) do not "
+                f"fit: {difference(about['model'], given)}. Use that model, or index the videos anew"
+            )
+        self._model, self._processor = model.eval(), processor
+        self._searching = Searcher(self._store, self._model)
+
+    def _load(self) -> tuple[GLCCLModel, GLCCLProcessor]:
+        if self._model is None or self._processor is None:
+            checkpoint = self._store.about["model"]["checkpoint"]
+            if not checkpoint:
+                raise ValueError(
+                    f"{self._store.uri} was made with a model that was not loaded from a checkpoint; pass model and "
+                    "processor to VideoIndex.open"
+                )
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = GLCCLModel.from_pretrained(checkpoint)
+            self._use(model, GLCCLProcessor.from_pretrained(checkpoint))
+            model.to(device)
+        return self._model, self._processor
+
+    @property
+    def model(self) -> GLCCLModel:
+        """The model, loaded now if it has not been needed so far."""
+        return self._load()[0]
+
+    @property
+    def processor(self) -> GLCCLProcessor:
+        """The processor of the model."""
+        return self._load()[1]
+
+    def __len__(self) -> int:
+        """Number of videos that can be found."""
+        return self._store.open_clips().count_rows(f"clip = 0 AND status = '{OK}'")
+
+    def add(
+        self,
+        videos: str | PathLike | Iterable[str | PathLike] | Mapping[str, str | PathLike],
+        *,
+        retry_failed: bool = False,
+        num_workers: int = 2,
+        batch_size: int = 16,
+        engine: str = "threads",
+        progress: bool = True,
+    ) -> IngestReport:
+        """Adds videos; those that are in the index already cost a look at the file's size and modification time.
+
+        A file whose content changed is encoded again; one that was moved is recognised by its content. A video that
+        cannot be read does not stop the others: it is recorded with its error, see [`~VideoIndex.errors`]. Finished
+        videos are kept if the call is stopped; call again to go on.
+
+        Args:
+            videos: a file, several files, or ids with their files. Without ids the absolute path is the id.
+            retry_failed: try again what could not be read before and has not changed since.
+            num_workers: threads that decode; on Ray, processes that decode and encode.
+            batch_size: clips encoded at a time.
+            engine: "threads" of this process, or "ray", a cluster (docs/search.md).
+            progress: show a progress bar.
+
+        Raises:
+            OSError: no space left on the disk; the index is intact.
+        """
+        return self._ingest(_by_id(videos), retry_failed, num_workers, batch_size, engine, progress)
+
+    def update(
+        self,
+        folder: str | PathLike,
+        *,
+        remove_missing: bool = False,
+        retry_failed: bool = False,
+        num_workers: int = 2,
+        batch_size: int = 16,
+        engine: str = "threads",
+        progress: bool = True,
+    ) -> IngestReport:
+        """Brings the index up to date with a folder: new, changed and moved videos, as [`~VideoIndex.add`] does.
+
+        Args:
+            folder: of videos, sub-folders included.
+            remove_missing: drop videos of this folder whose file is no longer there.
+            retry_failed, num_workers, batch_size, engine, progress: as in `add`.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: `remove_missing` for a folder without any video (is the disk mounted?) of which the index has
+                some; nothing is removed.
+        """
+        folder = Path(folder).absolute()
+        found = find_videos(folder)
+        report = self._ingest({path: path for path in found}, retry_failed, num_workers, batch_size, engine, progress)
+        if remove_missing:
+            gone = sorted(
+                row["video_id"]
+                for row in self._store.videos(["video_id", "path"])
+                if Path(row["path"]).is_relative_to(folder) and not Path(row["path"]).exists()
+            )
+            if gone and not found:
+                raise ValueError(
+                    f"{folder} holds no video, but the index has {len(gone)} of it; is its disk mounted? If they are "
+                    "really gone, call remove()"
+                )
+            report.removed = self._store.remove(gone)
+        return report
+
+    def _ingest(
+        self,
+        videos: Mapping[str, str],
+        retry_failed: bool,
+        num_workers: int,
+        batch_size: int,
+        engine: str,
+        progress: bool,
+    ) -> IngestReport:
+        started, report = time.monotonic(), Counter()
+        model, processor = self._load()
+        if engine == "threads":
+            finish = finish_here
+        elif engine == "ray":
+            from .ray_engine import finish_on_ray as finish
+        else:
+            raise ValueError(f"engine={engine!r} is unknown; use 'threads' or 'ray'")
+        jobs = plan(self._store, videos, retry_failed, report)
+        options = {"num_workers": num_workers, "batch_size": batch_size}
+        ingest(self._store, finish(jobs, model, processor, self._settings, **options), len(videos), report, progress)
+        with torch.inference_mode():
+            sample = [proxy_vectors(model, text)[0].cpu() for text in encode_queries(model, processor, SAMPLE_QUERIES)]
+        update_ann(self._store, torch.stack(sample))
+        return IngestReport(**report, seconds=time.monotonic() - started)
+
+    def remove(self, video_ids: str | Iterable[str]) -> int:
+        """Drops videos by id; returns how many there were."""
+        return self._store.remove([video_ids] if isinstance(video_ids, str) else list(video_ids))
+
+    def errors(self) -> dict[str, str]:
+        """Path -> error of the videos that could not be read, or not all of whose clips could."""
+        return {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
+
+    def info(self) -> dict[str, Any]:
+        """What the index holds and how it is searched.
+
+        `ann` is None as long as searches scan pooled vectors in memory; a large index gets a nearest-neighbour index
+        whose `kind`, `probes` and measured `recall` stand there.
+        """
+        about, table = self._store.reload_about(), self._store.open_clips()
+        return {
+            "path": self._store.uri,
+            "videos": len(self),
+            "clips": table.count_rows(f"status = '{OK}'"),
+            "failed": table.count_rows(f"status = '{ERROR}'"),
+            "bytes": self._store.bytes_on_disk(),
+            "checkpoint": about["model"]["checkpoint"],
+            "fingerprint": about["fingerprint"],
+            "max_frames": about["max_frames"],
+            "width": about["width"],
+            "clip_length": about["clip_length"],
+            "clip_stride": about["clip_stride"],
+            "created": about["created"],
+            "ann": about.get("ann"),
+        }
+
+    def search(
+        self, query: str, k: int = 10, *, moments: bool = False, exhaustive: bool = False
+    ) -> list[SearchResult]:
+        """The k best videos for a sentence, best first, by GLCCL's exact logits.
+
+        Args:
+            query: a sentence.
+            k: videos to return; fewer if the index has fewer.
+            moments: also find the span of time that the query is about, from the frame weights.
+            exhaustive: score every clip of the index exactly, instead of the candidates that the pooled vectors
+                propose; slow, for measuring what the candidates miss.
+        """
+        return self.search_batch([query], k, moments=moments, exhaustive=exhaustive)[0]
+
+    @torch.inference_mode()
+    def search_batch(
+        self, queries: Sequence[str], k: int = 10, *, moments: bool = False, exhaustive: bool = False
+    ) -> list[list[SearchResult]]:
+        """[`~VideoIndex.search`] for several sentences, which are encoded together."""
+        model, processor = self._load()
+        return self.search_features(
+            encode_queries(model, processor, list(queries)), k, moments=moments, exhaustive=exhaustive
+        )
+
+    @torch.inference_mode()
+    def search_features(
+        self, texts: Sequence[GLCCLTextFeatures], k: int = 10, *, moments: bool = False, exhaustive: bool = False
+    ) -> list[list[SearchResult]]:
+        """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw]."""
+        if k < 1:
+            raise ValueError(f"k={k} must be 1 or more")
+        self._load()
+        return self._searching.search(texts, k, moments, exhaustive)
+
+
+def _by_id(videos: Any) -> dict[str, str]:
+    """Id -> absolute path."""
+    if isinstance(videos, Mapping):
+        return {video_id: str(Path(path).absolute()) for video_id, path in videos.items()}
+    if isinstance(videos, str | PathLike):
+        videos = [videos]
+    paths = [str(Path(path).absolute()) for path in videos]
+    for path in paths:
+        if Path(path).is_dir():
+            raise ValueError(f"{path}: is a folder; VideoIndex.update takes folders, add takes files")
+    return {path: path for path in paths}

@@ -1,0 +1,104 @@
+"""Scores of texts against stored frame features: exact ones, and cheap ones that choose the candidates.
+
+With a video reduced to one unit vector m, GLCCL's four scores become dot products with m, aggregated over the words
+(docs/method.md). `one_frame_logits` computes just that; `proxy_vectors` also replaces AOSM's aggregation, close to a
+maximum over words, by the mean, and so is linear: one vector per text, for which nearest-neighbour search exists.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..interaction_glccl import GLCCLTextFeatures
+from ..modeling_glccl import GLCCLModel
+from ..processing_glccl import GLCCLProcessor
+from ..scoring_glccl import GLCCLTextState, GLCCLVideoState, VideoTensors, frame_factors
+
+
+def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[str]) -> list[GLCCLTextFeatures]:
+    """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D]."""
+    text = model.get_text_features(**processor(text=queries).to(model.device))
+    lengths = text.word_mask.sum(dim=1).tolist()
+    return [
+        GLCCLTextFeatures(
+            sentence=text.sentence[i : i + 1], words=text.words[i : i + 1, :n], word_mask=text.word_mask[i : i + 1, :n]
+        )
+        for i, n in enumerate(lengths)
+    ]
+
+
+def pool_frames(frames: Tensor, frame_mask: Tensor) -> Tensor:
+    """[V, Nf, D] frames and [V, Nf] mask -> [V, D]: the mean of the counted frames, of norm 1."""
+    return normalize((frames.float() * frame_mask[..., None]).sum(dim=1), dim=-1)
+
+
+def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures) -> Tensor:
+    """[A, D] unit vectors whose dot product with a pooled video comes close to the order of GLCCL's scores."""
+    sentence = normalize(text.sentence.float(), dim=-1)
+    counted = text.word_mask[..., None]
+    words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
+    interaction = model.interaction
+    query = sentence + sentence @ interaction.global_mat_weight.float()
+    query = query + words + words @ interaction.local_mat_weight.float()
+    return normalize(query, dim=-1)
+
+
+def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures) -> GLCCLTextState:
+    """Texts for `exact_logits`.
+
+    The learned local matrix multiplies the words here, not every frame as in `model.similarity`: a search has few
+    texts and many videos, and (w W_local) . x is the same number.
+    """
+    state = model.interaction.prepare_text(text)
+    local = state.tensors.words_unit @ model.interaction.local_mat_weight.float()
+    return GLCCLTextState(state.tensors._replace(words_unit=local), order=state.order, lengths=state.lengths)
+
+
+def one_frame_logits(model: GLCCLModel, text: GLCCLTextFeatures, pooled: Tensor) -> Tensor:
+    """[V] logits of one text against videos of one frame each, [V, D] unit vectors.
+
+    Every word-guided frame is that frame, so the scores of a word are the same for all of them, and aggregating equal
+    scores c gives c sum(M) / n.
+    """
+    interaction = model.interaction
+    n = int(text.word_mask.sum())
+    pooled = pooled.to(model.device).float()
+    sentence, words = normalize(text.sentence[0].float(), dim=-1), normalize(text.words[0, :n].float(), dim=-1)
+    queries = [sentence[None] @ interaction.global_mat_weight.float(), sentence[None]]
+    queries += [words, words @ interaction.local_mat_weight.float()]
+    video_sentence, sentence_frame, word, local = (pooled @ torch.cat(queries).T).split([1, 1, n, n], dim=1)
+
+    def aggregate(scores: Tensor, weight: Tensor) -> Tensor:
+        attention = (scores / interaction.aosm_temperature).softmax(dim=-1)
+        return ((attention @ weight[:n, :n].float()) * scores).sum(dim=-1)
+
+    def mean_sum(weight: Tensor) -> Tensor:
+        return weight[:n, :n].float().sum() / n
+
+    per_frame = aggregate(local, interaction.word_mat_weight) * mean_sum(interaction.word_frame_mat_weight2)
+    per_word = aggregate(local * mean_sum(interaction.word_frame_mat_weight), interaction.word_mat_weight2)
+    scores = video_sentence[:, 0] + aggregate(word, interaction.word_logit_weight)
+    scores = scores + sentence_frame[:, 0] * mean_sum(interaction.word_frame_logit_weight) + (per_frame + per_word) / 2
+    return model.clip.logit_scale.float().exp() * scores / 4
+
+
+def exact_logits(model: GLCCLModel, text: GLCCLTextState, frames: np.ndarray, num_frames: np.ndarray) -> Tensor:
+    """[A, V] logits, those of `model.similarity` to float precision.
+
+    Args:
+        model: of which `text` was prepared.
+        text: A texts, from `prepare_text`.
+        frames: float16 or float32 [V, Nf, D].
+        num_frames: int [V], how many of the Nf frames of each video count; the first.
+    """
+    lengths, order = torch.as_tensor(num_frames).sort(stable=True)
+    counted = torch.arange(frames.shape[1]) < lengths[:, None]
+    packed = torch.as_tensor(frames)[order][counted].to(model.device).float()
+    video = GLCCLVideoState(
+        VideoTensors(frames=packed, frames_local=packed),
+        factors=frame_factors(packed, lengths.tolist()),
+        order=order.to(model.device),
+        lengths=lengths.tolist(),
+    )
+    return model.interaction(text, video, model.clip.logit_scale).logits

@@ -1,0 +1,200 @@
+"""Search in two stages: pooled vectors propose candidates, GLCCL's exact scores rank them."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..modeling_glccl import GLCCLModel
+from ..scoring_glccl import GLCCLTextState
+from .candidates import IndexedSnapshot, Snapshot, matrix, read_ids
+from .moments import Moment, find_moment
+from .ranking import exact_logits, one_frame_logits, prepare_text, proxy_vectors
+from .store import Store
+
+# Clips of an index that are all scored exactly: no shortlist, no loss.
+EXHAUSTIVE_CLIPS = 500
+# How many clips the pooled vectors keep, and how many of them the one-frame scores keep for the exact ones.
+SHORTLIST, CANDIDATES = 1000, 100
+# Clips read at a time where all are scored.
+_EXHAUSTIVE_CHUNK = 4096
+# Clips of one video among the candidates, so that a film does not crowd out all others.
+_CLIPS_PER_VIDEO = 5
+
+
+@dataclass
+class SearchResult:
+    """One video that was found.
+
+    Args:
+        video_id: its id in the index.
+        path: of its file when it was indexed.
+        score: GLCCL's logit of query and best clip.
+        start, end: seconds of that clip; the whole video unless it is a long one.
+        duration: seconds of the video.
+        moment: the span within the clip that the query is about; with `moments=True`.
+        frame_times: float64 [n], seconds in the video of the clip's frames; with `moments=True`.
+        frame_weights: float32 [n], GLIM's weights of the sentence over them, which sum to 1; with `moments=True`.
+    """
+
+    video_id: str
+    path: str
+    score: float
+    start: float
+    end: float
+    duration: float
+    moment: Moment | None = None
+    frame_times: np.ndarray | None = None
+    frame_weights: np.ndarray | None = None
+
+
+class _Scored(NamedTuple):
+    """Some clips with their exact logits."""
+
+    row_ids: np.ndarray
+    logits: np.ndarray
+    video_keys: np.ndarray
+
+
+class Searcher:
+    """Searches a store with a model, from any number of threads."""
+
+    def __init__(self, store: Store, model: GLCCLModel):
+        self._store = store
+        self._model = model
+        self._snapshot: Snapshot | IndexedSnapshot | None = None
+        self._refreshing = threading.Lock()
+
+    def search(
+        self, texts: Sequence[GLCCLTextFeatures], k: int, moments: bool, exhaustive: bool
+    ) -> list[list[SearchResult]]:
+        """The k best videos for every text; the arguments are those of [`VideoIndex.search_features`]."""
+        snapshot = self._refresh()
+        prepared = [prepare_text(self._model, text) for text in texts]
+        if exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS:
+            scored = self._score_all(snapshot, prepared)
+        else:
+            scored = [
+                self._score_candidates(snapshot, text, state, k) for text, state in zip(texts, prepared, strict=True)
+            ]
+        found = []
+        for text, (row_ids, scores, keys) in zip(texts, scored, strict=True):
+            best = _best_per_video(scores, keys)[:k]
+            found.append(self._results(snapshot, text, row_ids[best], scores[best], moments))
+        return found
+
+    def _refresh(self) -> Snapshot | IndexedSnapshot:
+        """The clips as they are now."""
+        with self._refreshing:
+            table = self._store.open_clips()
+            if self._snapshot is None or self._snapshot.table.version != table.version:
+                ann = self._store.reload_about().get("ann")
+                width = self._store.about["width"]
+                if ann and ann["kind"]:
+                    self._snapshot = IndexedSnapshot(table, width, ann["probes"])
+                else:
+                    previous = self._snapshot if isinstance(self._snapshot, Snapshot) else None
+                    self._snapshot = Snapshot(table, width, previous)
+            return self._snapshot
+
+    def _score_all(self, snapshot: Snapshot | IndexedSnapshot, texts: Sequence[GLCCLTextState]) -> list[_Scored]:
+        """Of all clips, for every text."""
+        row_ids, video_keys = read_ids(snapshot.table)
+        scores = np.empty((len(texts), len(row_ids)), np.float32)
+        for start in range(0, len(row_ids), _EXHAUSTIVE_CHUNK):
+            part = slice(start, start + _EXHAUSTIVE_CHUNK)
+            frames, num_frames, _ = self._fetch(snapshot, row_ids[part])
+            for row, text in zip(scores, texts, strict=True):
+                row[part] = exact_logits(self._model, text, frames, num_frames)[0].cpu().numpy()
+        return [_Scored(row_ids, row, video_keys) for row in scores]
+
+    def _score_candidates(
+        self, snapshot: Snapshot | IndexedSnapshot, text: GLCCLTextFeatures, prepared: GLCCLTextState, k: int
+    ) -> _Scored:
+        """Of the clips that cheap scores propose."""
+        vector = proxy_vectors(self._model, text)[0].cpu()
+        shortlist, candidates = max(SHORTLIST, 20 * k), max(CANDIDATES, 3 * k)
+        while True:
+            clips = snapshot.nearest(vector, shortlist)
+            order = one_frame_logits(self._model, text, clips.pooled).argsort(descending=True).cpu().numpy()
+            kept = _first_of_each(clips.video_keys[order], _CLIPS_PER_VIDEO)[:candidates]
+            chosen = order[kept]
+            keys = clips.video_keys[chosen]
+            # A few long videos can fill the shortlist.
+            if len(np.unique(keys)) >= min(k, candidates) or len(clips.row_ids) == len(snapshot):
+                break
+            shortlist *= 4
+        frames, num_frames, _ = self._fetch(snapshot, clips.row_ids[chosen])
+        scores = exact_logits(self._model, prepared, frames, num_frames)[0].cpu().numpy()
+        return _Scored(clips.row_ids[chosen], scores, keys)
+
+    def _fetch(
+        self, snapshot: Snapshot | IndexedSnapshot, row_ids: np.ndarray, columns: Sequence[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, list[Any]]]:
+        """Frames float16 [C, Nf, D], how many count [C], and other columns of some clips, in their order."""
+        rows = _take(snapshot, row_ids, ["frames", "num_frames", *columns])
+        shape = self._store.about["max_frames"], self._store.about["width"]
+        frames = matrix(rows["frames"], shape[0] * shape[1]).reshape(-1, *shape)
+        return frames, rows["num_frames"].to_numpy().copy(), {name: rows[name].to_pylist() for name in columns}
+
+    def _results(
+        self,
+        snapshot: Snapshot | IndexedSnapshot,
+        text: GLCCLTextFeatures,
+        row_ids: np.ndarray,
+        scores: np.ndarray,
+        moments: bool,
+    ) -> list[SearchResult]:
+        if not len(row_ids):
+            return []
+        rows = _take(snapshot, row_ids, ["video_id", "path", "start", "end", "duration"]).to_pylist()
+        if moments:
+            frames, num_frames, times = self._fetch(snapshot, row_ids, ["frame_times"])
+            times = times["frame_times"]
+            weights = self._frame_weights(text, frames, num_frames)
+        results = []
+        for i, (row, score) in enumerate(zip(rows, scores, strict=True)):
+            del row["_rowid"]
+            result = SearchResult(score=float(score), **row)
+            if moments:
+                result.frame_times = np.array(times[i])
+                # With mask_padding=False padded frames have weights too, but no time.
+                own = weights[i, : len(times[i])]
+                result.frame_weights = own / own.sum()
+                result.moment = find_moment(result.frame_weights, result.frame_times, result.start, result.end)
+            results.append(result)
+        return results
+
+    def _frame_weights(self, text: GLCCLTextFeatures, frames: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
+        """float32 [C, Nf], GLIM's weights of the sentence."""
+        mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
+        video = GLCCLVideoFeatures(
+            frames=torch.from_numpy(frames).to(self._model.device), frame_mask=mask.to(self._model.device)
+        )
+        return self._model.frame_weights(text, video).sentence[0].cpu().numpy()
+
+
+def _take(snapshot: Snapshot | IndexedSnapshot, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Columns of some clips, in their order."""
+    rows = snapshot.table.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id().to_arrow()
+    back = np.argsort(rows["_rowid"].to_numpy())[np.argsort(np.argsort(row_ids))]
+    return rows.take(back)
+
+
+def _best_per_video(scores: np.ndarray, video_keys: np.ndarray) -> np.ndarray:
+    """Positions of the best clip of every video, best first."""
+    order = np.argsort(-scores, kind="stable")
+    return order[_first_of_each(video_keys[order], 1)]
+
+
+def _first_of_each(values: np.ndarray, count: int) -> np.ndarray:
+    """Ascending positions of the first `count` occurrences of every value."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.r_[True, values[order][1:] != values[order][:-1]])
+    nth = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
+    return np.sort(order[nth < count])

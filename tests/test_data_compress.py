@@ -1,0 +1,367 @@
+"""Re-encoding of single videos, and of folders: in parallel, resumable, and whatever lies in them."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import av
+import numpy as np
+import pytest
+from rich.console import Console
+from videos import frame_number, write_video
+
+from modeling_glccl import VideoDecodeError
+from modeling_glccl.cli import main
+from modeling_glccl.data import compress
+from modeling_glccl.data.compress import LEDGER, compress_folder
+from modeling_glccl.data.reencode import CompressSettings, compress_video
+from modeling_glccl.video_decoding_glccl import decode_video
+
+
+def all_frames(source):
+    return decode_video(source, max_frames=100_000)
+
+
+def streams(content: bytes, tmp_path):
+    path = tmp_path / "written.mp4"
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        return len(container.streams), video.codec_context.name, video.average_rate, container.format.name
+
+
+# One video
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("a.mp4", {"num_frames": 100, "fps": 25, "size": (640, 360)}, (398, 224)),
+        ("portrait.mp4", {"num_frames": 60, "fps": 25, "size": (640, 480), "rotation": 90}, (224, 298)),
+        ("upside_down.mp4", {"num_frames": 30, "fps": 15, "size": (320, 240), "rotation": 180}, (298, 224)),
+        ("a.webm", {"num_frames": 61, "fps": 30, "codec": "libvpx-vp9", "size": (300, 400)}, (224, 298)),
+        ("b_frames_out_of_order.avi", {"num_frames": 61, "fps": 24, "codec": "mpeg4", "size": (320, 250)}, (286, 224)),
+        ("a.mkv", {"num_frames": 40, "fps": 10, "codec": "libx265", "size": (300, 300)}, (224, 224)),
+        ("a.mpg", {"num_frames": 40, "fps": 25, "codec": "mpeg2video", "size": (256, 300)}, (224, 262)),
+        ("full_range.mov", {"num_frames": 40, "fps": 25, "codec": "mjpeg", "size": (256, 300)}, (224, 262)),
+        ("slow.mp4", {"num_frames": 5, "fps": 1, "size": (64, 48)}, (64, 48)),
+        ("one_frame.mp4", {"num_frames": 1, "fps": 25, "size": (126, 48)}, (126, 48)),
+        ("odd.mkv", {"num_frames": 20, "fps": 10, "codec": "mjpeg", "size": (101, 75)}, (100, 76)),
+        (
+            "variable_rate.mkv",
+            {"num_frames": 5, "timestamps": [0, 0.5, 0.6, 2, 4.5], "size": (640, 480)},
+            (298, 224),
+        ),
+    ],
+)
+def test_a_frame_is_the_one_on_screen_at_its_time(tmp_path, name, options, size):
+    source = write_video(tmp_path / name, **options)
+    content = compress_video(source)
+    before, after = all_frames(source), all_frames(content)
+    assert streams(content, tmp_path)[1:3] == ("h264", 3)
+    assert after.frames.shape[2:0:-1] == size
+    assert after.timestamps == pytest.approx(np.arange(len(after.frames)) / 3, abs=1e-3)
+    assert -1e-3 <= len(after.frames) / 3 - before.duration < 1 / 3, "less than one frame longer"
+    shown = np.searchsorted(before.timestamps, np.arange(len(after.frames)) / 3 + 1e-4, side="right") - 1
+    assert [frame_number(image) for image in after.frames] == [
+        frame_number(image) for image in before.frames[shown.clip(0)]
+    ]
+    colours = [frames.mean(axis=(0, 1, 2)) for frames in (after.frames, before.frames[shown.clip(0)])]
+    assert np.abs(colours[0] - colours[1]).max() < 3
+
+
+def test_settings_change_rate_size_and_quality(tmp_path):
+    source = write_video(tmp_path / "a.mp4", 50, fps=25, size=(640, 480))
+    fine, coarse = (compress_video(source, CompressSettings(5, 100, crf)) for crf in (10, 40))
+    assert all_frames(fine).frames.shape == (10, 100, 134, 3)
+    assert streams(fine, tmp_path)[2] == 5
+    assert len(fine) > 2 * len(coarse)
+
+
+def test_sound_is_dropped_and_the_clock_of_the_file_is_kept(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=16_000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 3 * 16_000), "float32"), format="fltp", layout="mono")
+        silence.rate, silence.pts = 16_000, 0
+        container.mux(sound.encode(silence))
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * number, "uint8"))
+            frame.pts = number + 10  # the picture begins a second after the sound
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    content = compress_video(tmp_path / "a.mp4")
+    assert streams(content, tmp_path)[0] == 1
+    brightness = all_frames(content).frames.mean(axis=(1, 2, 3))
+    assert len(brightness) == 9
+    assert brightness[:4] == pytest.approx(0, abs=3)
+    assert brightness[6] == pytest.approx(100, abs=5), "at two seconds, the frame of two seconds"
+
+
+def test_a_file_with_a_hole_keeps_what_follows_at_its_time(tmp_path):
+    source = write_video(tmp_path / "a.mkv", 100, fps=10, key_interval=10, size=(320, 240))
+    content = bytearray(source.read_bytes())
+    third = len(content) // 3
+    content[third : third + 2000] = bytes(2000)
+    source.write_bytes(content)
+    after = all_frames(compress_video(source))
+    assert frame_number(after.frames[2]) == 6
+    assert [frame_number(image) for image in after.frames[20:30]] == [66, 70, 73, 76, 80, 83, 86, 90, 93, 96]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git-LFS pointer"),
+        (b"no video at all " * 100, "is not a video"),
+    ],
+)
+def test_an_unreadable_file_is_named_with_its_reason(tmp_path, content, reason):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoDecodeError, match=rf"a\.mp4: .*{reason}"):
+        compress_video(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"fps": 0}, "fps=0"), ({"short_side": 225}, "short_side=225 must be even"), ({"crf": 60}, "crf=60")],
+)
+def test_impossible_settings_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        CompressSettings(**values)
+
+
+# Folders
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    (folder / "more" / "deep").mkdir(parents=True)
+    write_video(folder / "a.mp4", 25)
+    write_video(folder / "more" / "-b.webm", 25, codec="libvpx")
+    write_video(folder / "more" / "deep" / "c.d.avi", 25, codec="mpeg4")
+    write_video(folder / "tmp.mp4", 25).rename(folder / "1@N0.")  # as DiDeMo names some
+    (folder / "LICENSE").write_text("words")
+    (folder / "captions.json").write_text("{}")
+    (folder / ".hidden.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The names of the videos that are encoded, in order."""
+    names, encode = [], compress.compress_video
+    monkeypatch.setattr(
+        compress, "compress_video", lambda path, settings: names.append(path.name) or encode(path, settings)
+    )
+    return names
+
+
+def run(source, output, **options):
+    return compress_folder(source, output, progress=False, **options)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("[!.]*") if path.is_file())
+
+
+def test_layout_and_names_are_kept(source, tmp_path):
+    report = run(source, tmp_path / "out")
+    assert files(tmp_path / "out") == ["1@N0.mp4", "a.mp4", "more/-b.mp4", "more/deep/c.d.mp4"]
+    assert (report.compressed, report.skipped, report.ok) == (4, 0, True)
+    assert sorted(os.path.basename(path) for path in report.ignored) == ["LICENSE", "captions.json"]
+    assert report.bytes_after == sum((tmp_path / "out" / name).stat().st_size for name in files(tmp_path / "out"))
+    assert all(len(all_frames(tmp_path / "out" / name).frames) in (3, 4) for name in files(tmp_path / "out"))
+
+
+def test_a_second_call_encodes_only_what_changed(source, tmp_path, encoded):
+    out = tmp_path / "out"
+    run(source, out)
+    encoded.clear()
+    again = run(source, out)
+    assert encoded == []
+    assert (again.compressed, again.skipped) == (0, 4)
+
+    write_video(source / "a.mp4", 50)
+    (out / "more" / "-b.mp4").unlink()
+    (out / "more" / "deep" / "c.d.mp4").write_bytes(b"cut")
+    run(source, out)
+    assert sorted(encoded) == ["-b.webm", "a.mp4", "c.d.avi"]
+    assert len(all_frames(out / "a.mp4").frames) == 6
+    encoded.clear()
+    assert run(source, out, settings=CompressSettings(crf=30)).compressed == len(encoded) == 4
+
+
+def test_an_unreadable_video_stops_nothing(source, tmp_path, encoded):
+    (source / "a.mp4").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    whole = (source / "more" / "-b.webm").read_bytes()
+    (source / "more" / "-b.webm").write_bytes(whole[: len(whole) * 2 // 3])
+    report = run(source, tmp_path / "out")
+    assert (report.compressed, report.ok) == (3, False)
+    assert list(report.failed) == [str(source / "a.mp4")]
+    assert "Git-LFS" in report.failed[str(source / "a.mp4")]
+    assert list(report.damaged) == [str(source / "more" / "-b.webm")]
+    assert files(tmp_path / "out") == ["1@N0.mp4", "more/-b.mp4", "more/deep/c.d.mp4"]
+    assert "Git-LFS" in "\n".join(report.details())
+    encoded.clear()
+    assert not run(source, tmp_path / "out").ok
+    assert encoded == ["a.mp4"], "what failed is tried again, what was damaged is not"
+
+
+def test_a_full_disk_names_the_file_and_ends_the_call(source, tmp_path, monkeypatch):
+    out, write = tmp_path / "out", compress.write_whole
+
+    def full(path, content):
+        if path.name == "a.mp4":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(compress, "write_whole", full)
+    with pytest.raises(OSError, match=r"No space left on device.*a\.mp4"):
+        run(source, out)
+    assert files(out) == ["1@N0.mp4"]
+    monkeypatch.setattr(compress, "write_whole", write)
+    assert run(source, out).skipped == 1
+
+
+def test_names_that_collide_are_refused(source, tmp_path):
+    write_video(source / "a.mkv", 2)
+    with pytest.raises(ValueError, match=r"a\.mkv and .*a\.mp4 -> .*rename"):
+        run(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_are_not_replaced(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.mp4").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"a\.mp4 exist and were not written by this command"):
+        run(source, tmp_path / "out")
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == b"precious"
+
+
+def test_unusable_folders_are_named(source, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="cannot go into that folder itself"):
+        run(source, source / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no videos there"):
+        run(tmp_path / "empty", tmp_path / "out")
+
+
+def test_two_calls_at_once_do_not_mix(source, tmp_path):
+    run(source, tmp_path / "out")
+    lock = compress.FileLock(tmp_path / "out" / compress.LOCK)
+    with lock, pytest.raises(ValueError, match="another process compresses videos into"):
+        run(source, tmp_path / "out")
+
+
+def test_what_a_killed_call_left_behind_is_put_right(source, tmp_path, encoded):
+    out = tmp_path / "out"
+    run(source, out)
+    (out / "more" / ".-b.mp4.123.partial").write_bytes(b"half")
+    lines = (out / LEDGER).read_text().splitlines()
+    (out / LEDGER).write_text("\n".join([*lines[:3], lines[3][:20]]))  # in the middle of a line
+    encoded.clear()
+    assert run(source, out).skipped == 3
+    assert encoded == [os.path.basename(json.loads(lines[3])["video"]).replace(".mp4", ".avi")]
+    assert not list(out.rglob(".*.partial"))
+    encoded.clear()
+    assert run(source, out).skipped == 4
+
+
+def test_a_decoder_that_crashes_fails_its_video_alone(source, tmp_path, monkeypatch):
+    def alone(job):
+        return compress._Result("failed", "crashed") if job.source.name == "a.mp4" else compress._compress(job)
+
+    class Pool:
+        """Breaks for good on a.mp4, as a pool of processes does."""
+
+        def __init__(self, num_proc):
+            self.broken = False
+
+        def submit(self, function, job):
+            future = compress.Future()
+            self.broken = self.broken or job.source.name == "a.mp4"
+            if self.broken:
+                future.set_exception(compress.BrokenProcessPool())
+            else:
+                future.set_result(function(job))
+            return future
+
+        def shutdown(self, cancel_futures=False):
+            pass
+
+    monkeypatch.setattr(compress, "_pool", Pool)
+    monkeypatch.setattr(compress, "_compress_alone", alone)
+    report = run(source, tmp_path / "out", num_proc=2)
+    assert report.failed == {str(source / "a.mp4"): "crashed"}
+    assert report.compressed == 3
+
+
+def test_the_command_prints_a_table_and_failures(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console", lambda: Console(width=200))
+    command = ["data", "compress", str(source), str(tmp_path / "out"), "--num-proc", "1", "--fps", "5"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "MB after" in captured.out
+    assert "compress" in captured.err
+    assert "video/s" in captured.err
+    assert len(all_frames(tmp_path / "out" / "a.mp4").frames) == 5
+    (source / "a.mp4").write_bytes(b"")
+    assert main(command) == 1
+    assert "a.mp4: is empty" in capsys.readouterr().out
+    assert main([*command, "--short-side", "3"]) == 1
+    assert "short_side=3 must be even" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_call_goes_on_where_it_stopped(tmp_path, encoded):
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for number in range(12):
+        write_video(source / f"{number:02}.mp4", 200, size=(320, 240))
+    command = [sys.executable, "-m", "modeling_glccl.cli", "data", "compress", str(source), str(out), "--num-proc=2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while len(files(out)) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = files(out)
+    assert 3 <= len(finished) < 12
+    assert all(len(all_frames(out / name).frames) == 24 for name in finished)
+    report = run(source, out)
+    assert len(finished) - 2 <= report.skipped <= len(finished) + 2
+    assert len(encoded) == 12 - report.skipped
+    assert len(files(out)) == 12
+
+
+def test_real_clips_come_out_as_they_are_listed(reference_dir, tmp_path):
+    for folder in ("msrvtt_clips", "activitynet_clips"):
+        report = run(reference_dir / "data" / folder, tmp_path / folder)
+        assert report.ok
+        assert report.bytes_after < report.bytes_before
+        for source in (reference_dir / "data" / folder).glob("*.mp4"):
+            before, after = decode_video(source), all_frames(tmp_path / folder / source.name)
+            assert min(after.frames.shape[1:3]) == min(224, *before.frames.shape[1:3])
+            assert after.duration == pytest.approx(before.duration, abs=1 / 3)
+
+
+def test_real_odd_files_compress_or_fail_by_name(reference_dir, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # none escapes: all are in the report
+        report = run(reference_dir / "data" / "videos" / "edge", tmp_path / "out")
+    assert sorted(os.path.basename(path) for path in report.failed) == [
+        "derived_zero_bytes.mp4",
+        "lerobot_lfs_pointer.mp4",
+    ]
+    assert "118 can be read" in "".join(report.damaged.values())

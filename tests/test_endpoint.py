@@ -1,0 +1,222 @@
+"""The Inference Endpoints handler, with the checkpoint's folder on sys.path as the endpoint has it."""
+
+import ast
+import base64
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from transformers import pipeline
+from videos import write_video
+
+HANDLER = Path(__file__).parent.parent / "hub" / "endpoint" / "handler.py"
+TEXTS = ["a red ball bounces", "a blue square slides"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint with a feature file of three videos, and the videos beside it."""
+    folder = tmp_path_factory.mktemp("endpoint") / "checkpoint"
+    torch.manual_seed(0)
+    save_tiny_checkpoint(folder, TEXTS)
+    videos = folder.parent / "videos"
+    videos.mkdir()
+    for name, frames in (("a", 10), ("b", 20), ("c", 30)):
+        write_video(videos / f"{name}.mp4", frames, fps=10)
+    pipe = pipeline("text-video-retrieval", model=str(folder), device="cpu")
+    pipe.save_index(folder / "index.safetensors", sorted(videos.iterdir()), ids=["a", "b", "c"])
+    shutil.copy(HANDLER, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(checkpoint):
+    return checkpoint.parent / "videos"
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint):
+    return pipeline("text-video-retrieval", model=str(checkpoint), device="cpu")
+
+
+@pytest.fixture
+def make(checkpoint, videos, monkeypatch):
+    """Makes handlers, with limits as environment variables."""
+    spec = importlib.util.spec_from_file_location("glccl_handler", HANDLER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def make(**limits):
+        for name, value in ({"GLCCL_VIDEO_ROOT": str(videos)} | limits).items():
+            monkeypatch.setenv(name, str(value))
+        return module.EndpointHandler(str(checkpoint))
+
+    return make
+
+
+@pytest.fixture
+def handler(make):
+    return make()
+
+
+def encoded(path: Path, **more) -> dict[str, str]:
+    return {"base64": base64.b64encode(path.read_bytes()).decode()} | more
+
+
+def test_a_query_ranks_the_feature_file(handler, pipe, checkpoint):
+    expected = pipe(TEXTS[0], videos=checkpoint / "index.safetensors")
+    assert handler({"inputs": TEXTS[0]}) == {"results": expected}
+    assert handler({"inputs": {"query": TEXTS[0]}, "parameters": {"index": "index.safetensors"}}) == {
+        "results": expected
+    }
+    answer = handler({"inputs": {"query": TEXTS}, "parameters": {"top_k": 1, "moments": True}})
+    assert answer == {"results": pipe(TEXTS, videos=checkpoint / "index.safetensors", top_k=1, moments=True)}
+    assert set(answer["results"][0][0]) == {"index", "id", "score", "start", "end"}
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_a_query_ranks_videos_that_are_sent_or_lie_below_the_root(handler, pipe, videos):
+    sent = [encoded(videos / "a.mp4", id="first"), {"path": "b.mp4"}, {"path": str(videos / "c.mp4"), "id": 7}]
+    answer = handler({"inputs": {"query": TEXTS[0], "videos": sent}, "parameters": {"moments": True}})
+    expected = pipe(TEXTS[0], videos=sorted(map(str, videos.iterdir())), moments=True, batch_size=1)
+    names = ["first", "1", "7"]
+    for found, wanted in zip(answer["results"], expected, strict=True):
+        assert found == wanted | {"id": names[wanted["index"]], "score": pytest.approx(wanted["score"], abs=1e-4)}
+    best = handler({"inputs": {"query": TEXTS[0], "videos": sent}, "parameters": {"top_k": 1}})["results"]
+    assert [found["id"] for found in best] == [answer["results"][0]["id"]]
+
+
+def test_texts_and_videos_are_embedded(handler, pipe, videos):
+    features = pipe.forward(pipe.preprocess({"text": TEXTS}))
+    plain, full = (
+        handler({"inputs": {"texts": TEXTS}, "parameters": parameters})["embeddings"]
+        for parameters in ({}, {"words": True})
+    )
+    assert plain == [{"text": text, "sentence": features.sentence[i].tolist()} for i, text in enumerate(TEXTS)]
+    assert [len(embedding["words"]) for embedding in full] == features.word_mask.sum(1).tolist()
+    (video,) = handler({"inputs": {"videos": [encoded(videos / "b.mp4")]}})["embeddings"]
+    index = pipe.index([videos / "b.mp4"])
+    assert video["frames"] == index.features.frames[0].tolist()
+    assert video["timestamps"] == pytest.approx(index.timestamps[0].tolist())
+    assert video["duration"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        ({}, "bad_request", "send {"),
+        ([], "bad_request", "send {"),
+        ({"inputs": {}}, "bad_request", "needs query, texts or videos"),
+        ({"inputs": {"querry": "a"}}, "bad_request", r"\['querry'\]; known are"),
+        ({"inputs": "a", "parameters": {"k": 1}}, "bad_request", r"\['k'\]; known are"),
+        ({"inputs": "a", "parameters": {"top_k": 0}}, "bad_request", "top_k=0"),
+        ({"inputs": {"texts": "a"}}, "bad_request", "list of strings"),
+        ({"inputs": {"query": 5}}, "bad_request", "list of strings"),
+        ({"inputs": "  "}, "bad_input", "has no word"),
+        ({"inputs": {"videos": []}}, "bad_request", "must be a list"),
+        ({"inputs": {"videos": [{"url": "http://x"}]}}, "bad_request", "must have base64 or path"),
+        ({"inputs": {"videos": [{"base64": "???"}]}}, "bad_input", "base64 of video 0 is damaged"),
+        ({"inputs": {"videos": [{"base64": "bm8gdmlkZW8=", "id": "x"}]}}, "bad_input", "video"),
+        ({"inputs": {"videos": [{"path": "none.mp4"}]}}, "not_found", "no file none.mp4"),
+        ({"inputs": {"videos": [{"path": "../checkpoint/config.json"}]}}, "forbidden", "not below the allowed"),
+        ({"inputs": {"videos": [{"path": "/etc/passwd"}]}}, "forbidden", "not below the allowed"),
+        ({"inputs": "a", "parameters": {"index": "none.safetensors"}}, "not_found", "no feature file none"),
+        ({"inputs": "a", "parameters": {"index": "../x.safetensors"}}, "forbidden", "feature file of this repo"),
+        ({"inputs": "a", "parameters": {"index": "model.safetensors"}}, "bad_input", "is not a feature file"),
+    ],
+)
+def test_wrong_requests_get_a_json_error(handler, request_, code, message):
+    error = handler(request_)["error"]
+    assert error["code"] == code
+    assert re.search(message, error["message"]), error["message"]
+
+
+def test_limits_get_a_json_error_each(make, videos):
+    video = encoded(videos / "a.mp4")
+    size = (videos / "a.mp4").stat().st_size
+    cases = [
+        ({"GLCCL_MAX_VIDEOS": 1}, {"videos": [video, video]}, "too_many", "2 videos; at most 1"),
+        ({"GLCCL_MAX_TEXTS": 1}, {"texts": TEXTS}, "too_many", "2 texts; at most 1"),
+        ({"GLCCL_MAX_CHARACTERS": 5}, {"query": "a red ball"}, "too_large", "10 characters; at most 5"),
+        ({"GLCCL_MAX_REQUEST_BYTES": size + 9}, {"videos": [video, video]}, "too_large", "up to videos[1]"),
+        ({"GLCCL_MAX_VIDEO_SECONDS": 1.5}, {"videos": [{"path": "b.mp4"}]}, "too_long", "lasts 2.0 s; at most 1.5 s"),
+    ]
+    for limits, inputs, code, message in cases:
+        handler = make(**limits)
+        error = handler({"inputs": inputs})["error"]
+        assert error["code"] == code
+        assert message in error["message"]
+        for name in limits:
+            os.environ.pop(name)
+
+
+def test_without_a_root_no_path_is_read(make):
+    handler = make(GLCCL_VIDEO_ROOT="")
+    error = handler({"inputs": {"videos": [{"path": "a.mp4"}]}})["error"]
+    assert error["code"] == "forbidden"
+
+
+def test_links_do_not_lead_out_of_the_root(handler, videos, checkpoint):
+    (videos / "link.mp4").symlink_to(checkpoint / "config.json")
+    try:
+        assert handler({"inputs": {"videos": [{"path": "link.mp4"}]}})["error"]["code"] == "forbidden"
+    finally:
+        (videos / "link.mp4").unlink()
+
+
+def test_a_request_that_takes_too_long_is_answered_in_time_and_given_up(make, videos):
+    handler = make(GLCCL_TIMEOUT_SECONDS=0.3)
+    encode, encoded_videos = handler.pipe.index, []
+
+    def slow(batch, ids):
+        time.sleep(0.2)
+        encoded_videos.extend(ids)
+        return encode(batch, ids)
+
+    handler.pipe.index = slow
+    error = handler({"inputs": {"videos": [{"path": "a.mp4"}] * 10}})["error"]
+    assert error["code"] == "timeout"
+    assert "0.3 seconds" in error["message"]
+    handler.worker.shutdown(wait=True)
+    assert len(encoded_videos) < 10
+
+
+ENDPOINT = """
+import json, sys
+folder = sys.argv[1]
+sys.path.insert(0, folder)  # as the Inference Toolkit does
+import handler
+assert handler.__file__ == folder + "/handler.py"
+import importlib.util
+assert importlib.util.find_spec("modeling_glccl").origin == folder + "/modeling_glccl.py"
+answer = handler.EndpointHandler(folder)({"inputs": "a red ball bounces"})
+assert "modeling_glccl" not in sys.modules
+print(json.dumps(answer))
+"""
+
+
+def test_the_checkpoints_folder_may_hide_the_package(checkpoint, pipe, tmp_path):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", ENDPOINT, str(checkpoint)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"results": pipe("a red ball bounces", videos=checkpoint / "index.safetensors")}
+
+
+def test_it_imports_nothing_but_transformers_and_the_standard_library():
+    names = set()
+    for node in ast.walk(ast.parse(HANDLER.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.partition(".")[0])
+    assert names - sys.stdlib_module_names == {"transformers"}

@@ -1,0 +1,150 @@
+"""The model card: filled from what a run wrote, its example run, its metadata accepted by huggingface_hub."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from hub_server import local_hub
+from huggingface_hub import ModelCard, constants
+from videos import write_video
+
+from modeling_glccl import model_card
+from modeling_glccl.model_card import TEMPLATE, make_card
+
+METRICS = {
+    "t2v": {"R@1": 24.5, "R@5": 65.75, "R@10": 79.5, "MdR": 3.0, "MnR": 8.47},
+    "v2t": {"R@1": 19.0, "R@5": 60.25, "R@10": 75.25, "MdR": 4.0, "MnR": 10.24},
+}
+ENVIRONMENT = {
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "hardware": {"cpu": "AMD EPYC", "cpu_cores": 2, "threads": 2, "gpus": []},
+    "git": "ec8b354d94fd1ca90ab27fce2b0689453bd41858",
+}
+TRAINED = ENVIRONMENT | {
+    "selected_by": "R@1 on the validation split",
+    "seed": 42,
+    "precision": "fp32",
+    "processes": 1,
+    "seconds": {"training": 300.0},
+    "test": METRICS,
+    "test_size": {"captions": 400, "videos": 390},
+    "recipe": {
+        "model": {"clip": "openai/clip-vit-base-patch32", "checkpoint": None},
+        "data": {
+            "benchmark": "msrvtt",
+            "repo_id": "friedrichor/MSR-VTT",
+            "train_split": "train_9k",
+            "test_split": "test",
+        },
+        "train": {"epochs": 5, "batch_size": 128, "learning_rate": 1e-4, "clip_learning_rate_factor": 1e-3},
+    },
+}
+EVALUATED = ENVIRONMENT | {
+    "benchmark": "shapes",
+    "split": "test",
+    "captions": 8,
+    "videos": 8,
+    "metrics": METRICS,
+    "settings": {"benchmark_options": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card") / "checkpoint"
+    torch.manual_seed(0)
+    save_tiny_checkpoint(folder, ["a red ball bounces"])
+    return folder
+
+
+@pytest.fixture
+def no_example(monkeypatch):
+    monkeypatch.setattr(model_card, "_example", lambda *arguments: ("code\n", "output\n", "note"))
+
+
+def test_the_template_at_the_top_is_the_packaged_one():
+    assert (Path(__file__).parent.parent / "model_card.md").read_bytes() == TEMPLATE.read_bytes()
+
+
+def test_the_example_is_run_and_shown_with_what_it_printed(checkpoint, tmp_path):
+    videos = [write_video(tmp_path / name, 20) for name in ("one.mp4", "two.mp4")]
+    card = make_card(checkpoint, "someone/model", query='a "red" ball', videos=videos)
+    assert 'model="someone/model", trust_remote_code=True' in card
+    assert str(checkpoint) not in card
+    assert r'query = "a \"red\" ball"' in card
+    assert 'videos = ["one.mp4", "two.mp4"]' in card
+    printed = card.partition("```text\n")[2].partition("```")[0].splitlines()
+    assert {line.partition(":")[0] for line in printed} == {"one.mp4", "two.mp4"}
+    assert all("score" in line and "from" in line for line in printed)
+    assert "No results were recorded" in card
+    assert "No recipe was recorded" in card
+
+
+@pytest.mark.slow
+def test_without_videos_the_example_runs_on_rendered_clips(checkpoint):
+    card = make_card(checkpoint, "someone/model")
+    assert "rendered clips of the shapes benchmark" in card
+    assert "first.mp4: score" in card
+    assert "second.mp4: score" in card
+
+
+def test_an_example_that_fails_makes_no_card(checkpoint, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"(?s)example of the model card fails.*broken\.mp4"):
+        make_card(checkpoint, "someone/model", query="a ball", videos=[tmp_path / "broken.mp4"])
+
+
+def test_training_results_fill_card_and_metadata(checkpoint, no_example, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(TRAINED))
+    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+    assert "| text to video | 24.5 | 65.8 | 79.5 | 3.0 | 8.5 |" in card
+    assert "400 captions, 390 videos" in card
+    assert "MSR-VTT, split `train_9k`, from `openai/clip-vit-base-patch32`: 5 epochs, batches of 128" in card
+    assert "chosen by R@1 on the validation split" in card
+    assert ENVIRONMENT["git"] in card
+    data = ModelCard(card).data
+    assert data.base_model == "openai/clip-vit-base-patch32"
+    assert data.datasets == ["friedrichor/MSR-VTT"]
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "feature-extraction", "apache-2.0")
+    assert {"text-to-video-retrieval", "video-text-retrieval", "custom_code"} <= set(data.tags)
+    results = {result.metric_type: result for result in data.eval_results}
+    assert results["t2v_R@1"].metric_value == 24.5
+    assert results["v2t_MnR"].metric_value == 10.24
+    assert results["t2v_R@1"].dataset_type == "friedrichor/MSR-VTT"
+    assert len(results) == 10
+
+
+def test_results_chosen_on_the_test_set_are_labelled_and_stay_out_of_the_metadata(checkpoint, no_example, tmp_path):
+    better = {direction: {**values, "R@1": 99.0} for direction, values in METRICS.items()}
+    chosen = {"selected_by": "R@1 on the test split itself", "test": better}
+    (tmp_path / "results.json").write_text(json.dumps(TRAINED | {"best_on_test": chosen}))
+    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json", base_model="a/b", license="mit")
+    assert "| text to video, chosen on the test set | 99.0 |" in card
+    data = ModelCard(card).data
+    assert 99.0 not in [result.metric_value for result in data.eval_results]
+    assert (data.base_model, data.license) == ("a/b", "mit")
+
+
+def test_evaluation_results_fill_it_too(checkpoint, no_example, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(EVALUATED))
+    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+    assert "8 captions, 8 videos" in card
+    assert "shapes (rendered videos" in card
+    assert ModelCard(card).data.datasets is None
+    (tmp_path / "results.json").write_text('{"loss": 1}')
+    with pytest.raises(ValueError, match=r"results\.json lacks 'recipe'"):
+        make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+
+
+def test_the_hub_accepts_the_card(checkpoint, no_example, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text(json.dumps(TRAINED))
+    card = ModelCard(make_card(checkpoint, "someone/model", results=tmp_path / "results.json"))
+    again = ModelCard(str(card))
+    assert again.data.to_dict() == card.data.to_dict()
+    with local_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        card.validate()
+        with pytest.raises(ValueError, match="metadata"):
+            ModelCard("no metadata").validate()

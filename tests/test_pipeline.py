@@ -1,0 +1,272 @@
+"""The pipeline: ranks, moments, feature files; in this process and from a saved folder alone, as remote code."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from PIL import Image
+from remote_code import run_without_package
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModel, pipeline
+from videos import write_video
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipeline
+from modeling_glccl.pipeline_glccl import best_moment
+
+CAPTIONS = ["a red ball bounces", "a blue square slides to the left", "two green stars spin"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline") / "checkpoint"
+    torch.manual_seed(0)
+    save_tiny_checkpoint(folder, CAPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint):
+    return pipeline("text-video-retrieval", model=str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    counts = (30, 2, 12, 50, 3, 25, 40)
+    return [str(write_video(folder / f"{i}.mp4", count, fps=10)) for i, count in enumerate(counts)]
+
+
+@pytest.fixture(scope="module")
+def logits(checkpoint, paths):
+    """[captions, videos], by model and processor themselves."""
+    model, processor = GLCCLModel.from_pretrained(checkpoint), GLCCLProcessor.from_pretrained(checkpoint)
+    with torch.no_grad():
+        return model(**processor(text=CAPTIONS, videos=paths)).logits_per_text
+
+
+def test_videos_are_ranked_by_the_models_scores(pipe, paths, logits):
+    for batch_size in (1, 3, 7):
+        ranked = pipe(CAPTIONS, videos=paths, batch_size=batch_size, top_k=None)
+        for row, results in zip(logits, ranked, strict=True):
+            assert [result["index"] for result in results] == row.argsort(descending=True).tolist()
+            assert [result["id"] for result in results] == [paths[result["index"]] for result in results]
+            scores = [result["score"] for result in results]
+            torch.testing.assert_close(torch.tensor(scores), row.sort(descending=True).values, atol=1e-4, rtol=1e-5)
+
+
+def test_texts_are_ranked_for_a_video_and_for_several(pipe, paths, logits):
+    ranked = pipe(paths, texts=CAPTIONS, batch_size=2)
+    assert len(ranked) == len(paths)
+    for column, results in zip(logits.T, ranked, strict=True):
+        assert [result["text"] for result in results] == [CAPTIONS[i] for i in column.argsort(descending=True)]
+        assert [CAPTIONS[result["index"]] for result in results] == [result["text"] for result in results]
+    (best,) = pipe(paths[3], texts=CAPTIONS, top_k=1, moments=True)
+    assert best["text"] == ranked[3][0]["text"]
+    video = pipe(best["text"], videos=[paths[3]], moments=True)[0]
+    assert (best["start"], best["end"]) == (video["start"], video["end"])
+
+
+def test_one_query_gives_one_list(pipe, paths):
+    assert pipe(CAPTIONS[0], videos=paths, top_k=2) == pipe([CAPTIONS[0]], videos=paths, top_k=2)[0]
+    assert len(pipe(CAPTIONS[0], videos=paths, top_k=2)) == 2
+    assert pipe((text for text in CAPTIONS), videos=paths) == pipe(CAPTIONS, videos=paths)
+    assert pipe([], videos=paths) == []
+
+
+def test_candidates_may_be_bytes_arrays_and_images(pipe, paths):
+    array = np.random.default_rng(0).integers(0, 255, (5, 20, 30, 3), np.uint8)
+    images = [Image.fromarray(frame) for frame in array]
+    content = Path(paths[0]).read_bytes()
+    ranked = pipe(CAPTIONS[0], videos=[array, images, content, paths[0]], moments=True)
+    found = {result["id"]: result for result in ranked}
+    assert set(found) == {"0", "1", "2", paths[0]}
+    assert found["0"]["score"] == pytest.approx(found["1"]["score"], abs=1e-4)
+    assert found["2"]["score"] == pytest.approx(found[paths[0]]["score"], abs=1e-4)
+    assert found["0"]["start"] is found["0"]["end"] is None
+    assert found["2"]["start"] == found[paths[0]]["start"] is not None
+    assert len(pipe(CAPTIONS[0], videos=array)) == len(pipe(CAPTIONS[0], videos=images)) == 1
+
+
+def test_a_feature_file_ranks_as_the_videos_do(pipe, paths, tmp_path):
+    file = tmp_path / "index.safetensors"
+    names = [f"clip {i}" for i in range(len(paths))]
+    pipe.save_index(file, paths, ids=names, batch_size=3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.safetensors"]
+    expected = pipe(CAPTIONS, videos=paths, batch_size=3, moments=True)
+    for videos in (file, str(file), pipe.index(file)):
+        ranked = pipe(CAPTIONS, videos=videos, moments=True)
+        for results, wanted in zip(ranked, expected, strict=True):
+            assert [{**r, "id": paths[names.index(r["id"])]} for r in results] == wanted
+    with safe_open(file, "pt") as content:
+        assert set(content.keys()) == {"frames", "frame_mask", "timestamps", "durations"}
+        assert content.get_tensor("frames").shape == (7, 4, 32)
+        assert json.loads(content.metadata()["ids"]) == names
+    assert pipe(file, texts=CAPTIONS) == pipe(paths, texts=CAPTIONS, batch_size=3)
+
+
+def test_moments_are_the_frames_that_the_weights_favour(pipe, paths, monkeypatch):
+    index = pipe.index(paths[:1])
+    assert index.timestamps[0].tolist() == pytest.approx([0.3, 1.1, 1.8, 2.6])
+    assert index.durations.tolist() == pytest.approx([3.0])
+
+    def weights(text, video):
+        return type("Weights", (), {"sentence": torch.tensor([[[0.1, 0.5, 0.3, 0.1]]])})
+
+    monkeypatch.setattr(pipe.model, "frame_weights", weights)
+    (found,) = pipe(CAPTIONS[0], videos=index, moments=True)
+    assert (found["start"], found["end"]) == pytest.approx((0.7, 2.2))
+
+
+@pytest.mark.parametrize(
+    ("weights", "times", "duration", "moment"),
+    [
+        ([0.25, 0.25, 0.25, 0.25], [1, 3, 5, 7], 8, (0, 8)),
+        ([0.7, 0.1, 0.1, 0.1], [1, 3, 5, 7], 8, (0, 2)),
+        ([0.1, 0.1, 0.1, 0.7], [1, 3, 5, 7], 8, (6, 8)),
+        ([0.4, 0.2, 0.4, 0.0], [1, 3, 5, 7], 8, (0, 6)),  # one weak frame between two strong ones
+        ([0.45, 0.05, 0.05, 0.45], [1, 3, 5, 7], 8, (0, 2)),  # too far apart: the first
+        ([0.1, 0.8, 0.1], [2, 2, 6], 8, (0, 4)),  # a frame that stands still, sampled twice
+        ([1.0], [0.0], 3.5, (0, 3.5)),
+    ],
+)
+def test_best_moment(weights, times, duration, moment):
+    assert best_moment(np.array(weights), np.array(times, float), duration) == pytest.approx(moment)
+
+
+def test_progress_is_shown_when_asked_for(pipe, paths, capsys):
+    pipe(CAPTIONS[0], videos=paths[:2], batch_size=1)
+    assert capsys.readouterr().err == ""
+    pipe(CAPTIONS[0], videos=paths[:2], batch_size=1, progress=True)
+    shown = capsys.readouterr().err
+    assert "videos:" in shown
+    assert "texts:" in shown
+
+
+def test_settings_of_the_pipeline_hold_for_its_calls(checkpoint, paths):
+    pipe = pipeline("text-video-retrieval", model=str(checkpoint), device="cpu", top_k=2, moments=True, batch_size=2)
+    results = pipe(CAPTIONS[0], videos=paths[:3])
+    assert len(results) == 2
+    assert "start" in results[0]
+    assert len(pipe(CAPTIONS[0], videos=paths[:3], top_k=None)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "pass the candidates"),
+        ({"videos": ["a.mp4"], "texts": ["a"]}, ValueError, "pass the candidates"),
+        ({"videos": []}, ValueError, "empty list"),
+        ({"videos": ["nothing/here.mp4"]}, ValueError, "nothing/here.mp4: no such file"),
+        ({"videos": "nothing.safetensors"}, FileNotFoundError, "no feature file nothing.safetensors"),
+        ({"videos": ["a.mp4"], "top_k": 0}, ValueError, "top_k=0"),
+        ({"videos": ["a.mp4"], "topk": 1}, TypeError, "does not know topk"),
+    ],
+)
+def test_wrong_use_is_explained(pipe, arguments, error, message):
+    with pytest.raises(error, match=message):
+        pipe(CAPTIONS[0], **arguments)
+
+
+def test_a_broken_video_is_named_with_its_place(pipe, paths, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"starts with video 2 .*broken\.mp4"):
+        pipe(CAPTIONS[0], videos=[*paths[:3], str(broken)], batch_size=2)
+
+
+def test_wrong_feature_files_are_named(pipe, paths, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        pipe.save_index(tmp_path / "index.bin", paths)
+    with pytest.raises(ValueError, match="2 ids for 7 videos"):
+        pipe.save_index(tmp_path / "index.safetensors", paths, ids=["a", "b"])
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"garbage")
+    weights = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.zeros(2)}, weights)
+    for file in (garbage, weights):
+        with pytest.raises(ValueError, match=f"{file.name} is not a feature file"):
+            pipe(CAPTIONS[0], videos=file)
+    wide = tmp_path / "wide.safetensors"
+    tensors = {"frames": torch.zeros(1, 4, 64), "frame_mask": torch.ones(1, 4, dtype=torch.bool)}
+    times = {"timestamps": torch.zeros(1, 4), "durations": torch.zeros(1)}
+    save_file(tensors | times, wide, {"ids": '["a"]'})
+    with pytest.raises(ValueError, match="written by another model"):
+        pipe(CAPTIONS[0], videos=wide)
+
+
+def test_the_installed_package_asks_for_no_trust(checkpoint, pipe, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt: pytest.fail(prompt))
+    for trust in ({}, {"trust_remote_code": True}):
+        assert type(AutoModel.from_pretrained(checkpoint, **trust)) is GLCCLModel
+        made = pipeline("text-video-retrieval", model=str(checkpoint), device="cpu", **trust)
+        assert type(made) is TextVideoRetrievalPipeline
+        assert type(made.model) is GLCCLModel
+        assert type(made.processor) is GLCCLProcessor
+
+
+def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_path):
+    code = {
+        "configuration_glccl.py",
+        "interaction_glccl.py",
+        "loss_glccl.py",
+        "modeling_glccl.py",
+        "pipeline_glccl.py",
+        "processing_glccl.py",
+        "scoring_glccl.py",
+        "video_decoding_glccl.py",
+        "video_processing_glccl.py",
+    }
+    weights = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert {str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*")} == code | weights
+    pipe.save_pretrained(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == code | weights
+    for name in code | {"model.safetensors"}:
+        assert (tmp_path / name).read_bytes() == (checkpoint / name).read_bytes()
+
+
+REMOTE = """
+import json, os, sys, torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+
+folder, video, index = sys.argv[1:]
+trust = {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(folder, **trust)
+model = AutoModel.from_pretrained(folder, **trust)
+processor = AutoProcessor.from_pretrained(folder, **trust)
+with torch.no_grad():
+    logits = model(**processor(text=["a red ball bounces"], videos=[video])).logits_per_text
+pipe = pipeline("text-video-retrieval", model=folder, device="cpu", **trust)
+pipe.save_index(index, [video], ids=["a"])
+print(json.dumps({
+    "classes": [type(thing).__name__ for thing in (config, model, processor, pipe)],
+    "logits": logits.tolist(),
+    "ranked": pipe("a red ball bounces", videos=index, moments=True),
+    "texts": pipe(video, texts=["a red ball bounces"]),
+}))
+assert "modeling_glccl" not in sys.modules
+pipe.save_pretrained("again")
+"""
+
+
+def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pipe, paths, tmp_path):
+    moved = tmp_path / "another name-1.0"
+    shutil.copytree(checkpoint, moved)
+    (here := tmp_path / "inside").mkdir()
+    outside = json.loads(run_without_package(REMOTE, here, moved, paths[0], "index.safetensors"))
+    # The second process starts from what the first one saved, inside the folder itself.
+    inside = json.loads(run_without_package(REMOTE, here / "again", ".", paths[0], "../index.safetensors"))
+    assert outside == inside
+    assert {file.name for file in (here / "again").glob("*.*")} == {file.name for file in checkpoint.iterdir()}
+
+    text = ["a red ball bounces"]
+    with torch.no_grad():
+        logits = pipe.model(**pipe.processor(text=text, videos=[paths[0]])).logits_per_text
+    assert torch.equal(torch.tensor(outside["logits"]), logits)
+    assert outside["ranked"] == [{**pipe(text[0], videos=[paths[0]], moments=True)[0], "id": "a"}]
+    assert outside["texts"] == pipe(paths[0], texts=text)
+    assert outside["classes"] == ["GLCCLConfig", "GLCCLModel", "GLCCLProcessor", "TextVideoRetrievalPipeline"]

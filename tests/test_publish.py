@@ -1,0 +1,199 @@
+"""Publishing to a server on this machine that speaks the Hub's API, and loading from there in new processes."""
+
+import json
+
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from hub_server import READ_TOKEN, TOKEN, local_hub
+from huggingface_hub import HfApi, constants
+from remote_code import run_without_package
+from videos import write_video
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.cli import main
+from modeling_glccl.publish import collect, push
+
+CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n# A model\n"
+CAPTIONS = ["a red ball bounces", "a blue square slides"]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with local_hub() as hub:
+        hub.api = HfApi(endpoint=hub.url, token=TOKEN)
+        yield hub
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "checkpoint"
+    torch.manual_seed(0)
+    save_tiny_checkpoint(folder, CAPTIONS)
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def test_everything_goes_up_in_one_commit_and_nothing_else(hub, checkpoint, tmp_path):
+    (checkpoint / "training_state").mkdir()
+    (checkpoint / "training_state" / "optimizer.bin").write_bytes(b"state")
+    (checkpoint / "notes.txt").write_text("private")
+    (tmp_path / "handler.py").write_text("# handler")
+    publication = collect(checkpoint, more=[tmp_path / "handler.py"])
+    assert publication.left_out == ["notes.txt", "training_state/"]
+    commit, changed = push(publication, "someone/model", api=hub.api)
+
+    repository = hub.repositories["model", "someone/model"]
+    assert changed
+    assert repository.branches["main"] == commit.oid
+    assert len(repository.messages) == 2  # the first one is the server's own
+    expected = {file.name: file.read_bytes() for file in checkpoint.iterdir() if file.name in publication.files}
+    assert repository.files() == expected | {".gitattributes": b"", "handler.py": b"# handler"}
+    assert not repository.private
+
+
+def test_a_second_push_makes_a_commit_only_of_what_changed(hub, checkpoint):
+    first, _ = push(collect(checkpoint), "someone/model", private=True, api=hub.api)
+    assert hub.repositories["model", "someone/model"].private
+    again, changed = push(collect(checkpoint), "someone/model", private=True, api=hub.api)
+    assert not changed
+    assert again.oid == first.oid
+
+    # Written again in shards: neither the old weights nor code that is no longer used may stay.
+    hub.repositories["model", "someone/model"].commits[first.oid]["old_glccl.py"] = next(
+        iter(hub.repositories["model", "someone/model"].commits[first.oid].values())
+    )
+    GLCCLModel.from_pretrained(checkpoint).save_pretrained(checkpoint, max_shard_size="100KB")
+    with pytest.raises(ValueError, match=r"holds model\.safetensors and model\.safetensors\.index\.json"):
+        collect(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
+    assert changed
+    files = hub.repositories["model", "someone/model"].files()
+    assert "model.safetensors" not in files
+    assert "old_glccl.py" not in files
+    assert set(json.loads(files["model.safetensors.index.json"])["weight_map"].values()) <= set(files)
+    assert len(hub.repositories["model", "someone/model"].messages) == 3
+
+
+LOAD = """
+import json, sys, torch
+from transformers import AutoModel, AutoProcessor, pipeline
+
+video, *revisions = sys.argv[1:]
+answers = {}
+for revision in revisions:
+    trust = {"trust_remote_code": True, "revision": revision}
+    model = AutoModel.from_pretrained("someone/model", **trust)
+    processor = AutoProcessor.from_pretrained("someone/model", **trust)
+    pipe = pipeline("text-video-retrieval", model="someone/model", device="cpu", **trust)
+    with torch.no_grad():
+        logits = model(**processor(text=["a red ball"], videos=[video])).logits_per_text
+    answers[revision] = [logits.item(), pipe("a red ball", videos=[video])[0]["score"]]
+print(json.dumps(answers))
+"""
+
+
+def logit(folder, video):
+    model, processor = GLCCLModel.from_pretrained(folder), GLCCLProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        return model(**processor(text=["a red ball"], videos=[video])).logits_per_text.item()
+
+
+def test_it_loads_in_another_process_at_every_revision(hub, checkpoint, tmp_path):
+    video = str(write_video(tmp_path / "video.mp4", 12))
+    first, _ = push(collect(checkpoint), "someone/model", api=hub.api)
+    expected = {first.oid: logit(checkpoint, video)}
+    torch.manual_seed(1)
+    save_tiny_checkpoint(checkpoint, CAPTIONS)
+    _, changed = push(collect(checkpoint), "someone/model", revision="second/try", api=hub.api)
+    assert changed
+    expected |= {"main": expected[first.oid], "second/try": logit(checkpoint, video)}
+    assert expected["main"] != expected["second/try"]
+
+    (tmp_path / "client").mkdir()
+    environment = hub.environment(tmp_path / "client" / "cache", token=None)
+    printed = run_without_package(LOAD, tmp_path / "client", video, *expected, **environment)
+    assert json.loads(printed) == {revision: [value, value] for revision, value in expected.items()}
+
+
+def test_an_interrupted_push_goes_on_where_it_stopped(hub, checkpoint):
+    GLCCLModel.from_pretrained(checkpoint).save_pretrained(checkpoint, max_shard_size="100KB")
+    (checkpoint / "model.safetensors").unlink()
+    hub.fail("POST", "/commit/", 500, "the lights went out")
+    with pytest.raises(OSError, match="the lights went out"):
+        push(collect(checkpoint), "someone/model", api=hub.api)
+    sent = hub.paths("PUT")
+    assert len(sent) > 2
+    assert hub.repositories["model", "someone/model"].files().keys() == {".gitattributes"}
+    _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
+    assert changed
+    assert hub.paths("PUT") == sent  # no weights were sent twice
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "message"),
+    [
+        ("hf_wrong", "someone/model", "refuses the token .* make a new one"),
+        (None, "someone/model", "no token: run `hf auth login`"),
+        (READ_TOKEN, "someone/model", "token may not write to someone/model"),
+        (TOKEN, "others/model", "token may not write to others/model"),
+        (TOKEN, "model", "must be of the form owner/name"),
+        (TOKEN, "some one/model", "some one/model"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(hub, checkpoint, token, repo_id, message, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises((OSError, ValueError), match=message):
+        push(collect(checkpoint), repo_id, api=HfApi(endpoint=hub.url, token=token))
+    assert not hub.repositories
+
+
+def test_a_full_disk_at_the_hub_is_explained(hub, checkpoint):
+    hub.quota = 1000
+    with pytest.raises(OSError, match=r"(?s)'model\.safetensors'.*storage limit is reached.*goes on from there"):
+        push(collect(checkpoint), "someone/model", api=hub.api)
+    hub.quota = None
+    _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
+    assert changed
+
+
+def test_no_connection_is_explained(checkpoint):
+    with pytest.raises(OSError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+        push(collect(checkpoint), "someone/model", api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN))
+
+
+def test_incomplete_checkpoints_are_refused(checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        collect("someone/model")
+    with pytest.raises(FileNotFoundError, match=r"handler\.py is not a file"):
+        collect(checkpoint, more=["handler.py"])
+    (checkpoint / "scoring_glccl.py").unlink()
+    (checkpoint / "pipeline_glccl.py").unlink()
+    with pytest.raises(ValueError, match="saved without its code"):
+        collect(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks model\.safetensors"):
+        collect(checkpoint)
+
+
+def test_the_command_uploads_only_when_told_to(hub, checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["publish", str(checkpoint), "someone/model"]) == 0
+    assert not hub.requests
+    printed = capsys.readouterr().out
+    for expected in ("model.safetensors", "modeling_glccl.py", "# A model", "Nothing was uploaded", "--push"):
+        assert expected in printed
+    assert main(["publish", str(checkpoint), "someone/model", "--push", "--private", "--revision", "v1"]) == 0
+    commit = f"{hub.url}/someone/model/commit/"
+    assert commit in capsys.readouterr().out
+    assert hub.repositories["model", "someone/model"].private
+    assert "model.safetensors" in hub.repositories["model", "someone/model"].files("v1")
+    assert main(["publish", str(checkpoint), "someone/model", "--push", "--revision", "v1"]) == 0
+    assert f"Nothing has changed since {commit}" in capsys.readouterr().out
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert main(["publish", str(checkpoint), "someone/model", "--push"]) == 1
+    assert "glccl publish: error: " in capsys.readouterr().err

@@ -1,0 +1,329 @@
+"""VideoIndex: what it finds, and what it costs to keep it up to date."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from models import random_features
+from search_data import CAPTIONS, contents, synthetic_records
+from videos import write_video
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.interaction_glccl import GLCCLTextFeatures
+from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, searcher
+from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
+
+pytest_plugins = ["search_fixtures"]
+
+
+def counts(report) -> dict[str, int]:
+    return {name: value for name, value in vars(report).items() if value and name != "seconds"}
+
+
+def update(index, folder, **options) -> dict[str, int]:
+    return counts(index.update(folder, progress=False, num_workers=1, **options))
+
+
+def forbid_encoding(index, monkeypatch):
+    def fail(*_):
+        raise AssertionError("a video was encoded")
+
+    monkeypatch.setattr(index.model, "get_video_features", fail)
+
+
+def test_a_small_index_ranks_as_model_similarity(index, videos, model, processor):
+    paths = sorted(str(path) for path in videos.rglob("*.mp4"))
+    with torch.inference_mode():
+        logits = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text
+    assert update(index, videos) == {"added": 5}
+    assert len(index) == 5
+    for query, expected, results in zip(CAPTIONS, logits, index.search_batch(CAPTIONS, k=9), strict=True):
+        assert [result.path for result in results] == [paths[i] for i in expected.argsort(descending=True)]
+        # features are kept in float16
+        found = torch.tensor([result.score for result in results])
+        torch.testing.assert_close(found, expected.sort(descending=True).values, atol=0.05, rtol=0.01)
+        alone = index.search(query, k=2)
+        assert [result.path for result in alone] == [result.path for result in results[:2]]
+
+
+def test_release_padding_counts_in_the_index_as_in_the_model(tmp_path, videos):
+    save_tiny_checkpoint(tmp_path / "release", CAPTIONS, mask_padding=False)
+    model = GLCCLModel.from_pretrained(tmp_path / "release").eval()
+    tokenizer_and_videos = GLCCLProcessor.from_pretrained(tmp_path / "release")
+    processor = GLCCLProcessor(
+        tokenizer_and_videos.tokenizer, tokenizer_and_videos.video_processor, mask_padding=False
+    )
+    index = VideoIndex.create(tmp_path / "my.index", model, processor)
+    update(index, videos)
+    paths = sorted(str(path) for path in videos.rglob("*.mp4"))
+    with torch.inference_mode():
+        logits = model(**processor(text=CAPTIONS[:1], videos=paths)).logits_per_text[0]
+    results = index.search(CAPTIONS[0], moments=True)
+    found = torch.tensor([result.score for result in results])
+    torch.testing.assert_close(found, logits.sort(descending=True).values, atol=0.05, rtol=0.01)
+    short = next(result for result in results if result.path.endswith("v0.mp4"))
+    assert len(short.frame_times) == len(short.frame_weights) == 2
+
+
+def test_the_shortlist_loses_little(index, monkeypatch):
+    monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
+    monkeypatch.setattr(searcher, "SHORTLIST", 300)
+    index._store.commit(synthetic_records(2000))
+    exact = index.search_batch(CAPTIONS, k=10, exhaustive=True)
+    shortlisted = index.search_batch(CAPTIONS, k=10)
+    common = 0
+    for full, short in zip(exact, shortlisted, strict=True):
+        scores = {result.video_id: result.score for result in full}
+        common += sum(result.video_id in scores for result in short)
+        for result in short:
+            if result.video_id in scores:
+                assert result.score == pytest.approx(scores[result.video_id], abs=1e-3)
+        assert [result.score for result in short] == sorted((result.score for result in short), reverse=True)
+    assert common >= 36  # of 40
+
+
+def test_long_videos_do_not_crowd_out_the_others(index, monkeypatch):
+    monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
+    monkeypatch.setattr(searcher, "SHORTLIST", 60)
+    monkeypatch.setattr(searcher, "CANDIDATES", 20)
+    index._store.commit(synthetic_records(3, clips=200))
+    index._store.commit(synthetic_records(9, seed=1, name="short"))
+    results = index.search(CAPTIONS[0], k=12)
+    assert len({result.video_id for result in results}) == 12
+    exact = {result.video_id: result.score for result in index.search(CAPTIONS[0], k=12, exhaustive=True)}
+    for result in results:
+        # of a film the best of five proposed clips counts
+        tolerance = 1e-3 if result.video_id.startswith("short") else 2
+        assert result.score == pytest.approx(exact[result.video_id], abs=tolerance)
+
+
+def test_only_new_and_changed_videos_are_encoded(index, videos, monkeypatch):
+    update(index, videos)
+    with monkeypatch.context() as context:
+        forbid_encoding(index, context)
+        assert update(index, videos) == {"unchanged": 5}
+        os.utime(videos / "v1.mp4", (1, 1))  # touched: same content
+        assert update(index, videos) == {"unchanged": 5}
+    before = contents(index)
+    write_video(videos / "v1.mp4", 40, fps=5)
+    write_video(videos / "new.mkv", 9, fps=5)
+    assert update(index, videos) == {"changed": 1, "added": 1, "unchanged": 4}
+    after = contents(index)
+    changed = str(videos / "v1.mp4")
+    assert len(index) == 6
+    assert after.keys() - before.keys() == {str(videos / "new.mkv")}
+    assert after[changed][0][1] != before[changed][0][1]
+    assert index.search(CAPTIONS[0], k=99)[0].score == index.search(CAPTIONS[0], k=99, exhaustive=True)[0].score
+
+
+def test_moved_and_copied_videos_are_recognised_by_content(index, videos, monkeypatch):
+    update(index, videos)
+    before = contents(index)
+    (videos / "v0.mp4").rename(videos / "more" / "renamed.mp4")
+    shutil.copyfile(videos / "v1.mp4", videos / "copy.mp4")
+    forbid_encoding(index, monkeypatch)
+    assert update(index, videos) == {"moved": 1, "copied": 1, "unchanged": 4}
+    after = contents(index)
+    assert before.keys() - after.keys() == {str(videos / "v0.mp4")}
+    assert after.keys() - before.keys() == {str(videos / "more" / "renamed.mp4"), str(videos / "copy.mp4")}
+    moved, original = after[str(videos / "more" / "renamed.mp4")][0], before[str(videos / "v0.mp4")][0]
+    assert torch.equal(moved[-1], original[-1])
+    assert len(index.search(CAPTIONS[0], k=99)) == len(index) == 6
+
+
+def test_removed_files_are_dropped_on_request(index, videos):
+    update(index, videos)
+    (videos / "v0.mp4").unlink()
+    assert update(index, videos) == {"unchanged": 4}
+    assert len(index) == 5
+    assert update(index, videos, remove_missing=True) == {"unchanged": 4, "removed": 1}
+    assert len(index.search(CAPTIONS[0])) == len(index) == 4
+    assert index.remove([str(videos / "v1.mp4"), "unknown"]) == 1
+    assert len(index.search(CAPTIONS[0])) == len(index) == 3
+
+
+def test_an_empty_folder_removes_nothing(index, videos):
+    update(index, videos)
+    shutil.rmtree(videos)
+    videos.mkdir()
+    with pytest.raises(ValueError, match="is its disk mounted"):
+        index.update(videos, remove_missing=True, progress=False)
+    assert len(index) == 5
+
+
+def test_own_ids_and_single_files(index, videos):
+    assert counts(index.add({"first": videos / "v0.mp4", "it's": videos / "v1.mp4"}, progress=False)) == {"added": 2}
+    assert counts(index.add(videos / "more" / "v3.mp4", progress=False)) == {"added": 1}
+    assert {result.video_id for result in index.search("a dog")} == {"first", "it's", str(videos / "more" / "v3.mp4")}
+    assert index.remove("it's") == 1
+    with pytest.raises(ValueError, match="is a folder"):
+        index.add(videos)
+
+
+def test_unreadable_videos_are_recorded_and_stop_nothing(index, videos):
+    (videos / "empty.mp4").write_bytes(b"")
+    content = (videos / "v2.mp4").read_bytes()
+    (videos / "cut.mp4").write_bytes(content[: len(content) // 2])
+    assert update(index, videos) == {"added": 5, "failed": 2}
+    errors = index.errors()
+    assert "is empty (0 bytes)" in errors[str(videos / "empty.mp4")]
+    assert "moov" in errors[str(videos / "cut.mp4")]
+    assert len(index) == len(index.search("a dog", k=99)) == 5
+    assert index.info()["failed"] == 2
+    assert update(index, videos) == {"unchanged": 7}
+    assert update(index, videos, retry_failed=True) == {"unchanged": 5, "failed": 2}
+    (videos / "cut.mp4").write_bytes(content + b"now whole")
+    assert update(index, videos) == {"changed": 1, "unchanged": 6}
+    assert set(index.errors()) == {str(videos / "empty.mp4")}
+    (videos / "v0.mp4").write_bytes(b"was a video")
+    assert update(index, videos) == {"failed": 1, "unchanged": 6}
+    assert len(index) == len(index.search("a dog", k=99)) == 5
+
+
+def test_a_missing_file_is_recorded(index, videos):
+    assert counts(index.add([videos / "v0.mp4", videos / "none.mp4"], progress=False)) == {"added": 1, "failed": 1}
+    assert "No such file" in index.errors()[str(videos / "none.mp4")]
+
+
+def test_videos_that_the_model_cannot_encode_do_not_stop_the_others(index, videos, monkeypatch):
+    encode = index.model.get_video_features
+
+    def failing(pixels, mask):
+        if (mask.sum(dim=1) == 2).any():  # v0 is the only one of two frames
+            raise ValueError("frame features are not finite")
+        return encode(pixels, mask)
+
+    monkeypatch.setattr(index.model, "get_video_features", failing)
+    assert update(index, videos) == {"added": 4, "failed": 1}
+    assert "not finite" in index.errors()[str(videos / "v0.mp4")]
+
+
+def test_long_videos_are_cut_into_overlapping_clips(tmp_path, model, processor):
+    path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
+    index = VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
+    index.add(path, progress=False)
+    clips = contents(index)[str(path)]
+    assert [(clip[3], clip[4]) for _, clip in sorted(clips.items())] == [(0, 10), (6, 16), (12, 22), (18, 26)]
+    with torch.inference_mode():
+        for clip in clips.values():
+            end = clip[4] if clip[4] < 26 else None
+            frames = model.get_video_features(**processor(videos=[str(path)], start=clip[3], end=end)).frames
+            torch.testing.assert_close(clip[5].view(4, 32), frames[0], atol=0.02, rtol=0.01)
+    (result,) = index.search(CAPTIONS[0], moments=True)
+    assert (len(index), index.info()["clips"]) == (1, 4)
+    assert (result.start, result.end) in [(0, 10), (6, 16), (12, 22), (18, 26)]
+    assert result.start <= result.moment.start < result.moment.end <= result.end
+    assert result.duration == pytest.approx(26)
+    shorter = write_video(tmp_path / "long.mp4", 60, fps=5)  # 12 seconds: two clips are left
+    index.add(shorter, progress=False)
+    assert len(contents(index)[str(path)]) == 2
+
+
+@pytest.mark.parametrize(("length", "stride"), [(10, 0), (10, 11), (0, 0), (-1, -2)])
+def test_strides_that_leave_gaps_are_refused(tmp_path, model, processor, length, stride):
+    with pytest.raises(ValueError, match="0 < stride <= length"):
+        VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=length, clip_stride=stride)
+
+
+def test_another_model_is_refused_with_the_reason(index, videos, tmp_path, model, processor, checkpoint):
+    update(index, videos)
+    path = tmp_path / "my.index"
+    assert len(VideoIndex.open(path, model, processor)) == 5
+    other = GLCCLModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        other.temporal.position_embedding.weight[0, 0] += 1
+    with pytest.raises(IndexMismatchError, match="weights are others"):
+        VideoIndex.open(path, other, processor)
+    more_frames = GLCCLProcessor.from_pretrained(checkpoint)
+    more_frames.video_processor.max_frames = 6
+    with pytest.raises(IndexMismatchError, match="max_frames is 6 instead of 4"):
+        VideoIndex.open(path, model, more_frames)
+    with pytest.raises(ValueError, match="both model and processor"):
+        VideoIndex.open(path, model)
+
+
+def test_an_index_finds_its_own_model(index, videos, tmp_path):
+    update(index, videos)
+    opened = VideoIndex.open(tmp_path / "my.index")
+    assert [r.path for r in opened.search("a dog")] == [r.path for r in index.search("a dog")]
+
+
+def test_places_without_an_index_are_told_apart(tmp_path, index, model, processor):
+    with pytest.raises(FileNotFoundError, match="no such index"):
+        VideoIndex.open(tmp_path / "none")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        VideoIndex.open(tmp_path / "folder")
+    with pytest.raises(FileExistsError, match="there is an index already"):
+        VideoIndex.create(tmp_path / "my.index", model, processor)
+    assert index.search("a dog") == []
+    with pytest.raises(ValueError, match="k=0"):
+        index.search("a dog", k=0)
+
+
+def test_moments_follow_the_frame_weights(index, videos, model, processor):
+    update(index, videos)
+    for result in index.search(CAPTIONS[1], moments=True):
+        with torch.inference_mode():
+            text = model.get_text_features(**processor(text=CAPTIONS[1]))
+            video = model.get_video_features(**processor(videos=[result.path]))
+            weights = model.frame_weights(text, video).sentence[0, 0]
+        torch.testing.assert_close(torch.tensor(result.frame_weights), weights, atol=0.01, rtol=0.01)
+        assert result.moment.start <= result.moment.peak <= result.moment.end
+        assert result.moment.peak in result.frame_times
+
+
+def test_a_large_index_gets_a_measured_nearest_neighbour_index(index, videos, monkeypatch):
+    monkeypatch.setattr(ann, "ANN_CLIPS", 2000)
+    monkeypatch.setattr(ann, "_CANDIDATES", 300)
+    monkeypatch.setattr(searcher, "SHORTLIST", 300)
+    index._store.commit(synthetic_records(1000))
+    update(index, videos)
+    assert index.info()["ann"] is None
+    index._store.commit(synthetic_records(2000, seed=1, name="more"))
+    assert update(index, videos) == {"unchanged": 5}
+    measured = index.info()["ann"]
+    assert measured["kind"] == "IVF_SQ"
+    assert measured["recall"] >= ann.RECALL_GATE
+    assert measured["clips"] == 3005
+    exact = index.search_batch(CAPTIONS, k=10, exhaustive=True)
+    indexed = index.search_batch(CAPTIONS, k=10)
+    best_ids = [{result.video_id for result in results} for results in exact]
+    found_ids = [{result.video_id for result in results} for results in indexed]
+    assert sum(len(best & found) for best, found in zip(best_ids, found_ids, strict=True)) >= 36  # of 40
+    # Clips added later are found, though the nearest-neighbour index does not know them yet.
+    index.remove([result.video_id for result in exact[0]])
+    assert not best_ids[0] & {result.video_id for result in index.search(CAPTIONS[0])}
+    best = next(record for record in synthetic_records(2000, seed=1, name="more") if record.video_id in best_ids[0])
+    best.video_id = "late"
+    index._store.commit([best])
+    assert index.search(CAPTIONS[0])[0].video_id == "late"
+
+
+def test_a_nearest_neighbour_index_below_the_gate_is_not_used(index, videos, monkeypatch):
+    monkeypatch.setattr(ann, "ANN_CLIPS", 2000)
+    monkeypatch.setattr(ann, "_PROBES", (1,))
+    monkeypatch.setattr(ann, "RECALL_GATE", 1.0)
+    index._store.commit(synthetic_records(3000))
+    update(index, videos)
+    measured = index.info()["ann"]
+    assert measured["kind"] is None
+    assert measured["recall"] < 1
+    assert len(index.search(CAPTIONS[0])) == 10
+
+
+def test_one_frame_logits_are_those_of_videos_of_one_frame(model):
+    text, video = random_features([3, 7, 5], [1] * 6)
+    pooled = pool_frames(video.frames, video.frame_mask)
+    for i, row in enumerate(model.similarity(text, video)):
+        one = GLCCLTextFeatures(*(values[i : i + 1] for values in text.to_tuple()))
+        torch.testing.assert_close(one_frame_logits(model, one, pooled), row, atol=1e-4, rtol=1e-4)
+
+
+def test_exact_logits_are_those_of_the_model(model):
+    text, video = random_features([3, 7, 5], [4, 1, 3, 2])
+    lengths = video.frame_mask.sum(dim=1).numpy()
+    found = exact_logits(model, prepare_text(model, text), video.frames.float().numpy(), lengths)
+    torch.testing.assert_close(found, model.similarity(text, video), atol=1e-4, rtol=1e-4)

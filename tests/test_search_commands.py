@@ -1,0 +1,95 @@
+"""`glccl index` and `glccl search`."""
+
+import json
+import webbrowser
+
+import pytest
+
+from modeling_glccl.cli import main
+from modeling_glccl.search.report import clock
+
+pytest_plugins = ["search_fixtures"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder; returns its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_command(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        return code, captured.out if code == 0 else captured.err
+
+    return run_command
+
+
+def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
+    code, printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
+    assert code == 0
+    assert "my.index: 5 videos (5 added)" in printed
+    code, printed = run("search", "a dog in the snow", "--index", "my.index", "-k", 3)
+    assert code == 0
+    for text in ("a dog in the snow", "rank", "score", "best moment", "v4.mp4", "0:0"):
+        assert text in printed
+    code, printed = run("index", videos, "--index", "my.index")
+    assert (code, "5 unchanged" in printed) == (0, True)
+
+
+def test_search_as_json(run, videos, checkpoint):
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    _, printed = run("search", "a dog", "--index", "my.index", "--json", "-k", 2)
+    results = json.loads(printed)
+    assert [result["rank"] for result in results] == [1, 2]
+    assert results[0]["score"] >= results[1]["score"]
+    assert 0 <= results[0]["moment"]["start"] < results[0]["moment"]["end"] <= results[0]["duration"]
+
+
+def test_the_page_needs_no_other_file(run, videos, checkpoint, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    (videos / "v1.mp4").unlink()
+    code, _ = run("search", "<b>dogs</b> & snow", "--index", "my.index", "--html", "report.html", "--open")
+    assert code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert opened == [(tmp_path / "report.html").as_uri()]
+    assert "&lt;b&gt;dogs&lt;/b&gt; &amp; snow" in page
+    assert "<b>" not in page
+    assert page.count("<article>") == 5
+    assert page.count('src="data:image/jpeg;base64,') == 4 + 4 + 4 + 2  # v0 has two frames, v1 is gone
+    assert 'src="http' not in page
+    assert "no such file" in page
+    assert '<li class="moment">' in page
+
+
+def test_errors_are_listed_and_retried(run, videos, checkpoint):
+    (videos / "empty.mp4").write_bytes(b"")
+    code, printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
+    assert (code, "1 failed" in printed, "--errors" in printed) == (0, True, True)
+    _, printed = run("index", "--index", "my.index", "--errors")
+    assert "empty.mp4: is empty (0 bytes)" in printed
+    assert "1 videos with errors" in printed
+    _, printed = run("index", videos, "--index", "my.index", "--retry-failed")
+    assert "1 failed" in printed
+    (videos / "empty.mp4").unlink()
+    _, printed = run("index", videos, "--index", "my.index", "--remove-missing")
+    assert "1 removed" in printed
+    assert "0 videos with errors" in run("index", "--index", "my.index", "--errors")[1]
+
+
+def test_wrong_use_is_explained(run, videos, checkpoint):
+    assert "say with which model, --model CHECKPOINT" in run("index", videos, "--index", "my.index")[1]
+    assert "which folder of videos?" in run("index", "--index", "my.index")[1]
+    assert "no such index" in run("search", "a dog", "--index", "none.index")[1]
+    assert "no such folder" in run("index", videos / "none", "--index", "i", "--model", checkpoint)[1]
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
+    assert code == 1
+    assert "--clip-length 5: my.index has clips made with 30" in message
+
+
+def test_times_are_readable():
+    assert [clock(seconds) for seconds in (0, 59.96, 63.42, 3723.4)] == ["0:00.0", "1:00.0", "1:03.4", "1:02:03.4"]

@@ -1,0 +1,156 @@
+"""An index under kills, several writers, readers during writes, and a full disk."""
+
+import errno
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from search_data import assert_same_contents, contents, synthetic_records
+from search_worker import Worker
+from videos import write_video
+
+from modeling_glccl.search import VideoIndex
+from modeling_glccl.search.store import Store
+
+pytest_plugins = ["search_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def many_videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(24):
+        write_video(folder / f"v{i:02}.mp4", 30 + 3 * i, fps=5)
+    (folder / "v99.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built_in_peace(tmp_path_factory, many_videos, model, processor) -> VideoIndex:
+    index = VideoIndex.create(tmp_path_factory.mktemp("peace") / "my.index", model, processor)
+    index.update(many_videos, progress=False)
+    return index
+
+
+def kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills: int, seed: int) -> None:
+    path, rng = tmp_path / "my.index", random.Random(seed)
+    promised, history = set(), []
+    for _ in range(kills):
+        worker = Worker(path, checkpoint, many_videos, tmp_path / "notes")
+        worker.wait_until_ready()
+        delay = rng.uniform(0, 1)
+        time.sleep(delay)
+        worker.process.kill()
+        worker.process.join()
+        promised |= worker.acknowledged()
+        history.append((delay, len(promised)))
+        if promised:
+            assert promised <= contents(VideoIndex.open(path)).keys(), history
+    worker = Worker(path, checkpoint, many_videos, tmp_path / "notes")
+    worker.process.join()
+    assert worker.process.exitcode == 0
+    assert not promised & worker.acknowledged()  # nothing is done twice
+    assert_same_contents(VideoIndex.open(path), built_in_peace)
+
+
+def test_kill_9_loses_no_acknowledged_video(tmp_path, checkpoint, many_videos, built_in_peace):
+    kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills=2, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_kill_9_many_times(tmp_path, checkpoint, many_videos, built_in_peace, seed):
+    kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills=8, seed=seed)
+
+
+def test_two_processes_add_at_once_while_another_searches(
+    tmp_path, checkpoint, many_videos, built_in_peace, model, processor
+):
+    path = tmp_path / "my.index"
+    VideoIndex.create(path, model, processor)
+    writers = [Worker(path, checkpoint, many_videos, tmp_path / f"notes{i}") for i in range(2)]
+    reader = VideoIndex.open(path, model, processor)
+    sizes = []
+    while any(writer.process.is_alive() for writer in writers):
+        found = reader.search("black and white blocks", k=50, moments=True)
+        assert len({result.video_id for result in found}) == len(found)
+        sizes.append(len(found))
+        time.sleep(0.01)
+    assert [writer.process.exitcode for writer in writers] == [0, 0]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2  # it searched between the commits
+    assert all(writer.acknowledged() for writer in writers)
+    assert len(reader.search("black and white blocks", k=50)) == len(reader) == 24
+    assert_same_contents(reader, built_in_peace)
+
+
+def test_writers_that_find_the_same_changes_agree(tmp_path, model, processor, videos):
+    """A writer that comes second with a video neither doubles nor undoes what the first has written."""
+    index = VideoIndex.create(tmp_path / "my.index", model, processor)
+    first, second = synthetic_records(3), synthetic_records(3)
+    assert [record.video_id for record in index._store.commit(first)] == ["video0", "video1", "video2"]
+    assert Store(tmp_path / "my.index").commit(second) == []
+    second[0].sha256, second[0].clips = "changed", second[1].clips
+    assert [record.video_id for record in Store(tmp_path / "my.index").commit(second)] == ["video0"]
+    assert len(contents(index)) == len(index) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError(
+            "lance error: LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"
+        ),
+    ],
+)
+def test_a_full_disk_is_said_and_leaves_the_index_intact(index, videos, monkeypatch, error):
+    """Simulated: LanceDB's add raises what it raises on a full disk."""
+    index._store.commit(synthetic_records(3))
+    open_clips = Store.open_clips
+
+    def full(store):
+        table = open_clips(store)
+
+        def add(*_):
+            raise error
+
+        monkeypatch.setattr(table, "add", add)
+        return table
+
+    with monkeypatch.context() as context:
+        context.setattr(Store, "open_clips", full)
+        with pytest.raises(OSError, match=r"no space left for the index .*my\.index: what was .* is intact"):
+            index.update(videos, progress=False)
+    assert len(index.search("a dog")) == len(index) == 3
+    index.update(videos, progress=False)
+    assert len(index.search("a dog")) == len(index) == 8
+
+
+@pytest.mark.slow
+def test_a_really_full_disk(tmp_path, model, processor):
+    """A file system of 3 MB in memory, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"may not mount a file system: {mounted.stderr.strip()}")
+    try:
+        index = VideoIndex.create(disk / "my.index", model, processor)
+        written = 0
+
+        def fill():
+            nonlocal written
+            while True:
+                index._store.commit(synthetic_records(100, seed=written, name=f"part{written}-"))
+                written += 100
+
+        with pytest.raises(OSError, match="no space left for the index"):
+            fill()
+        assert written
+        reopened = VideoIndex.open(disk / "my.index", model, processor)
+        assert len(reopened) == written
+        assert len(reopened.search("a dog", k=5)) == 5
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
