@@ -10,24 +10,28 @@ from urllib.parse import quote
 import gradio as gr
 import numpy as np
 import torch
+from transformers import pipeline
 
 from .interaction_glccl import GLCCLVideoFeatures
 from .pipeline_glccl import IndexedVideos, TextVideoRetrievalPipeline
 
 RESULTS = 4
+VIDEO_SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
 _STYLE = """<style>
-.glccl { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.5rem }
+.glccl { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.5rem }
 .glccl article { min-width: 0 }
 .glccl video { width: 100%; aspect-ratio: 4 / 3; background: #000; border-radius: 6px; object-fit: contain }
 .glccl h3 { margin: .4rem 0 .1rem; font-size: 1rem; overflow-wrap: anywhere }
 .glccl p { margin: 0 0 .5rem; opacity: .75; font-size: .85rem }
-.glccl .frames { display: flex; align-items: flex-end; gap: 2px; height: 3.5rem; border-bottom: 1px solid #8888 }
-.glccl .frames button { flex: 1; height: 100%; display: flex; align-items: flex-end; cursor: pointer }
-.glccl .frames span { width: 100%; min-height: 2px; background: #8aa }
-.glccl .frames .moment span { background: #e65a2e }
-.glccl table { width: 100%; border-collapse: collapse; margin-top: .5rem; font-size: .75rem; table-layout: fixed }
-.glccl th { width: 6.5rem; text-align: left; font-weight: normal; overflow: hidden; text-overflow: ellipsis }
-.glccl td { height: 1.1rem; border: 1px solid #8883; padding: 0 }
+.glccl table.weights { width: 100%; border-collapse: collapse; table-layout: fixed; margin: 0; font-size: .75rem }
+.glccl table.weights, .glccl table.weights tr { border: 0 }
+.glccl table.weights :is(th, td) { border: 1px solid #8883; padding: 0; height: 1.15rem; line-height: 1 }
+.glccl table.weights td { cursor: pointer }
+.glccl table.weights th { width: 5rem; border: 0; font-weight: normal; text-align: left;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+.glccl table.weights .sentence td { height: 3rem; vertical-align: bottom; border-width: 0 0 1px }
+.glccl table.weights .sentence div { background: #9aa; min-height: 2px; margin: 0 1px }
+.glccl table.weights .sentence .moment div { background: #e65a2e }
 </style>"""
 
 
@@ -153,7 +157,7 @@ def word_weights(processor: Any, query: str, weights: np.ndarray) -> list[tuple[
 
 
 def results_html(found: Iterable[Found]) -> str:
-    """The results as HTML: players, bars of frame weights that seek when clicked, and a table of words and frames."""
+    """The results as HTML: players, and tables of the weights of frames for sentence and words; a click seeks."""
     articles = "".join(map(_article, found))
     return f'{_STYLE}<div class="glccl">{articles}</div>' if articles else "There is no video yet: upload one."
 
@@ -162,29 +166,36 @@ def _article(found: Found) -> str:
     source = f"gradio_api/file={quote(str(found.path))}#t={found.start:.2f},{found.end:.2f}"
     place = f"score {found.score:.2f}, best moment {found.start:.1f} to {found.end:.1f} s"
     bars = "".join(
-        f'<button class="{"moment" if found.start <= time <= found.end else ""}" type="button" '
-        f'title="{time:.1f} s: {100 * weight:.0f} %" '
-        f"onclick=\"this.closest('article').querySelector('video').currentTime={time:.2f}\">"
-        f'<span style="height:{100 * weight / found.weights.max():.0f}%"></span></button>'
+        _cell(
+            "sentence",
+            time,
+            weight,
+            f'class="{"moment" if found.start <= time <= found.end else ""}"',
+            f'<div style="height:{3 * weight / found.weights.max():.2f}rem"></div>',
+        )
         for time, weight in zip(found.times, found.weights, strict=True)
     )
     rows = "".join(_word_row(word, weights, found.times) for word, weights in found.words)
-    table = f"<table>{rows}</table>" if rows else ""
     return (
         f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls></video>'
         f"<h3>{html.escape(found.name)}</h3><p>{place}</p>"
-        f'<div class="frames">{bars}</div>{table}</article>'
+        f'<table class="weights"><tr class="sentence"><th>sentence</th>{bars}</tr>{rows}</table></article>'
     )
 
 
 def _word_row(word: str, weights: np.ndarray, times: np.ndarray) -> str:
-    name = html.escape(word)
     cells = "".join(
-        f'<td title="{name} at {time:.1f} s: {100 * weight:.0f} %" '
-        f'style="background:rgba(230,90,46,{weight / max(weights.max(), 1e-6):.2f})"></td>'
+        _cell(word, time, weight, f'style="background:rgba(230,90,46,{weight / max(weights.max(), 1e-6):.2f})"')
         for time, weight in zip(times, weights, strict=True)
     )
-    return f'<tr><th title="{name}">{name}</th>{cells}</tr>'
+    return f'<tr><th title="{html.escape(word)}">{html.escape(word)}</th>{cells}</tr>'
+
+
+def _cell(word: str, time: float, weight: float, attribute: str, content: str = "") -> str:
+    """A frame of the table; a click goes there in the video."""
+    seek = f"this.closest('article').querySelector('video').currentTime={time:.2f}"
+    title = f"{html.escape(word)} at {time:.1f} s: {100 * weight:.0f} %"
+    return f'<td title="{title}" onclick="{seek}" {attribute}>{content}</td>'
 
 
 def build_app(
@@ -259,13 +270,42 @@ def build_app(
             height=140,
         )
         gr.Markdown(
-            "Bars: how much each frame counts for the sentence; orange: the best moment; click one to go there. "
-            "Table: the frames that each word is about."
+            "Bars: how much each frame counts for the sentence, the best moment in orange. Below: the frames that "
+            "each word is about. Point at a frame for its weight, click it to go there in the video."
         )
         for event in (button.click, query.submit):
             event(search, [query, added], [message, results], api_name="search")
         upload.change(add, [upload, added], [message, added], api_name=False)
     return blocks
+
+
+def open_searcher(
+    index: str | Path | None = None, checkpoint: str | None = None, videos: str | Path | None = None
+) -> tuple[Searcher, TextVideoRetrievalPipeline]:
+    """What [`build_app`] takes, of an index (`glccl index`), or of a checkpoint and a folder of videos.
+
+    Raises:
+        ValueError: neither the one nor the other, or a video that cannot be read.
+        FileNotFoundError: no such index or folder, or a folder without videos.
+    """
+    if index is not None:
+        from .search import VideoIndex
+
+        opened = VideoIndex.open(index)
+        pipe = TextVideoRetrievalPipeline(opened.model, processor=opened.processor, device=opened.model.device)
+        return IndexSearcher(opened), pipe
+    if checkpoint is None or videos is None:
+        raise ValueError("which videos? Pass --index, or a checkpoint and --videos")
+    pipe = pipeline("text-video-retrieval", model=checkpoint)
+    return FolderSearcher(pipe, pipe.index(find_videos(videos), progress=True)), pipe
+
+
+def find_videos(folder: str | Path) -> list[str]:
+    """Absolute paths of the videos below a folder. Raises FileNotFoundError if there is none."""
+    found = sorted(str(file.absolute()) for file in Path(folder).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return found
 
 
 def _message(error: Exception) -> str:

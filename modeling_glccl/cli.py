@@ -153,6 +153,13 @@ def _build_parser() -> argparse.ArgumentParser:
     card.add_argument("--query", help="of the example (default: a rendered clip's caption)")
     card.add_argument("--video", action="append", default=[], metavar="FILE", help="of the example; may be repeated")
 
+    serve = command("serve", _serve, "Search in the browser: an index, or a folder of videos with a checkpoint.")
+    serve.add_argument("checkpoint", nargs="?", help="folder or Hub repository of a GLCCL model; with --videos")
+    serve.add_argument("--index", metavar="PATH", help="made by glccl index")
+    serve.add_argument("--videos", metavar="DIR", help="folder of videos, sub-folders included, encoded at the start")
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0: open to the network (default: %(default)s)")
+    serve.add_argument("--port", type=int, help="default: the first that is free from 7860 on")
+
     command("convert", _convert, "Convert the authors' checkpoints, or OpenAI's CLIP.", add_help=False)
 
     info = command("info", _info, "Print versions, hardware and, if one is given, what a checkpoint is.")
@@ -207,6 +214,13 @@ def _search(options: argparse.Namespace) -> None:
         html_path=options.html,
         open_page=options.open,
     )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from .app import build_app, launch, open_searcher
+
+    searcher, pipe = open_searcher(options.index, options.checkpoint, options.videos)
+    launch(build_app(searcher, pipe), server_name=options.host, server_port=options.port)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Converts a checkpoint of the authors' GLCCL release, or a plain OpenAI CLIP state dict, into a `GLCCLModel`.
 
-    python -m modeling_glccl.convert_glccl_original_to_hf pytorch_model.bin.4 glccl-msrvtt --csc-weight 0.5
+    glccl convert pytorch_model.bin.4 glccl-msrvtt --csc-weight 0.5 --tokenizer openai/clip-vit-base-patch32
 
 The release keeps OpenAI's names for CLIP (fused query, key and value; projections multiplied from the right), calls
 the temporal encoder `transformerClip` and pads inside every softmax, hence `mask_padding=False` after conversion.
@@ -17,9 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
+from .processing_glccl import GLCCLProcessor
+from .video_processing_glccl import GLCCLVideoProcessor
 
 # Scalars of OpenAI's archives that describe the network, and a matrix that the release stores but never uses.
 DROPPED = ("input_resolution", "context_length", "vocab_size", "visual_logit_weight")
@@ -261,6 +264,14 @@ def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def build_processor(config: GLCCLConfig, tokenizer: CLIPTokenizer) -> GLCCLProcessor:
+    """The processor of a converted model: frames are sampled as in the release where padding counts as there."""
+    size = config.clip_config.vision_config.image_size
+    sampling = "uniform" if config.mask_padding else "release"
+    videos = GLCCLVideoProcessor(size=size, crop_size=size, max_frames=config.max_frames, sampling=sampling)
+    return GLCCLProcessor(tokenizer, videos, max_words=config.max_words, mask_padding=config.mask_padding)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line: INPUT OUTPUT and the configuration values that no tensor tells."""
     parser = argparse.ArgumentParser(
@@ -276,14 +287,20 @@ def main(argv: list[str] | None = None) -> None:
         default=None,
         help="leave padded words and frames out of the scores (the release counts them)",
     )
+    parser.add_argument(
+        "--tokenizer", help="CLIP's, a folder or Hub repository; with it the processor is saved beside the model"
+    )
     arguments = vars(parser.parse_args(argv))
-    source, output = arguments.pop("input"), arguments.pop("output")
+    source, output, tokenizer = (arguments.pop(name) for name in ("input", "output", "tokenizer"))
     try:
         state_dict = load_original_state_dict(source)
         model = convert_original_checkpoint(state_dict, **{k: v for k, v in arguments.items() if v is not None})
+        processor = tokenizer and build_processor(model.config, CLIPTokenizer.from_pretrained(tokenizer))
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     model.save_pretrained(output)
+    if processor:
+        processor.save_pretrained(output)
     config = model.config
     print(
         f"{source} -> {output}: {model.num_parameters():,} parameters, max_words={config.max_words}, "

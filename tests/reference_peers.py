@@ -7,7 +7,7 @@ from torch.nn.functional import layer_norm, linear, relu
 
 
 def reference_pairs(score, text, video, mask_padding: bool = True) -> Tensor:
-    """[..., A, V] of `score` for every pair: sentence [D], words [N, D], frames [K, D], real [K], CLIP's frames [K, D]."""
+    """[..., A, V]: `score(sentence [D], words [N, D], frames [K, D], real [K], CLIP frames [K, D])` of all pairs."""
     rows = []
     for sentence, words, word_mask in zip(text.sentence, text.words, text.word_mask, strict=True):
         row = []

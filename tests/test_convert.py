@@ -9,13 +9,14 @@ import torch
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from safetensors.torch import load_file, save_file
 
-from modeling_glccl import GLCCLModel
+from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.convert_glccl_original_to_hf import (
     convert_original_checkpoint,
     load_original_state_dict,
     main,
     to_original_names,
 )
+from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -172,6 +173,18 @@ def test_the_command_line_writes_a_checkpoint(release, tmp_path, capsys, name):
     assert_same_weights(model, convert_original_checkpoint(release))
     assert (model.config.csc_weight, model.config.max_frames, model.config.mask_padding) == (0.5, 3, True)
     assert "max_words=8" in capsys.readouterr().out
+
+
+def test_the_command_line_writes_the_processor_for_a_tokenizer(release, tmp_path):
+    save_file(release, tmp_path / "weights.safetensors")
+    train_clip_tokenizer(["a red star"], 600).save_pretrained(tmp_path / "tokenizer")
+    output = tmp_path / "converted"
+    main([str(tmp_path / "weights.safetensors"), str(output), "--tokenizer", str(tmp_path / "tokenizer")])
+    processor, config = GLCCLProcessor.from_pretrained(output), GLCCLModel.from_pretrained(output).config
+    video_processor = processor.video_processor
+    assert (processor.max_words, processor.mask_padding) == (config.max_words, False)
+    assert (video_processor.max_frames, video_processor.sampling) == (config.max_frames, "release")
+    assert video_processor.crop_size == config.clip_config.vision_config.image_size
 
 
 def test_the_module_runs_and_reports_errors_without_a_traceback(tmp_path):

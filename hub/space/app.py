@@ -5,11 +5,9 @@ from pathlib import Path
 
 from transformers import pipeline
 
-import modeling_glccl  # noqa: F401 (registers the pipeline)
-from modeling_glccl.app import FolderSearcher, build_app, launch
+from modeling_glccl.app import FolderSearcher, build_app, find_videos, launch
 
 HERE = Path(__file__).parent
-VIDEO_SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
 
 
 def checkpoint() -> str:
@@ -24,9 +22,8 @@ def videos_and_examples() -> tuple[list[str], list[str]]:
     folder = Path(os.environ.get("GLCCL_VIDEOS") or HERE / "videos")
     if not folder.is_dir():
         return rendered_shapes()
-    videos = sorted(str(file.absolute()) for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
     listed = Path(os.environ.get("GLCCL_EXAMPLES") or folder / "examples.txt")
-    return videos, listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    return find_videos(folder), listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
 
 
 def rendered_shapes(count: int = 24) -> tuple[list[str], list[str]]:

@@ -15,9 +15,6 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-os.environ.setdefault("LANCE_LOG", "error")
-os.environ.setdefault("LANCEDB_LOG", "error")
-
 try:
     import lancedb
 except ImportError as error:

@@ -1,0 +1,134 @@
+"""The web page: what it shows of a result, and that its parts agree with the model."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from transformers import pipeline
+from videos import write_video
+
+gradio = pytest.importorskip("gradio")
+
+from modeling_glccl.app import (  # noqa: E402
+    FolderSearcher,
+    Found,
+    IndexSearcher,
+    build_app,
+    find_videos,
+    open_searcher,
+    results_html,
+    word_weights,
+)
+
+QUERY = "a red ball bounces"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app") / "my videos"
+    (folder / "more").mkdir(parents=True)
+    for name, frames in (("a.mp4", 20), ("b & c.mp4", 30), ("more/d.mp4", 9)):
+        write_video(folder / name, frames, fps=10)
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    checkpoint = tmp_path_factory.mktemp("app") / "checkpoint"
+    torch.manual_seed(0)
+    save_tiny_checkpoint(checkpoint, [QUERY, "a blue square slides to the left"])
+    return pipeline("text-video-retrieval", model=str(checkpoint), device="cpu")
+
+
+def test_a_folder_is_searched_with_the_weights_of_frames_and_words(pipe, folder):
+    paths = find_videos(folder)
+    assert [path.rpartition("/")[2] for path in paths] == ["a.mp4", "b & c.mp4", "d.mp4"]
+    found = FolderSearcher(pipe, pipe.index(paths)).search(QUERY, 2)
+    expected = pipe(QUERY, videos=paths, top_k=2, moments=True)
+    assert [(f.path, f.score, f.start, f.end) for f in found] == [
+        (e["id"], e["score"], e["start"], e["end"]) for e in expected
+    ]
+    for result in found:
+        assert result.weights.sum() == pytest.approx(1, abs=1e-5)
+        assert [word for word, _ in result.words] == ["a", "red", "ball", "bounces"]
+        for _, weights in result.words:
+            assert weights.sum() == pytest.approx(1, abs=1e-5)
+            assert weights.shape == result.times.shape
+
+
+def test_an_index_is_searched_through_its_own_search(pipe, folder):
+    """The index's interface, as the page uses it; the weights of words come from decoding the clip again."""
+    paths = find_videos(folder)
+    expected = FolderSearcher(pipe, pipe.index(paths)).search(QUERY, 2)
+
+    class Index:
+        model, processor = pipe.model, pipe.processor
+
+        def search(self, query, k, moments):
+            return [
+                SimpleNamespace(
+                    path=found.path,
+                    score=found.score,
+                    start=0.0,
+                    end=9.0,
+                    duration=3.0,
+                    moment=SimpleNamespace(start=found.start, end=found.end),
+                    frame_times=found.times,
+                    frame_weights=found.weights,
+                )
+                for found in expected[:k]
+            ]
+
+    for result, wanted in zip(IndexSearcher(Index()).search(QUERY, 2), expected, strict=True):
+        assert (result.path, result.score, result.start) == (wanted.path, wanted.score, wanted.start)
+        for (word, weights), (name, values) in zip(result.words, wanted.words, strict=True):
+            assert word == name
+            np.testing.assert_allclose(weights, values, atol=1e-5)
+    expected[0].path = str(folder / "gone.mp4")
+    assert IndexSearcher(Index()).search(QUERY, 1)[0].words == []
+
+
+def test_words_are_those_of_the_query_whatever_their_tokens(pipe):
+    slots = pipe.processor(text=["unbelievable Ünïcode, ball"])["input_ids"].shape[1]
+    weights = np.arange(slots * 2, dtype=float).reshape(slots, 2)
+    words = word_weights(pipe.processor, "unbelievable Ünïcode, ball", weights)
+    assert [word for word, _ in words] == ["unbelievable", "ünïcode", ",", "ball"]
+    pieces = len(pipe.processor.tokenizer.tokenize("unbelievable"))
+    assert pieces > 1
+    np.testing.assert_allclose(words[0][1], weights[1 : pieces + 1].mean(axis=0))
+
+
+def test_names_and_words_cannot_become_markup():
+    found = Found(
+        path="/videos/<b>&\"'.mp4",
+        name="<script>alert(1)</script>",
+        score=1.5,
+        start=1.0,
+        end=2.0,
+        times=np.array([0.5, 1.5]),
+        weights=np.array([0.2, 0.8]),
+        words=[("<i>", np.array([0.5, 0.5])), ('"onclick=', np.array([0.5, 0.5]))],
+    )
+    page = results_html([found])
+    assert "<script>" not in page
+    assert "<i>" not in page
+    assert '"onclick=' not in page.replace(' onclick="', "")
+    assert 'src="gradio_api/file=/videos/%3Cb%3E%26%22%27.mp4#t=1.00,2.00"' in page
+    assert "sentence at 1.5 s: 80 %" in page
+    assert page.count('class="moment"') == 1
+
+
+def test_what_to_search_must_be_said(tmp_path):
+    with pytest.raises(ValueError, match="Pass --index, or a checkpoint and --videos"):
+        open_searcher(checkpoint="somewhere")
+    with pytest.raises(FileNotFoundError, match="holds no video"):
+        find_videos(tmp_path)
+
+
+def test_the_page_is_built_without_a_network(pipe, folder, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail(f"connects to {arguments[1:]}"))
+    blocks = build_app(FolderSearcher(pipe, pipe.index(find_videos(folder))), pipe, examples=[QUERY])
+    assert blocks.analytics_enabled is False
