@@ -40,7 +40,7 @@ FORBIDDEN = {
     "search": {"training"},
     "peers": {"training", "evaluation", "search"},
 }
-ON_TOP = {"cli", "app", "publish"}
+ON_TOP = {"cli", "app"}
 
 
 def imports(path: Path, package: Path):

@@ -88,6 +88,12 @@ def test_a_recipe_without_output_dir_is_refused(tmp_path):
         load_recipe(tmp_path / "empty.yaml")
 
 
+def test_only_what_loads_from_the_hub_is_pushed_there(recipe_file):
+    peer = ["model.head=mean_pooling", "model.config.csc_weight=0", "push_to_hub=me/shapes"]
+    with pytest.raises(ValueError, match=r"only model\.head=glccl is published"):
+        load_recipe(recipe_file, peer)
+
+
 def test_a_saved_recipe_is_read_back_equal(recipe_file, tmp_path):
     recipe = load_recipe(recipe_file, ["train.learning_rate=1e-05", "push_to_hub=me/shapes"])
     save_recipe(recipe, tmp_path / "copy.yaml")

@@ -30,7 +30,7 @@ def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     code, printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
     assert code == 0
     assert "my.index: 5 videos (5 added)" in printed
-    code, printed = run("search", "a dog in the snow", "--index", "my.index", "-k", 3)
+    code, printed = run("search", "a dog in the snow", "--index", "my.index")
     assert code == 0
     for text in ("a dog in the snow", "rank", "score", "best moment", "v4.mp4", "0:0"):
         assert text in printed

@@ -4,10 +4,12 @@ import pickle
 import shutil
 from contextlib import suppress
 
+import hub_server
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from huggingface_hub import constants
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from training_runs import logged, write_recipe
 
@@ -335,21 +337,21 @@ def test_training_goes_on_from_a_checkpoint(tiny, tmp_path):
     assert processors[0].video_processor.to_dict() == processors[1].video_processor.to_dict()
 
 
-def test_push_to_hub_uploads_the_chosen_model_and_its_results(tiny, monkeypatch):
-    calls = []
-
-    class Hub:
-        def create_repo(self, repo_id, exist_ok):
-            calls.append(("create", repo_id, exist_ok))
-
-        def upload_folder(self, repo_id, folder_path, ignore_patterns):
-            files = {path.name for path in folder_path.iterdir()}
-            calls.append(("upload", repo_id, folder_path.name, ignore_patterns))
-            assert files >= {"model.safetensors", "config.json", "tokenizer.json", "results.json", "recipe.yaml"}
-
-    monkeypatch.setattr(loop, "HfApi", Hub)
-    train(tiny("push_to_hub=someone/shapes", "train.max_steps=1"))
-    assert calls == [("create", "someone/shapes", True), ("upload", "someone/shapes", "best", ["training_state/*"])]
+def test_push_to_hub_publishes_the_chosen_model_with_code_results_and_card(tiny, monkeypatch):
+    monkeypatch.setattr(
+        loop, "make_card", lambda folder, repo_id: f"---\nlicense: mit\n---\n# {repo_id} {folder.name}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    with hub_server.local_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        train(tiny("push_to_hub=someone/shapes", "train.max_steps=1"))
+        repository = hub.repositories["model", "someone/shapes"]
+    assert len(repository.messages) == 2  # the server's own, and ours
+    files = repository.files()
+    assert files.keys() >= {"model.safetensors", "config.json", "tokenizer.json", "results.json", "recipe.yaml"}
+    assert files.keys() >= {"modeling_glccl.py", "pipeline_glccl.py"}
+    assert files["README.md"].endswith(b"# someone/shapes best")
 
 
 # Checkpoints

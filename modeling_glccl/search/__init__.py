@@ -6,8 +6,8 @@ import os
 for _name in ("LANCE_LOG", "LANCEDB_LOG"):
     os.environ.setdefault(_name, "error")
 
-from .index import IndexMismatchError, SearchResult, VideoIndex
-from .ingest import IngestReport
-from .moments import Moment
+from .index import IndexMismatchError, SearchResult, VideoIndex  # noqa: E402
+from .ingest import IngestReport  # noqa: E402
+from .moments import Moment  # noqa: E402
 
 __all__ = ["IndexMismatchError", "IngestReport", "Moment", "SearchResult", "VideoIndex"]

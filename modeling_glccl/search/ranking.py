@@ -92,13 +92,15 @@ def exact_logits(model: GLCCLModel, text: GLCCLTextState, frames: np.ndarray, nu
         frames: float16 or float32 [V, Nf, D].
         num_frames: int [V], how many of the Nf frames of each video count; the first.
     """
-    lengths, order = torch.as_tensor(num_frames).sort(stable=True)
-    counted = torch.arange(frames.shape[1]) < lengths[:, None]
-    packed = torch.as_tensor(frames)[order][counted].to(model.device).float()
+    slots = frames.shape[1]
+    order = np.argsort(num_frames, kind="stable")
+    places = (order[:, None] * slots + np.arange(slots))[np.arange(slots) < num_frames[order, None]]
+    packed = torch.from_numpy(frames.reshape(-1, frames.shape[2])[places]).to(model.device).float()
+    lengths = num_frames[order].tolist()
     video = GLCCLVideoState(
         VideoTensors(frames=packed, frames_local=packed),
-        factors=frame_factors(packed, lengths.tolist()),
-        order=order.to(model.device),
-        lengths=lengths.tolist(),
+        factors=frame_factors(packed, lengths),
+        order=torch.from_numpy(order).to(model.device),
+        lengths=lengths,
     )
     return model.interaction(text, video, model.clip.logit_scale).logits

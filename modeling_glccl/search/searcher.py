@@ -20,7 +20,7 @@ from .store import Store
 # Clips of an index that are all scored exactly: no shortlist, no loss.
 EXHAUSTIVE_CLIPS = 500
 # How many clips the pooled vectors keep, and how many of them the one-frame scores keep for the exact ones.
-SHORTLIST, CANDIDATES = 1000, 100
+SHORTLIST, CANDIDATES = 1000, 200
 # Clips read at a time where all are scored.
 _EXHAUSTIVE_CHUNK = 4096
 # Clips of one video among the candidates, so that a film does not crowd out all others.
@@ -174,7 +174,7 @@ class Searcher:
         """float32 [C, Nf], GLIM's weights of the sentence."""
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
         video = GLCCLVideoFeatures(
-            frames=torch.from_numpy(frames).to(self._model.device), frame_mask=mask.to(self._model.device)
+            frames=torch.tensor(frames, device=self._model.device), frame_mask=mask.to(self._model.device)
         )
         return self._model.frame_weights(text, video).sentence[0].cpu().numpy()
 

@@ -24,9 +24,11 @@ from ..data.frame_cache import with_frame_cache
 from ..data.sampler import GroupSampler
 from ..environment import describe_environment
 from ..evaluation import EvaluationResult, evaluate
+from ..model_card import make_card
 from ..modeling_glccl import GLCCLModel
 from ..peers.heads import HEADS
 from ..processing_glccl import GLCCLProcessor
+from ..publish import collect, push
 from .build import build_model
 from .checkpoint import recover_folder, replace_folder
 from .full_batch import FullBatchLoss
@@ -364,8 +366,6 @@ class Trainer:
             for target in (self.output_dir, folder):
                 (target / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             if recipe.push_to_hub:
-                HfApi().upload_folder(
-                    repo_id=recipe.push_to_hub, folder_path=folder, ignore_patterns=["training_state/*"]
-                )
+                push(collect(folder, make_card(folder, recipe.push_to_hub)), recipe.push_to_hub)
         accelerator.wait_for_everyone()
         return results

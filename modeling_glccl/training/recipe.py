@@ -214,7 +214,8 @@ class Recipe:
         train: see [`TrainRecipe`].
         seed: of the weights, the data order and dropout.
         resume: continue the run found in `output_dir`, exactly; `false` starts over and replaces it.
-        push_to_hub: Hub repository (`owner/name`) for the final model, its processor, results and recipe.
+        push_to_hub: Hub repository (`owner/name`) for the final model, its processor and code, results, recipe and a
+            model card; what `glccl publish` does. For `model.head: glccl` alone.
     """
 
     output_dir: str
@@ -224,6 +225,14 @@ class Recipe:
     seed: int = 42
     resume: bool = True
     push_to_hub: str | None = None
+
+    def validate_push(self):
+        """The code of the model can travel with it."""
+        if self.push_to_hub and self.model.head != "glccl":
+            raise ValueError(
+                f"push_to_hub={self.push_to_hub!r}: a model with model.head={self.model.head} needs this package and "
+                "would not load from the Hub alone; only model.head=glccl is published"
+            )
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: type[RecipeT] = Recipe) -> RecipeT:
