@@ -233,8 +233,9 @@ def _publish(options: argparse.Namespace) -> None:
     from .model_card import make_card
     from .publish import collect, push
 
-    card = None
-    if not Path(options.checkpoint, "README.md").exists():
+    has_card = Path(options.checkpoint, "README.md").exists()
+    publication = collect(options.checkpoint, None if has_card else "", options.add)
+    if not has_card:
         card = make_card(
             options.checkpoint,
             options.repo_id,
@@ -244,7 +245,7 @@ def _publish(options: argparse.Namespace) -> None:
             query=options.query,
             videos=options.video,
         )
-    publication = collect(options.checkpoint, card, options.add)
+        publication.files["README.md"] = card.encode()
     for name, size in publication.sizes().items():
         print(f"{size:>13,}  {name}")
     if publication.left_out:

@@ -50,7 +50,7 @@ def run_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[
     demo.prepare()
     trained = demo.train("GLCCL", output / "model")
     checkpoint = output / "model" / trained["model"]
-    reloaded = demo.evaluate(checkpoint, output / "evaluation")
+    reloaded = demo.evaluate(checkpoint, output / "evaluation", trained["precision"])
 
     rows = {"GLCCL": reloaded["metrics"]}
     rows |= {f"oracle: {name}": {"t2v": {"R@1": recall}} for name, recall in demo.oracles().items()}
@@ -145,12 +145,13 @@ class Demo:
         self.stage(f"train {name}", lambda: self.run([*launch, self.script, self.recipe_file, *overrides]), done)
         return read_json(folder / "results.json")
 
-    def evaluate(self, checkpoint: Path, folder: Path) -> dict[str, Any]:
+    def evaluate(self, checkpoint: Path, folder: Path, precision: str) -> dict[str, Any]:
         """Test metrics of the saved model in a new process, three queries and their picture; returns results.json."""
         data = self.recipe.data
         command = ["-m", "modeling_glccl.cli", "evaluate", checkpoint, "--benchmark=shapes"]
         options = [f"--set={name}={value}" for name, value in data.options.items()]
-        command += [f"--data-dir={data.data_dir}", *options, "--queries=3", f"--output={folder}"]
+        command += [f"--data-dir={data.data_dir}", *options, f"--precision={precision}", "--queries=3"]
+        command += [f"--output={folder}"]
         self.stage("reload, evaluate, retrieve", lambda: self.run(command))
         return read_json(folder / "results.json")
 

@@ -34,6 +34,16 @@ def hardware_slug() -> str:
     return f"{re.sub(r'[^a-z0-9]+', '-', _cpu_name().lower()).strip('-')}-{os.cpu_count()}cores"
 
 
+def resolve_precision(precision: str) -> str:
+    """`precision` itself, and for "auto" what is fastest: "bf16" where the hardware has such products, else "fp32"."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
+    return "bf16" if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

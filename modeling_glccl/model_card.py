@@ -177,14 +177,21 @@ def _training(recipe: dict[str, Any], found: dict[str, Any]) -> str:
     if not recipe:
         return "No recipe was recorded with these weights."
     data, train, start, hardware = recipe["data"], recipe["train"], recipe["model"], found["hardware"]
-    begin = start["checkpoint"] or start["clip"] or "random weights"
+    begin = _base_model(recipe) or start["checkpoint"] or start["clip"]
+    if begin is None:
+        begin = "random weights"
+    elif begin == _base_model(recipe):
+        begin = f"`{begin}`"
+    else:  # where a folder lay means nothing to the reader
+        begin = f"a checkpoint of its own (`{Path(begin).name}`)"
     machine = ", ".join(hardware["gpus"]) or f"{hardware['cpu_cores']} cores of {hardware['cpu']}"
     title = TITLES.get(data["benchmark"], data["benchmark"])
     lines = [
-        f"Trained on {title}, split `{data['train_split']}`, from `{begin}`: {train['epochs']} epochs, "
+        f"Trained on {title}, split `{data['train_split']}`, from {begin}: {train['epochs']} epochs, "
         f"batches of {train['batch_size']} pairs, learning rate {train['learning_rate']:g} "
         f"({train['clip_learning_rate_factor']:g} of it for CLIP), {found['precision']}, seed {found['seed']}.",
-        f"{found['seconds']['training'] / 60:.1f} minutes on {machine} with {found['processes']} process(es). "
+        f"{found['seconds']['training'] / 60:.1f} minutes on {machine}, {found['processes']} "
+        f"process{'es' * (found['processes'] > 1)}. "
         "recipe.yaml has every value, results.json what came out; `train.py recipe.yaml` trains it again.",
     ]
     return "\n\n".join(lines)

@@ -192,6 +192,9 @@ class TextVideoRetrievalPipeline(Pipeline):
             videos: see [`~TextVideoRetrievalPipeline.__call__`].
             ids: names of the videos for the results.
             **kwargs: `batch_size`, `num_workers`, `progress`, as of [`~TextVideoRetrievalPipeline.index`].
+
+        Raises:
+            OSError: the file cannot be written, for example because the disk is full; an older one stays.
         """
         path = Path(path)
         if path.suffix != FEATURE_FILE_SUFFIX:
@@ -205,7 +208,11 @@ class TextVideoRetrievalPipeline(Pipeline):
         }
         new = path.with_name(f"{path.name}.new")
         header = {"format": "pt", "ids": json.dumps(index.ids)}
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, header)
+        try:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, header)
+        except SafetensorError as error:
+            new.unlink(missing_ok=True)
+            raise OSError(f"{path} could not be written: {error}") from error
         new.replace(path)
 
     def _read_index(self, path: Path) -> IndexedVideos:

@@ -137,7 +137,7 @@ def test_frozen_embeddings_leave_the_other_gradients_as_they_are():
         model = tiny_model().train()
         freeze_clip(model, layers)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model(**tiny_batch(), return_loss=True).loss.backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if name not in EMBEDDINGS})
     for other in gradients[1:]:

@@ -119,6 +119,15 @@ def test_a_query_shows_videos_that_play_from_their_best_moment(page, address):
     assert all(url.startswith((address, "data:", "blob:")) for url in page.requested)
 
 
+def test_no_other_file_is_served_than_those_that_were_found(page):
+    search(page, EXAMPLE)
+    found = page.locator("#results video").first.evaluate("v => v.src").partition("#")[0]
+    assert page.request.get(found).status == 200
+    folder = found.rpartition("/")[0]
+    assert page.request.get(f"{folder}/examples.txt").status == 403
+    assert page.request.get(f"{folder}/../checkpoint/config.json").status == 403
+
+
 def test_every_frame_and_word_tells_its_weight_and_leads_there(page):
     search(page, "a blue square slides")
     table = page.locator("#results article").first.locator("table")

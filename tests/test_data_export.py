@@ -55,6 +55,7 @@ def test_videos_are_embedded_bit_for_bit(tmp_path):
     assert "| train | 5 |" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:msrvtt test")
 def test_captions_of_other_benchmarks_go_without_their_videos(tmp_path):
     miniatures.msrvtt(tmp_path / "msrvtt")
     card = CARDS / "msrvtt" / "README.md"

@@ -38,6 +38,7 @@ def commands(monkeypatch):
                 "test": METRICS,
                 "history": [{"step": 12}],
                 "seed": 42,
+                "precision": "bf16",
                 "seconds": {"training": 1.0},
             }
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,7 @@ def test_the_demo_runs_each_stage_once(commands, tmp_path, capsys):
     assert train[:2] == ["-m", "accelerate.commands.launch"]
     assert f"model.clip={tmp_path / 'clip'}" in train
     assert evaluate[:4] == ["-m", "modeling_glccl.cli", "evaluate", str(tmp_path / "model" / "best")]
+    assert "--precision=bf16" in evaluate  # as in training, or the metrics would differ from those in memory
     printed = capsys.readouterr().out
     for text in ("GLCCL", "text-to-video", "video-to-text", "colours + scene", "3.1", "total", "as it did in memory"):
         assert text in printed

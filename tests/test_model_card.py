@@ -90,6 +90,7 @@ def test_without_videos_the_example_runs_on_rendered_clips(checkpoint):
     assert "second.mp4: score" in card
 
 
+@pytest.mark.slow
 def test_an_example_that_fails_makes_no_card(checkpoint, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"(?s)example of the model card fails.*broken\.mp4"):
@@ -114,6 +115,22 @@ def test_training_results_fill_card_and_metadata(checkpoint, no_example, tmp_pat
     assert results["v2t_MnR"].metric_value == 10.24
     assert results["t2v_R@1"].dataset_type == "friedrichor/MSR-VTT"
     assert len(results) == 10
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ({"clip": "/home/someone/runs/clip", "checkpoint": None}, "from a checkpoint of its own (`clip`)"),
+        ({"clip": None, "checkpoint": None}, "from random weights"),
+    ],
+)
+def test_folders_of_the_run_stay_out_of_the_card(checkpoint, no_example, tmp_path, start, words):
+    recipe = TRAINED["recipe"] | {"model": start}
+    (tmp_path / "results.json").write_text(json.dumps(TRAINED | {"recipe": recipe}))
+    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+    assert words in card
+    assert "/home" not in card
+    assert ModelCard(card).data.base_model is None
 
 
 def test_results_chosen_on_the_test_set_are_labelled_and_stay_out_of_the_metadata(checkpoint, no_example, tmp_path):

@@ -10,12 +10,12 @@ import torch
 from checkpoints import save_tiny_checkpoint
 from PIL import Image
 from remote_code import run_without_package
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoModel, pipeline
 from videos import write_video
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipeline
+from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipeline, pipeline_glccl
 from modeling_glccl.pipeline_glccl import best_moment
 
 CAPTIONS = ["a red ball bounces", "a blue square slides to the left", "two green stars spin"]
@@ -197,6 +197,21 @@ def test_wrong_feature_files_are_named(pipe, paths, tmp_path):
     save_file(tensors | times, wide, {"ids": '["a"]'})
     with pytest.raises(ValueError, match="written by another model"):
         pipe(CAPTIONS[0], videos=wide)
+
+
+def test_a_full_disk_keeps_the_older_feature_file(pipe, paths, tmp_path, monkeypatch):
+    file = tmp_path / "index.safetensors"
+    pipe.save_index(file, paths[:1])
+    before = file.read_bytes()
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"a part")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pipeline_glccl, "save_file", full)
+    with pytest.raises(OSError, match=r"index\.safetensors could not be written: .*No space left"):
+        pipe.save_index(file, paths)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("index.safetensors", before)]
 
 
 def test_the_installed_package_asks_for_no_trust(checkpoint, pipe, monkeypatch):

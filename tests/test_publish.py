@@ -101,6 +101,7 @@ def logit(folder, video):
         return model(**processor(text=["a red ball"], videos=[video])).logits_per_text.item()
 
 
+@pytest.mark.slow
 def test_it_loads_in_another_process_at_every_revision(hub, checkpoint, tmp_path):
     video = str(write_video(tmp_path / "video.mp4", 12))
     first, _ = push(collect(checkpoint), "someone/model", api=hub.api)
@@ -177,6 +178,14 @@ def test_incomplete_checkpoints_are_refused(checkpoint, tmp_path):
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks model\.safetensors"):
         collect(checkpoint)
+
+
+def test_the_command_checks_the_folder_before_it_runs_the_cards_example(checkpoint, capsys):
+    (checkpoint / "README.md").unlink()
+    (checkpoint / "scoring_glccl.py").unlink()
+    (checkpoint / "modeling_glccl.py").unlink()
+    assert main(["publish", str(checkpoint), "someone/model"]) == 1
+    assert "saved without its code" in capsys.readouterr().err
 
 
 def test_the_command_uploads_only_when_told_to(hub, checkpoint, monkeypatch, capsys):

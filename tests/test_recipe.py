@@ -30,6 +30,7 @@ def test_values_come_from_the_file_and_defaults_fill_the_rest(recipe_file):
         ("train.learning_rate=1e-3", "train", "learning_rate", 1e-3),
         ("train.learning_rate=5", "train", "learning_rate", 5),
         ("train.precision=bf16", "train", "precision", "bf16"),
+        ("train.precision=auto", "train", "precision", "auto"),
         ("data.validation_split=null", "data", "validation_split", None),
         ("model.clip=openai/clip-vit-base-patch32", "model", "clip", "openai/clip-vit-base-patch32"),
         ("model.config.glim_local=false", "model", "config", {"max_words": 40, "glim_local": False}),

@@ -51,11 +51,12 @@ class NotingProcessor(GLCCLProcessor):
 
     notes: Path
 
-    def __call__(self, *, videos, **kwargs):
-        with self.notes.open("a") as file:
-            file.write(f"{ray.get_runtime_context().get_node_id()} {videos[0]}\n")
-        time.sleep(0.5)
-        return super().__call__(videos=videos, **kwargs)
+    def __call__(self, text=None, videos=None, **kwargs):
+        if videos is not None:
+            with self.notes.open("a") as file:
+                file.write(f"{ray.get_runtime_context().get_node_id()} {videos[0]}\n")
+            time.sleep(0.5)
+        return super().__call__(text=text, videos=videos, **kwargs)
 
 
 def test_a_node_that_dies_loses_and_doubles_nothing(cluster, folder, tmp_path, model, processor, monkeypatch):

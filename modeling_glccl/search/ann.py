@@ -1,6 +1,7 @@
 """The nearest-neighbour index of a large table: built, measured, and rebuilt or dropped when it finds too little."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ SAMPLE_QUERIES = [
 ]
 
 
-def update_ann(store: Store, queries: Tensor) -> None:
+def update_ann(store: Store, sample: Callable[[], Tensor]) -> None:
     """Builds or checks the index of a store, if it is large enough for one.
 
     `about["ann"]` then says its kind, on how many partitions (`probes`) a search looks, what it found of the 100
@@ -36,13 +37,14 @@ def update_ann(store: Store, queries: Tensor) -> None:
 
     Args:
         store: with all commits done.
-        queries: [Q, D], proxy vectors of the sample.
+        sample: returns [Q, D], proxy vectors of queries.
     """
     table = store.open_clips()
     count = table.count_rows(f"status = '{OK}'")
     known = store.about.get("ann")
     if count < ANN_CLIPS or (known and 1 / _GROWTH < count / known["clips"] < _GROWTH):
         return
+    queries = sample()
     truth = _scan(table, queries, store.about["width"])
     probes, recall = _tune(table, queries, truth, store.about["width"]) if _has_index(table) else (0, 0.0)
     if recall < RECALL_GATE:

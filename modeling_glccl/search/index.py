@@ -240,10 +240,14 @@ class VideoIndex:
         jobs = plan(self._store, videos, retry_failed, report)
         options = {"num_workers": num_workers, "batch_size": batch_size}
         ingest(self._store, finish(jobs, model, processor, self._settings, **options), len(videos), report, progress)
-        with torch.inference_mode():
-            sample = [proxy_vectors(model, text)[0].cpu() for text in encode_queries(model, processor, SAMPLE_QUERIES)]
-        update_ann(self._store, torch.stack(sample))
+        update_ann(self._store, self._sample_vectors)
         return IngestReport(**report, seconds=time.monotonic() - started)
+
+    @torch.inference_mode()
+    def _sample_vectors(self) -> torch.Tensor:
+        """[Q, D], of the sentences with which a nearest-neighbour index is measured."""
+        texts = encode_queries(*self._load(), SAMPLE_QUERIES)
+        return torch.cat([proxy_vectors(self.model, text) for text in texts]).cpu()
 
     def remove(self, video_ids: str | Iterable[str]) -> int:
         """Drops videos by id; returns how many there were."""

@@ -14,17 +14,18 @@ class Moment(NamedTuple):
 
 
 def find_moment(weights: np.ndarray, times: np.ndarray, start: float, end: float) -> Moment:
-    """The run of frames whose weights exceed equal weights by the most, summed.
+    """The run of frames that outweighs all others, where frames with less than half of an equal weight count against.
 
-    A frame stands for the time nearer to it than to its neighbours, so a moment is no finer than the spacing of the
-    frames.
+    Half, because GLIM's weights spread over all frames that a text is about, and a caption of several events gives
+    each of them less than an equal weight where one event stands out (docs/search.md has the measurements). A frame
+    stands for the time nearer to it than to its neighbours, so a moment is no finer than their spacing.
 
     Args:
         weights: [n], GLIM's weights of a text over the frames of a clip (they sum to 1).
         times: [n] seconds of the frames, ascending.
         start, end: seconds of the clip.
     """
-    excess = weights - weights.mean()
+    excess = weights - weights.mean() / 2
     best, first, last = -np.inf, 0, 0
     total, run_start = 0.0, 0
     for position, value in enumerate(excess):
@@ -33,8 +34,6 @@ def find_moment(weights: np.ndarray, times: np.ndarray, start: float, end: float
         total += value
         if total > best:
             best, first, last = total, run_start, position
-    if np.ptp(weights) < 1e-6:  # the text prefers no frame
-        first, last = 0, len(weights) - 1
     borders = np.concatenate([[start], (times[1:] + times[:-1]) / 2, [end]])
     peak = first + int(weights[first : last + 1].argmax())
     return Moment(float(borders[first]), float(borders[last + 1]), float(times[peak]))

@@ -24,7 +24,7 @@ body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 110r
 article {{ border-top: 1px solid #ddd; padding: 1rem 0 }}
 h2 {{ font-size: 1rem; margin: 0 }} p {{ margin: .2rem 0 .6rem; color: #666 }}
 ol {{ display: flex; flex-wrap: wrap; gap: 4px; list-style: none; margin: 0; padding: 0 }}
-li {{ font-size: .75rem; color: #666 }}
+li {{ font-size: .75rem; color: #666; min-width: 5.5rem }}
 li img {{ display: block; border: 3px solid transparent }} li.moment img {{ border-color: #d33 }}
 li div {{ height: 6px; background: #39c }}
 </style></head><body>
@@ -109,7 +109,7 @@ def _strip(result: SearchResult, frames: Sequence[Image.Image]) -> str:
         kind = ' class="moment"' if result.moment.start <= time <= result.moment.end else ""
         items.append(
             f'<li{kind}><img alt="frame at {clock(time)}" src="{_data_uri(image)}">'
-            f'<div style="width:{100 * weight / scale:.0f}%"></div>{clock(time)} &middot; {100 * weight:.0f} %</li>'
+            f'<div style="width:{100 * weight / scale:.0f}%"></div>{clock(time)} &middot; {100 * weight:.0f}%</li>'
         )
     return "".join(items)
 

@@ -22,7 +22,7 @@ from ..data import load_benchmark
 from ..data.collate import RetrievalCollator
 from ..data.frame_cache import with_frame_cache
 from ..data.sampler import GroupSampler
-from ..environment import describe_environment
+from ..environment import describe_environment, resolve_precision
 from ..evaluation import EvaluationResult, evaluate
 from ..model_card import make_card
 from ..modeling_glccl import GLCCLModel
@@ -65,8 +65,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """
     data = recipe.data
     logging.disable_progress_bar()  # of every model file read or written, in the middle of the run's own
+    precision = resolve_precision(recipe.train.precision)
     accelerator = Accelerator(
-        mixed_precision="no" if recipe.train.precision == "fp32" else recipe.train.precision,
+        mixed_precision="no" if precision == "fp32" else precision,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         step_scheduler_with_optimizer=False,
         log_with="tensorboard",
@@ -172,7 +173,7 @@ class Trainer:
         optimizer = build_optimizer(model, recipe.train)
         self.bare_model = model
         if recipe.train.activation_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         step = FullBatchLoss(model, recipe.train.grad_cache_chunk)
         self.model, self.optimizer, self.loader = accelerator.prepare(step, optimizer, loader)
         self.steps = min(len(self.loader) * recipe.train.epochs, recipe.train.max_steps or sys.maxsize)
@@ -335,7 +336,7 @@ class Trainer:
             "validation": best.get("validation"),
             "history": progress.history,
             "seed": recipe.seed,
-            "precision": recipe.train.precision,
+            "precision": resolve_precision(recipe.train.precision),
             "processes": progress.num_processes,
             "samples_per_second": progress.step * self.batch_size * progress.num_processes / progress.training_seconds,
             "seconds": {"training": progress.training_seconds},

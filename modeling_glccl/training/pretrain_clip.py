@@ -12,6 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
 
 from ..data import load_benchmark
 from ..data.shapes.sampler import STILLS_PER_GROUP
-from ..environment import describe_environment
+from ..environment import describe_environment, resolve_precision
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
 from .checkpoint import replace_folder
@@ -50,6 +51,7 @@ class ClipRecipe:
         text_learning_rate_factor: for the layers and the projection of the text encoder, times `learning_rate`.
         weight_decay: of weight matrices outside these.
         warmup_ratio: share of the steps.
+        precision: `fp32`, the autocast `bf16`, or `auto`: what the hardware computes faster.
         seed: of the weights and the order.
     """
 
@@ -65,6 +67,7 @@ class ClipRecipe:
     text_learning_rate_factor: float | int = 0.3
     weight_decay: float | int = 0.05
     warmup_ratio: float | int = 0.1
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
     seed: int = 42
 
 
@@ -80,8 +83,8 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     processor = GLCCLProcessor(
         tokenizer, GLCCLVideoProcessor(size=size, crop_size=size, max_frames=1), max_words=recipe.max_words
     )
-    text = processor(text=list(stills["phrase"]))
-    input_ids, lengths = text["input_ids"], text["attention_mask"].sum(1)
+    phrases = processor(text=list(stills["phrase"]))
+    input_ids, lengths = phrases["input_ids"], phrases["attention_mask"].sum(1)
     normalise = processor.video_processor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalise.image_mean, normalise.image_std))
     images = torch.from_numpy(np.stack([np.asarray(image) for image in stills["image"]])).permute(0, 3, 1, 2)
@@ -92,6 +95,8 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), betas=(0.9, 0.98))
     steps = recipe.epochs * (len(images) // recipe.batch_size)
     scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
+    precision = resolve_precision(recipe.precision)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with tqdm(total=steps, unit="step", desc="CLIP on stills") as bar:
         for _ in range(recipe.epochs):
             groups = torch.randperm(len(images) // STILLS_PER_GROUP)[:, None] * STILLS_PER_GROUP
@@ -99,7 +104,10 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
                 if len(rows) < recipe.batch_size:
                     break
                 pixels = (images[rows].float() / 255 - mean) / std
-                loss = contrast(model, input_ids[rows, : lengths[rows].max()], pixels)
+                with autocast:
+                    text = model.get_text_features(input_ids[rows, : lengths[rows].max()]).pooler_output
+                    image = model.get_image_features(pixels).pooler_output
+                loss = contrast(text.float(), image.float(), model.logit_scale, input_ids[rows])
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
@@ -108,15 +116,21 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
                 model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
                 bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
                 bar.update()
-    _save(model.eval(), tokenizer, recipe, {"loss": loss.item(), "seconds": time.perf_counter() - started})
+    results = {"loss": loss.item(), "seconds": time.perf_counter() - started, "precision": precision}
+    _save(model.eval(), tokenizer, recipe, results)
     return model
 
 
-def contrast(model: CLIPModel, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-    """CLIP's loss, except that pairs with the same phrase are all right answers: phrases repeat within a batch."""
-    text = torch.nn.functional.normalize(model.get_text_features(input_ids).pooler_output, dim=-1)
-    image = torch.nn.functional.normalize(model.get_image_features(pixel_values).pooler_output, dim=-1)
-    logits = model.logit_scale.exp() * text @ image.T
+def contrast(text: Tensor, image: Tensor, logit_scale: Tensor, input_ids: Tensor) -> Tensor:
+    """CLIP's loss, except that pairs with the same phrase are all right answers: phrases repeat within a batch.
+
+    Args:
+        text, image: features, [B, D] each.
+        logit_scale: logarithm of the factor on the cosines.
+        input_ids: of the phrases, [B, Nw].
+    """
+    normalize = torch.nn.functional.normalize
+    logits = logit_scale.exp() * normalize(text, dim=-1) @ normalize(image, dim=-1).T
     same = (input_ids[:, None] == input_ids[None]).all(-1).float()
     target = same / same.sum(1, keepdim=True)
     cross_entropy = torch.nn.functional.cross_entropy

@@ -145,7 +145,8 @@ class TrainRecipe:
         grad_cache_chunk: gradient cache: encode so many pairs at a time, with the exact gradient of the whole batch
             and the activations of one chunk in memory; each pair is encoded twice. null: encode the batch at once.
         activation_checkpointing: recompute the activations of each layer in the backward pass.
-        precision: `fp32`, or the autocast `bf16` or `fp16` with float32 master weights.
+        precision: `fp32`, or the autocast `bf16` or `fp16` with float32 master weights; `auto`: `bf16` on GPUs and
+            CPUs that have such products, else `fp32`.
         eval_epochs: evaluate every so many epochs (and after the last).
         eval_batch_size: videos encoded at a time in evaluation.
         save_steps: save a checkpoint every so many steps as well as after each epoch; 0: after each epoch only.
@@ -167,7 +168,7 @@ class TrainRecipe:
     freeze_layer_num: int | None = None
     grad_cache_chunk: int | None = None
     activation_checkpointing: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     eval_epochs: int = 1
     eval_batch_size: int = 32
     save_steps: int = 0
