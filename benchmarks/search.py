@@ -9,7 +9,8 @@ Features are synthetic, of the size of CLIP ViT-B/32's: 12 frames of 512 numbers
 unequal size; a video has a subject and a few scenes, a query is about one scene, and its words say different things
 (`Library`). Queries are encoded beforehand: latencies are those of the search alone, on one thread (--threads), after
 one warm-up query. Recall is against GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the
-sentence, in memory (IndexFlatIP). Prints tables and writes benchmarks/results/search[_<part>]_<hardware>.csv.
+sentence, in memory (IndexFlatIP). `memory_mb` is what a reader keeps between searches. Prints tables and writes
+benchmarks/results/search[_<part>]_<hardware>.csv.
 
 `shapes` indexes the test videos of the shapes benchmark. `moments` are those of the captions whose events follow each
 other, in the video that the caption describes: how many spans overlap the true one with an IoU of 0.5 and 0.7.
@@ -25,7 +26,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import psutil
 import torch
 from table import RESULTS, show, write_csv
 from torch import Tensor
@@ -149,9 +149,7 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
     del exact
 
     index = VideoIndex.open(path, model, processor)
-    before = psutil.Process().memory_info().rss
     index.search_features(texts[:1])
-    memory = psutil.Process().memory_info().rss - before
     found, seconds = zip(*(_timed(lambda text=text: index.search_features([text])[0]) for text in texts), strict=True)
     faiss_found, faiss_seconds = zip(
         *(_timed(lambda text=text: flat.search(text.sentence.numpy(), 10)[1][0]) for text in texts), strict=True
@@ -167,7 +165,7 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
         "p50_ms": _milliseconds(seconds, 50),
         "p95_ms": _milliseconds(seconds, 95),
         "recall@10": round(sum(hits) / (10 * len(texts)), 4),
-        "memory_mb": round(memory / 2**20),
+        "memory_mb": round(index._searching._refresh().nbytes / 2**20),
         "fetch_500_ms": _fetch_milliseconds(index),
         "faiss_p50_ms": _milliseconds(faiss_seconds, 50),
         "faiss_p95_ms": _milliseconds(faiss_seconds, 95),

@@ -1,11 +1,13 @@
 """The web page: what it shows of a result, and that its parts agree with the model."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
+from huggingface_hub import SpaceCard
 from transformers import pipeline
 from videos import write_video
 
@@ -132,3 +134,11 @@ def test_the_page_is_built_without_a_network(pipe, folder, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail(f"connects to {arguments[1:]}"))
     blocks = build_app(FolderSearcher(pipe, pipe.index(find_videos(folder))), pipe, examples=[QUERY])
     assert blocks.analytics_enabled is False
+
+
+def test_the_space_says_what_it_runs_on():
+    space = Path(__file__).parent.parent / "hub" / "space"
+    data = SpaceCard((space / "README.md").read_text()).data
+    assert (data.sdk, data.app_file, data.license) == ("gradio", "app.py", "apache-2.0")
+    assert f"gradio=={data.sdk_version}" in (space.parent.parent / "constraints.txt").read_text()
+    assert (space / data.app_file).is_file()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from models import random_features
 from search_data import CAPTIONS, contents, synthetic_records
 from videos import write_video
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.interaction_glccl import GLCCLTextFeatures
-from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, searcher
+from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, clips, searcher
 from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
 
 pytest_plugins = ["search_fixtures"]
@@ -66,6 +67,15 @@ def test_release_padding_counts_in_the_index_as_in_the_model(tmp_path, videos):
     torch.testing.assert_close(found, logits.sort(descending=True).values, atol=0.05, rtol=0.01)
     short = next(result for result in results if result.path.endswith("v0.mp4"))
     assert len(short.frame_times) == len(short.frame_weights) == 2
+
+
+def test_a_model_in_bfloat16(tmp_path, videos, checkpoint, processor):
+    model = GLCCLModel.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    index = VideoIndex.create(tmp_path / "my.index", model, processor)
+    assert update(index, videos) == {"added": 5}
+    assert len(index.search(CAPTIONS[0], moments=True)) == 5
+    with pytest.raises(IndexMismatchError, match="another precision"):
+        VideoIndex.open(tmp_path / "my.index").search(CAPTIONS[0])  # the checkpoint itself is in float32
 
 
 def test_the_shortlist_loses_little(index, monkeypatch):
@@ -132,6 +142,56 @@ def test_moved_and_copied_videos_are_recognised_by_content(index, videos, monkey
     moved, original = after[str(videos / "more" / "renamed.mp4")][0], before[str(videos / "v0.mp4")][0]
     assert torch.equal(moved[-1], original[-1])
     assert len(index.search(CAPTIONS[0], k=99)) == len(index) == 6
+
+
+def test_two_files_with_the_content_of_one_that_is_gone(index, videos, monkeypatch):
+    update(index, videos)
+    shutil.copyfile(videos / "v0.mp4", videos / "a.mp4")
+    (videos / "v0.mp4").rename(videos / "b.mp4")
+    forbid_encoding(index, monkeypatch)
+    assert update(index, videos) == {"moved": 2, "unchanged": 4}
+    names = {Path(result.path).name for result in index.search(CAPTIONS[0], k=99)}
+    assert names == {"a.mp4", "b.mp4", "v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"}
+
+
+def test_two_files_that_changed_places(index, videos, monkeypatch):
+    update(index, videos)
+    before = contents(index)
+    one, other = videos / "v1.mp4", videos / "v2.mp4"
+    one.rename(videos / "between")
+    other.rename(one)
+    (videos / "between").rename(other)
+    forbid_encoding(index, monkeypatch)
+    assert update(index, videos) == {"copied": 2, "unchanged": 3}
+    after = contents(index)
+    assert torch.equal(after[str(one)][0][-1], before[str(other)][0][-1])
+    assert torch.equal(after[str(other)][0][-1], before[str(one)][0][-1])
+
+
+def test_links_back_to_a_folder_above_end(index, videos):
+    (videos / "more" / "up").symlink_to(videos)
+    assert update(index, videos) == {"added": 5}
+
+
+def test_clips_that_do_not_decode_are_listed_and_retried(tmp_path, model, processor, monkeypatch):
+    path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
+    index = VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
+    read = clips.ClipReader._read
+
+    def damaged(reader, start, end):
+        if start == 6:
+            raise VideoDecodeError("damaged")
+        return read(reader, start, end)
+
+    with monkeypatch.context() as context:
+        context.setattr(clips.ClipReader, "_read", damaged)
+        assert counts(index.add(path, progress=False)) == {"added": 1}
+    assert index.errors() == {str(path): "6.0-16.0 s: damaged"}
+    assert len(contents(index)[str(path)]) == 3
+    assert counts(index.add(path, progress=False)) == {"unchanged": 1}
+    assert counts(index.add(path, progress=False, retry_failed=True)) == {"added": 1}
+    assert index.errors() == {}
+    assert len(contents(index)[str(path)]) == 4
 
 
 def test_removed_files_are_dropped_on_request(index, videos):
@@ -205,10 +265,10 @@ def test_long_videos_are_cut_into_overlapping_clips(tmp_path, model, processor):
     path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
     index = VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
     index.add(path, progress=False)
-    clips = contents(index)[str(path)]
-    assert [(clip[3], clip[4]) for _, clip in sorted(clips.items())] == [(0, 10), (6, 16), (12, 22), (18, 26)]
+    stored = contents(index)[str(path)]
+    assert [(clip[3], clip[4]) for _, clip in sorted(stored.items())] == [(0, 10), (6, 16), (12, 22), (18, 26)]
     with torch.inference_mode():
-        for clip in clips.values():
+        for clip in stored.values():
             end = clip[4] if clip[4] < 26 else None
             frames = model.get_video_features(**processor(videos=[str(path)], start=clip[3], end=end)).frames
             torch.testing.assert_close(clip[5].view(4, 32), frames[0], atol=0.02, rtol=0.01)

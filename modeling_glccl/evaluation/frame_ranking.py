@@ -4,11 +4,11 @@ import numpy as np
 
 
 def average_precision(weights: np.ndarray, relevant: np.ndarray) -> float:
-    """Average precision of ranking the frames of a video by weight: the mean, over relevant frames, of the precision at
-    their rank.
+    """Average precision of ranking the frames of a video by weight.
 
-    Equal weights stand in random order, and the result is the exact expectation over these orders. So it depends on no
-    order of the frames, and constant weights give what chance gives.
+    It is the mean, over the relevant frames, of the share of relevant ones among all down to their rank. Frames of
+    equal weight stand in random order, and the result is the exact expectation over these orders: the order in which
+    frames are given does not matter, and constant weights give what chance gives.
 
     Args:
         weights: [Nf], higher ranks earlier.

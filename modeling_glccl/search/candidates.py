@@ -52,6 +52,11 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.row_ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self._pooled.nbytes + self.row_ids.nbytes + self.video_keys.nbytes
+
     def nearest(self, vector: Tensor, count: int) -> Candidates:
         """The clips of the largest dot products with a vector [D], best first."""
         best = (self._pooled @ vector.half()).topk(min(count, len(self))).indices
@@ -69,6 +74,11 @@ class IndexedSnapshot:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes itself, beside LanceDB's caches: none."""
+        return 0
 
     def nearest(self, vector: Tensor, count: int) -> Candidates:
         """The clips of the largest dot products with a vector [D], best first; the index may miss some."""

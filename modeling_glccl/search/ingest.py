@@ -80,8 +80,12 @@ def find_videos(folder: str | Path) -> list[str]:
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder}: no such folder of videos")
-    found = []
+    found, seen = [], set()
     for parent, folders, files in os.walk(os.path.abspath(folder), followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # a link back to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             os.path.join(parent, name)
@@ -100,14 +104,14 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
     items = list(videos.items())
     for start in range(0, len(items), _CHUNK):
         chunk = dict(items[start : start + _CHUNK])
-        columns = ["video_id", "path", "size", "mtime_ns", "sha256", "status", "clip"]
+        columns = ["video_id", "path", "size", "mtime_ns", "sha256", "status", "error", "clip"]
         known = {row["video_id"]: row for row in store.select(columns, "video_id", list(chunk)) if row["clip"] == 0}
         records = []
         for video_id, path in chunk.items():
             record = _examine(video_id, path)
             row = known.get(video_id)
             same_file = row and all(row[name] == getattr(record, name) for name in ("path", "size", "mtime_ns"))
-            if same_file and not (retry_failed and row["status"] == ERROR):
+            if same_file and not (retry_failed and row["error"]):
                 report["unchanged"] += 1
                 continue
             try:
@@ -118,18 +122,24 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
         hashes = sorted({record.sha256 for record in records if record.sha256})
         same = {row["sha256"]: row for row in store.select(columns, "sha256", hashes) if row["status"] != ERROR}
         for record in records:
-            old, row = same.get(record.sha256), known.get(record.video_id)
-            if old is None:
-                yield Job(record, "changed" if row and row["sha256"] != record.sha256 else "added", not record.error)
+            row, other = known.get(record.video_id), same.get(record.sha256)
+            stored = None
+            if other and not (retry_failed and other["error"]):
+                # Another process may have changed it since.
+                stored = store.read(other["video_id"], record.sha256)
+            if stored is None:
+                kind = "changed" if row and row["sha256"] != record.sha256 else "added"
+                yield Job(record, kind, decode=not record.error)
                 continue
-            record.duration, record.clips = store.read(old["video_id"])
-            if old["video_id"] == record.video_id:  # touched, or moved under an id of its own
-                yield Job(record, "moved" if old["path"] != record.path else "unchanged", decode=False)
-            elif os.path.exists(old["path"]):
-                yield Job(record, "copied", decode=False)
-            else:
-                record.moved_from = old["video_id"]
-                yield Job(record, "moved", decode=False)
+            record.duration, record.clips, record.error = stored.duration, stored.clips, stored.error
+            kind = "moved"
+            if stored.path == record.path:  # touched
+                kind = "unchanged"
+            elif stored.video_id != record.video_id and os.path.exists(stored.path):
+                kind = "copied"
+            elif stored.video_id != record.video_id:
+                record.moved_from = stored.video_id
+            yield Job(record, kind, decode=False)
 
 
 def finish_here(

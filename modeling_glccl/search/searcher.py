@@ -126,7 +126,7 @@ class Searcher:
             chosen = order[kept]
             keys = clips.video_keys[chosen]
             # A few long videos can fill the shortlist.
-            if len(np.unique(keys)) >= min(k, candidates) or len(clips.row_ids) == len(snapshot):
+            if len(np.unique(keys)) >= min(k, candidates) or len(clips.row_ids) < shortlist:
                 break
             shortlist *= 4
         frames, num_frames, _ = self._fetch(snapshot, clips.row_ids[chosen])

@@ -170,21 +170,29 @@ class Store:
         for batch in query.to_batches():
             yield from batch.to_pylist()
 
-    def read(self, video_id: str) -> tuple[float, list[ClipFeatures]]:
-        """Duration and clips of one video."""
-        columns = ["duration", "clip", "start", "end", "frame_times", "frames", "num_frames"]
-        rows = sorted(self.select(columns, "video_id", [video_id]), key=lambda row: row["clip"])
-        shape = self.about["max_frames"], self.about["width"]
-        clips = [
-            ClipFeatures(
-                row["start"],
-                row["end"],
-                np.array(row["frame_times"]),
-                np.array(row["frames"], np.float16).reshape(shape)[: row["num_frames"]],
-            )
-            for row in rows
+    def read(self, video_id: str, sha256: str) -> VideoRecord | None:
+        """A video as it was written, if it has that content."""
+        columns = [
+            "path",
+            "sha256",
+            "duration",
+            "error",
+            "clip",
+            "start",
+            "end",
+            "frame_times",
+            "frames",
+            "num_frames",
         ]
-        return rows[0]["duration"], clips
+        rows = [row for row in self.select(columns, "video_id", [video_id]) if row["sha256"] == sha256]
+        if not rows:
+            return None
+        shape = self.about["max_frames"], self.about["width"]
+        record = VideoRecord(video_id, **{name: rows[0][name] for name in ("path", "sha256", "duration", "error")})
+        for row in sorted(rows, key=lambda row: row["clip"]):
+            frames = np.array(row["frames"], np.float16).reshape(shape)[: row["num_frames"]]
+            record.clips.append(ClipFeatures(row["start"], row["end"], np.array(row["frame_times"]), frames))
+        return record
 
     def commit(self, records: Sequence[VideoRecord]) -> list[VideoRecord]:
         """Writes videos, all or none of them, in the place of what the store had under their ids.
@@ -195,14 +203,14 @@ class Store:
         with self.lock(), _explained(self.uri):
             ids = [record.video_id for record in records] + [r.moved_from for r in records if r.moved_from]
             known: dict[str, list[dict[str, Any]]] = {}
-            for row in self.select(
-                ["video_id", "video_key", "clip", "path", "sha256", "status", "mtime_ns"], "video_id", ids
-            ):
+            columns = ["video_id", "video_key", "clip", "path", "mtime_ns", "sha256", "status", "error"]
+            for row in self.select(columns, "video_id", ids):
                 known.setdefault(row["video_id"], []).append(row)
             written = [record for record in records if not _is_there(record, known.get(record.video_id, []))]
             rows, replaces, leaves = [], False, False
             for record in written:
-                old = [row for name in (record.video_id, record.moved_from) for row in known.get(name, ())]
+                # Popped: of two files that have the content of one that is gone, one takes its place.
+                old = [row for name in (record.video_id, record.moved_from) for row in known.pop(name, ())]
                 new = self._rows(record, old[0]["video_key"] if old else secrets.randbits(62))
                 kept = {(row["video_key"], row["clip"]) for row in new}
                 surplus = {(row["video_key"], row["clip"]) for row in old} - kept
@@ -288,13 +296,8 @@ class Store:
 
 def _is_there(record: VideoRecord, rows: list[dict[str, Any]]) -> bool:
     """Whether the store has this very state of the file."""
-    return any(
-        row["status"] == record.status
-        and row["path"] == record.path
-        and row["sha256"] == record.sha256
-        and row["mtime_ns"] == record.mtime_ns
-        for row in rows
-    )
+    state = ("status", "path", "sha256", "mtime_ns", "error")
+    return any(all(row[name] == getattr(record, name) for name in state) for row in rows)
 
 
 def _schema(max_frames: int, width: int) -> pa.Schema:

@@ -1,6 +1,7 @@
 """The training loop: steps, evaluation, checkpoints that resume exactly, and the results of a run."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -78,11 +79,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
     with accelerator.main_process_first():
         splits = load_splits(recipe)
         model, processor = build_model(recipe, splits["train"]["caption"])
-        if data.frame_cache:
+        if data.frame_cache:  # decoded by all cores: nothing else runs yet
             splits = {
-                role: with_frame_cache(
-                    split, processor, data.frame_cache_dir, data.frame_cache, max(1, data.num_workers)
-                )
+                role: with_frame_cache(split, processor, data.frame_cache_dir, data.frame_cache, os.cpu_count())
                 for role, split in splits.items()
             }
     return Trainer(recipe, model, processor, splits, accelerator).run()

@@ -1,0 +1,67 @@
+"""What a trained model retrieves: videos for captions, captions for videos."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.collate import video_inputs
+from ..evaluation import EvaluationResult, evaluate
+from ..evaluation.retrieval import RetrievedVideo, retrieve
+from ..processing_glccl import GLCCLProcessor
+from ..training.loop import load_splits
+from .analysis import FeatureRecorder, open_model
+from .grid import Run
+
+BEST = 5
+
+
+@dataclass
+class CaptionedVideo:
+    """A video, frames [Nf, H, W, 3] uint8, and its best captions: text, score and whether it is one of its own."""
+
+    frames: np.ndarray
+    captions: list[tuple[str, float, bool]]
+
+
+def retrieve_both_ways(run: Run, queries: int) -> tuple[dict[str, list[RetrievedVideo]], list[CaptionedVideo]]:
+    """The five best videos of some captions and the five best captions of some videos, evenly spaced over the test.
+
+    Args:
+        run: a trained one.
+        queries: captions, and videos.
+    """
+    dataset = load_splits(run.recipe)["test"]
+    model, processor = open_model(run)
+    result = evaluate(
+        FeatureRecorder(model, run.precision), processor, dataset, batch_size=run.recipe.train.eval_batch_size
+    )
+    captions = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
+    # Other videos than those of the captions.
+    videos = (
+        np.linspace(0, len(result.video_ids), queries, endpoint=False) + len(result.video_ids) / queries / 2
+    ).astype(int)
+    found = [
+        captioned(result, int(video), read_frames(processor, dataset[int(result.video_rows[video])]))
+        for video in videos
+    ]
+    return retrieve(model, processor, dataset, result, captions, k=BEST), found
+
+
+def captioned(result: EvaluationResult, video: int, frames: np.ndarray) -> CaptionedVideo:
+    """A video with its best captions, best first."""
+    scores = result.similarity[:, video]
+    best = np.argsort(-scores, kind="stable")[:BEST]
+    return CaptionedVideo(
+        frames,
+        [(result.captions[i], float(scores[i]), bool(result.video_index[i] == video)) for i in best],
+    )
+
+
+def read_frames(processor: GLCCLProcessor, row: dict) -> np.ndarray:
+    """The frames of a row's video as the model sees them, [Nf, H, W, 3] uint8."""
+    inputs = video_inputs(processor, [row])
+    settings = processor.video_processor
+    real = inputs["padding_mask_videos"][0].bool().numpy()
+    pixels = inputs["pixel_values_videos"][0].movedim(1, -1).numpy()[real]
+    pixels = pixels * np.array(settings.image_std, "float32") + np.array(settings.image_mean, "float32")
+    return (pixels.clip(0, 1) * 255).round().astype("uint8")
