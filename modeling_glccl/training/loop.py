@@ -344,9 +344,7 @@ class Trainer:
         }
         if "test" in self.splits:
             started = time.perf_counter()
-            model = HEADS[recipe.model.head].from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=recipe.model.attn_implementation
-            )
+            model = HEADS[recipe.model.head].from_pretrained(folder, dtype=torch.float32)
             result = self.evaluate(model.to(accelerator.device), "test", progress=True)
             results["test"] = result.metrics
             results["test_size"] = {"captions": len(result.captions), "videos": len(result.video_ids)}
