@@ -18,7 +18,7 @@ from modeling_glccl.training.tokenizer import train_clip_tokenizer
 RECIPES = {
     path.stem: path
     for path in sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
-    if not path.stem.endswith("_clip")
+    if not path.stem.endswith(("_clip", "_ablation"))
 }
 BENCHMARKS = ("msrvtt", "didemo", "vatex")
 

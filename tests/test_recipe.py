@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from modeling_glccl.ablation import CostRecipe, GridRecipe
 from modeling_glccl.training import DataRecipe, ModelRecipe, Recipe, TrainRecipe, load_recipe, save_recipe
 from modeling_glccl.training.pretrain_clip import ClipRecipe
 from modeling_glccl.training.recipe import differences
@@ -110,7 +111,9 @@ def test_differences_name_dotted_keys(recipe_file):
     }
 
 
-@pytest.mark.parametrize("recipe_class", [Recipe, ModelRecipe, DataRecipe, TrainRecipe, ClipRecipe])
+@pytest.mark.parametrize(
+    "recipe_class", [Recipe, ModelRecipe, DataRecipe, TrainRecipe, ClipRecipe, GridRecipe, CostRecipe]
+)
 def test_every_key_is_documented(recipe_class):
     for field in dataclasses.fields(recipe_class):
         assert f"        {field.name}: " in recipe_class.__doc__, field.name
@@ -118,4 +121,5 @@ def test_every_key_is_documented(recipe_class):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_of_the_repository_are_valid(path):
-    load_recipe(path, recipe_class=ClipRecipe if path.stem.endswith("_clip") else Recipe)
+    kinds = {"clip": ClipRecipe, "ablation": GridRecipe}
+    load_recipe(path, recipe_class=kinds.get(path.stem.rpartition("_")[2], Recipe))

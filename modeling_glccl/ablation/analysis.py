@@ -85,7 +85,7 @@ def analyse(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     dataset = load_splits(run.recipe)["test"]
     model, processor = open_model(run)
     recorder = FeatureRecorder(model, run.precision)
-    result = evaluate(recorder, processor, dataset, batch_size=run.recipe.train.eval_batch_size)
+    result = evaluate(recorder, processor, dataset, batch_size=run.recipe.train.eval_batch_size, progress=False)
     analysis = {
         "settings": settings,
         "parameters": count_parameters(model),
@@ -122,7 +122,7 @@ def count_parameters(model: GLCCLModel) -> dict[str, int]:
 
 def pair_scores(result: EvaluationResult, recorder: FeatureRecorder, four_scores: bool) -> dict[str, list[float]]:
     """For each caption, the score of its video, of the best other video, and the spread of the four scores of both."""
-    captions, scale = np.arange(len(result.captions)), float(recorder.clip.logit_scale.exp())
+    captions, scale = np.arange(len(result.captions)), float(recorder.clip.logit_scale.detach().exp())
     others = result.similarity.copy()
     others[captions, result.video_index] = -np.inf
     hardest = others.argmax(axis=1)
@@ -197,6 +197,6 @@ def with_frames(
     """`metrics` with at most so many frames of each video, and the `frames` that the videos had on average."""
     override_settings(model, processor, max_frames=count)
     recorder = FeatureRecorder(model, run.precision)
-    result = evaluate(recorder, processor, dataset, batch_size=run.recipe.train.eval_batch_size)
+    result = evaluate(recorder, processor, dataset, batch_size=run.recipe.train.eval_batch_size, progress=False)
     frames = recorder.videos.frame_mask.sum(dim=1).float().mean()
     return {"frames": float(frames), "metrics": result.metrics}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from rich.console import Console
+from transformers.utils import logging
 
 from ..demo import is_result_of
 from ..training import load_recipe
@@ -37,6 +38,7 @@ def ablate(path: str | Path, overrides: Sequence[str] = (), report_only: bool = 
         ChildProcessError: runs failed; the others are finished.
         TimeoutError: another process works on the same `output_dir`.
     """
+    logging.disable_progress_bar()  # of every model file that is read
     console, path = Console(soft_wrap=True, highlight=False), Path(path)
     grid = load_grid(path, overrides)
     grid.output_dir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from ..evaluation.report import CORRECT, FAINT, INK, MODELS, OTHER
 from .outcomes import Spread
@@ -48,7 +49,7 @@ def plot_scores(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         groups: variant -> "positive" and "hard negative", the mean scores [N], and for heads with four scores
             "positive spread" and "hard negative spread", their standard deviations [N].
     """
-    kinds = {"": "mean of the four scores", " spread": "standard deviation of the four scores"}
+    kinds = {"": "score", " spread": "standard deviation of the four scores"}
     rows = [kind for kind in kinds if any(f"positive{kind}" in scores for scores in groups.values())]
     figure = Figure(
         figsize=(3.7 * len(groups), 2.3 * len(rows) + 0.6), dpi=150, layout="constrained", facecolor="white"
@@ -78,36 +79,47 @@ def plot_scores(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def plot_length(
-    accuracy: Mapping[str, Sequence[tuple[float, Spread]]], cost: Mapping[str, Sequence[tuple[int, float, float]]]
+    accuracy: Mapping[str, Sequence[tuple[float, Spread]]],
+    cost: Mapping[tuple[str, str], Sequence[tuple[int, float, float]]],
 ) -> Figure:
     """Accuracy and scoring cost against the number of frames.
 
     Args:
         accuracy: variant -> (mean frames per video, text-to-video R@1), in order.
-        cost: label -> (frames, microseconds per pair, multiply-adds per pair), in order.
+        cost: variant, label -> (frames, microseconds per pair, multiply-adds per pair), in order. A variant has the
+            same colour everywhere.
     """
     figure = Figure(figsize=(13, 3.9), dpi=150, layout="constrained", facecolor="white")
     left, middle, right = figure.subplots(1, 3)
-    for index, (variant, points) in enumerate(accuracy.items()):
+    variants = list(dict.fromkeys([*accuracy, *(variant for variant, _ in cost)]))
+    colours = {variant: MODELS[index % len(MODELS)] for index, variant in enumerate(variants)}
+    for variant, points in accuracy.items():
         frames, spreads = zip(*points, strict=True)
         means, errors = [spread.mean for spread in spreads], [spread.std or 0.0 for spread in spreads]
-        left.errorbar(frames, means, errors, color=MODELS[index], marker="o", capsize=3, label=variant)
+        left.errorbar(frames, means, errors, color=colours[variant], marker="o", capsize=3, label=variant)
     left.set(xlabel="frames per video", ylabel="text-to-video R@1 (%)", title="accuracy")
-    left.set_ylim(bottom=0)
-    for index, (label, points) in enumerate(cost.items()):
+    highest = max(spread.mean + (spread.std or 0.0) for points in accuracy.values() for _, spread in points)
+    left.set_ylim(0, max(1.0, 1.12 * highest))
+    counts = sorted({frames for points in accuracy.values() for frames, _ in points})
+    left.set_xticks(counts, [f"{frames:g}" for frames in counts])
+    for (variant, label), points in cost.items():
         frames, seconds, macs = zip(*points, strict=True)
+        labels = [name for of_variant, name in cost if of_variant == variant]
+        style = {"color": colours[variant], "linestyle": ("-", "--", ":")[labels.index(label) % 3], "marker": "o"}
         for axes, values in ((middle, seconds), (right, np.array(macs) / 1e6)):
-            axes.plot(frames, values, color=MODELS[index], marker="o", label=label)
+            axes.plot(frames, values, label=label, **style)
     middle.set(ylabel="s per 1,000 x 1,000 (= µs per pair)", title="scoring, measured")
     right.set(ylabel="million multiply-adds per pair", title="scoring, counted")
     ticks = sorted({frames for points in cost.values() for frames, *_ in points})
     for axes in (middle, right):
         axes.set(xlabel="frames per video", xscale="log", yscale="log")
         axes.set_xticks(ticks, map(str, ticks))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.minorticks_off()
     for axes in (left, middle, right):
         _bare(axes)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(frameon=False, fontsize=9, loc="lower left" if axes is left else "upper left")
     return figure
 
 
@@ -127,10 +139,10 @@ def plot_captions(videos: Sequence[CaptionedVideo]) -> Figure:
         row[:, :, :width] = video.frames.transpose(1, 0, 2, 3)
         axes.imshow(row.reshape(height, -1, 3), aspect="auto", interpolation="lanczos")
         axes.axis("off")
-        for rank, (caption, score, correct) in enumerate(video.captions, start=1):
+        for line_index, (rank, caption, score, correct) in enumerate(video.captions):
             figure.text(
                 0.003,
-                (top - strip - gap / 2 - line * (rank - 0.5)) / total,
+                (top - strip - gap / 2 - line * (line_index + 0.5)) / total,
                 f"{rank}   {score:6.2f}   {'✓ ' if correct else '   '}{fill(caption, 140)}",
                 fontsize=11,
                 color=CORRECT if correct else INK,

@@ -15,7 +15,7 @@ _STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: #f5f7fa; color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif }
-header, main { max-width: 76rem; margin: 0 auto; padding: 0 1.5rem }
+header, main { max-width: 84rem; margin: 0 auto; padding: 0 1.5rem }
 header { padding-top: 2.5rem }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 1rem }
 h2 { font-size: 1.3rem; margin: 0 0 .4rem }
@@ -32,7 +32,7 @@ a { color: var(--accent); text-decoration: none } a:hover { text-decoration: und
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: 1.3rem 1.5rem;
   margin-bottom: 1.5rem }
 p { margin: 0 0 1rem; max-width: 62rem } p.note, .files { color: var(--faint); font-size: .85rem }
-.wide { overflow-x: auto; margin-bottom: .4rem }
+.wide { overflow-x: auto; margin-bottom: .8rem }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: .32rem .6rem; text-align: right }
 th { color: var(--faint); font-weight: 600; vertical-align: bottom }
@@ -77,10 +77,25 @@ class Page:
         """A paragraph in small print."""
         self._add(f"<p class=note>{html.escape(text)}</p>")
 
-    def table(self, rows: Sequence[Row], name: str, highlight: str | None = None) -> None:
-        """A table, also written as `NAME.csv`; see [`html_table`] for `highlight`."""
+    def table(
+        self,
+        rows: Sequence[Row],
+        name: str,
+        highlight: str | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        """A table, also written as `NAME.csv`.
+
+        Args:
+            rows: see [`write_csv`] and [`html_table`].
+            name: of the file.
+            highlight: see [`html_table`].
+            groups: shows one table for each of these sets of column groups, where all would be too wide.
+        """
         write_csv(rows, self.folder / f"{name}.csv")
-        self._add(html_table(rows, highlight), f'<p class=files><a href="{name}.csv">{name}.csv</a></p>')
+        for shown in groups or [None]:
+            self._add(html_table(rows, highlight, shown))
+        self._add(f'<p class=files><a href="{name}.csv">{name}.csv</a></p>')
 
     def details(self, summary: str, rows: Sequence[Row], name: str, highlight: str | None = None) -> None:
         """A table that opens on a click."""
@@ -93,7 +108,8 @@ class Page:
         path = self.folder / f"{name}.png"
         figure.savefig(path)
         data = base64.b64encode(path.read_bytes()).decode()
-        self._add(f'<figure><img alt="{html.escape(description)}" src="data:image/png;base64,{data}"></figure>')
+        size = f'style="width: {figure.get_figwidth():.2f}in"'
+        self._add(f'<figure><img {size} alt="{html.escape(description)}" src="data:image/png;base64,{data}"></figure>')
 
     def write(self) -> Path:
         """Writes `index.html` and returns its path."""

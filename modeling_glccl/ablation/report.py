@@ -69,9 +69,9 @@ def _head(page: Page, outcomes: Outcomes, found: Sections) -> None:
     recalls = {variant: outcomes.metric(variant, "t2v", "R@1") for variant in found.heads}
     if peers := {variant: recall for variant, recall in recalls.items() if variant != reference}:
         best = max(peers, key=lambda variant: peers[variant].mean)
-        page.card(f"{best}, the best peer", peers[best])
+        page.card(f"{best}, the best of the peers", peers[best])
     for variant, label in _switched_off(outcomes, found):
-        page.card(f"{label}, R@1", tables.Signed(*outcomes.difference(variant, reference)))
+        page.card(f"R@1 {label}, difference", tables.Signed(*outcomes.difference(variant, reference)))
 
 
 def _switched_off(outcomes: Outcomes, found: Sections) -> list[tuple[str, str]]:
@@ -101,15 +101,16 @@ def _heads(page: Page, outcomes: Outcomes, found: Sections, costs: dict[str, Any
         "the noise. Recalls in percent, MnR is the mean rank. “Beside CLIP” counts what is trained beyond the two "
         "CLIP towers, the temporal encoder included.",
     )
-    page.table(tables.main_table(outcomes, found.heads, costs), "main", highlight=outcomes.reference)
+    accuracy = [*DIRECTIONS.values(), tables.DIFFERENCE]
+    cost = [tables.PARAMETERS, *(tables.cost_group(settings["items"], words) for words in settings["words"])]
+    page.table(tables.main_table(outcomes, found.heads, costs), "main", outcomes.reference, groups=[accuracy, cost])
     page.note(
         f"Scoring cost: {settings['items']:,} encoded texts against {settings['items']:,} encoded videos of "
         f"{settings['frames']} frames at joint width {settings['width']}, float32, with every word slot counted; "
         f"seconds measured on {device}; GMAC are 10⁹ multiply-adds in matrix products, counted as they are computed. "
-        "What is done once per text or video is part of both; the encoders are not."
+        "What is done once per text or video is part of both; the encoders are not. Differences are taken seed by "
+        "seed, so that what a seed does to both variants cancels."
     )
-    page.table(tables.comparison_table(outcomes, found.heads), "comparison", highlight=outcomes.reference)
-    page.note("Differences are taken seed by seed, so that what a seed does to both variants cancels.")
     curves = {
         variant: {direction: _mean_cmc(outcomes, variant, direction) for direction in DIRECTIONS}
         for variant in found.heads
@@ -250,7 +251,7 @@ def _length(page: Page, outcomes: Outcomes, costs: dict[str, Any]) -> None:
             ("per pair", "µs"): micro,
             ("per pair", "million MAC"): macs / 1e6,
         }
-        for label, points in cost.items()
+        for (_, label), points in cost.items()
         for frames, micro, macs in points
     ]
     page.details("Cost as a table", rows, "length_cost")
@@ -273,9 +274,11 @@ def length_accuracy(outcomes: Outcomes) -> dict[str, list[tuple[float, Spread]]]
     return curves
 
 
-def length_cost(outcomes: Outcomes, curve: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float, float]]]:
-    """Label -> (frames, microseconds and multiply-adds per pair); one line for a head that words cost nothing."""
-    lines: dict[str, list[tuple[int, float, float]]] = {}
+def length_cost(
+    outcomes: Outcomes, curve: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], list[tuple[int, float, float]]]:
+    """Variant, label -> (frames, microseconds and multiply-adds per pair); one line for a head without word scores."""
+    lines: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
     for variant in outcomes.grid.settings.length_variants:
         head = outcomes.grid.recipe(variant).model.head
         own = [cost for cost in curve if cost["head"] == head]
@@ -285,30 +288,28 @@ def length_cost(outcomes: Outcomes, curve: Sequence[Mapping[str, Any]]) -> dict[
             words = words[:1]
         for count in words:
             label = f"{variant}, {count} words" if len(words) > 1 else variant
-            lines.setdefault(
-                label,
-                [
-                    (cost["frames"], 1e6 * cost["seconds"] / pairs, cost["macs"] / pairs)
-                    for cost in own
-                    if cost["words"] == count and (pairs := cost["texts"] * cost["videos"])
-                ],
-            )
+            lines[variant, label] = [
+                (cost["frames"], 1e6 * cost["seconds"] / pairs, cost["macs"] / pairs)
+                for cost in own
+                if cost["words"] == count and (pairs := cost["texts"] * cost["videos"])
+            ]
     return lines
 
 
 def _retrievals(page: Page, outcomes: Outcomes) -> None:
     run = outcomes.by_variant[outcomes.reference][0].run
-    videos, captions = retrieve_both_ways(run, outcomes.grid.settings.queries)
+    videos, ranks, captions = retrieve_both_ways(run, outcomes.grid.settings.queries)
     who = f"{outcomes.reference}, seed {run.seed}"
     page.section(
         "Retrieved videos",
         f"The five best videos for captions evenly spaced over the test split ({who}; the paper's Fig. 5). The "
-        "caption's own video is framed in green; bars are the frame weights.",
+        "caption's own video is framed in green; bars are the frame weights. Ranks of the own videos, from left to "
+        f"right: {', '.join(map(str, ranks))}.",
     )
     page.figure(plot_retrievals(videos), "text_to_video", "Five best videos for some captions.")
     page.section(
         "Retrieved captions",
-        f"The five best captions for videos evenly spaced over the test split ({who}; the paper's Fig. 6). The "
-        "video's own caption is green and ticked; numbers are scores.",
+        f"The five best captions for videos evenly spaced over the test split ({who}; the paper's Fig. 6), with rank "
+        "and score. The video's own caption is green and ticked, and stands last where it is not among the five.",
     )
     page.figure(figures.plot_captions(captions), "video_to_text", "Five best captions for some videos.")

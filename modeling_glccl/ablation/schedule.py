@@ -1,6 +1,7 @@
 """Runs of a grid in parallel processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,8 @@ def run_all(grid: Grid, path: Path, overrides: Sequence[str], console: Console) 
     total, done, failed = len(grid.runs), len(grid.runs) - len(waiting), []
     console.print(f"{total} runs, {done} done before, {grid.settings.num_proc} at a time")
     running: dict[subprocess.Popen, tuple[Run, float]] = {}
+    # Without a handler the signal would end this process before it could end its runs.
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while waiting or running:
             while waiting and len(running) < grid.settings.num_proc:
@@ -48,6 +51,7 @@ def run_all(grid: Grid, path: Path, overrides: Sequence[str], console: Console) 
                     done += 1
                     console.print(f"{done}/{total} {run.variant}, seed {run.seed}: {minutes:.1f} minutes")
     finally:
+        signal.signal(signal.SIGTERM, former)
         for process in running:
             process.terminate()
         for process in running:

@@ -17,24 +17,35 @@ BEST = 5
 
 @dataclass
 class CaptionedVideo:
-    """A video, frames [Nf, H, W, 3] uint8, and its best captions: text, score and whether it is one of its own."""
+    """A video with its best captions, best first.
+
+    Args:
+        frames: [Nf, H, W, 3] uint8.
+        captions: rank, text, score, and whether it is one of the video's own; the best of its own stands last where
+            it is not among the best.
+    """
 
     frames: np.ndarray
-    captions: list[tuple[str, float, bool]]
+    captions: list[tuple[int, str, float, bool]]
 
 
-def retrieve_both_ways(run: Run, queries: int) -> tuple[dict[str, list[RetrievedVideo]], list[CaptionedVideo]]:
-    """The five best videos of some captions and the five best captions of some videos, evenly spaced over the test.
+def retrieve_both_ways(
+    run: Run, queries: int
+) -> tuple[dict[str, list[RetrievedVideo]], list[int], list[CaptionedVideo]]:
+    """What some captions and some videos, evenly spaced over the test split, retrieve.
 
     Args:
         run: a trained one.
         queries: captions, and videos.
+
+    Returns:
+        The five best videos of each caption, the ranks of the captions' own videos, and the videos with their best
+        captions.
     """
     dataset = load_splits(run.recipe)["test"]
     model, processor = open_model(run)
-    result = evaluate(
-        FeatureRecorder(model, run.precision), processor, dataset, batch_size=run.recipe.train.eval_batch_size
-    )
+    recorder = FeatureRecorder(model, run.precision)
+    result = evaluate(recorder, processor, dataset, batch_size=run.recipe.train.eval_batch_size, progress=False)
     captions = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
     # Other videos than those of the captions.
     videos = (
@@ -44,17 +55,26 @@ def retrieve_both_ways(run: Run, queries: int) -> tuple[dict[str, list[Retrieved
         captioned(result, int(video), read_frames(processor, dataset[int(result.video_rows[video])]))
         for video in videos
     ]
-    return retrieve(model, processor, dataset, result, captions, k=BEST), found
+    ranks = result.ranks["t2v"][captions].tolist()
+    return retrieve(model, processor, dataset, result, captions, k=BEST), ranks, found
 
 
 def captioned(result: EvaluationResult, video: int, frames: np.ndarray) -> CaptionedVideo:
-    """A video with its best captions, best first."""
+    """A video with its best captions and, behind them if need be, the best of its own."""
     scores = result.similarity[:, video]
-    best = np.argsort(-scores, kind="stable")[:BEST]
-    return CaptionedVideo(
-        frames,
-        [(result.captions[i], float(scores[i]), bool(result.video_index[i] == video)) for i in best],
-    )
+    order = np.argsort(-scores, kind="stable")
+    own = np.flatnonzero(result.video_index[order] == video)[:1]
+    shown = [*range(min(BEST, len(order))), *own[own >= BEST].tolist()]
+    captions = [
+        (
+            rank + 1,
+            result.captions[order[rank]],
+            float(scores[order[rank]]),
+            bool(result.video_index[order[rank]] == video),
+        )
+        for rank in shown
+    ]
+    return CaptionedVideo(frames, captions)
 
 
 def read_frames(processor: GLCCLProcessor, row: dict) -> np.ndarray:

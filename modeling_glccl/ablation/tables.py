@@ -15,6 +15,7 @@ DIRECTIONS = {"t2v": "text-to-video", "v2t": "video-to-text"}
 METRICS = ("R@1", "R@5", "R@10", "MnR")
 LOWER_IS_BETTER = {"MnR"}
 MODEL = ("", "model")
+DIFFERENCE, PARAMETERS = "R@1 against the reference", "parameters"
 
 
 def metric_columns(outcomes: Outcomes, variant: str) -> Row:
@@ -26,23 +27,6 @@ def metric_columns(outcomes: Outcomes, variant: str) -> Row:
     }
 
 
-def main_table(outcomes: Outcomes, variants: Sequence[str], costs: dict[str, Any]) -> list[Row]:
-    """Accuracy, parameters and scoring cost of the heads."""
-    rows = []
-    size = f"scoring {costs['settings']['items']:,} x {costs['settings']['items']:,}"
-    for variant in variants:
-        parameters = outcomes.by_variant[variant][0].analysis["parameters"]
-        row = {MODEL: variant, **metric_columns(outcomes, variant)}
-        row["", "parameters"], row["", "beside CLIP"] = parameters["total"], parameters["beside CLIP"]
-        head = outcomes.grid.recipe(variant).model.head
-        for cost in costs["main"]:
-            if cost["head"] == head:
-                group = f"{size}, {cost['words']} words"
-                row[group, "seconds"], row[group, "GMAC"] = float(cost["seconds"]), cost["macs"] / 1e9
-        rows.append(row)
-    return rows
-
-
 def comparison_table(outcomes: Outcomes, variants: Sequence[str]) -> list[Row]:
     """Accuracy of variants, and the difference of their R@1 to the reference's, seed by seed."""
     rows = []
@@ -51,10 +35,29 @@ def comparison_table(outcomes: Outcomes, variants: Sequence[str]) -> list[Row]:
         for direction, label in DIRECTIONS.items():
             difference = outcomes.difference(variant, outcomes.reference, direction)
             is_other = variant != outcomes.reference
-            row["R@1 against the reference", label] = Signed(*difference) if difference and is_other else None
-        row["", "seeds"] = len(outcomes.by_variant[variant])
+            row[DIFFERENCE, label] = Signed(*difference) if difference and is_other else None
+        row[DIFFERENCE, "seeds"] = len(outcomes.by_variant[variant])
         rows.append(row)
     return rows
+
+
+def main_table(outcomes: Outcomes, variants: Sequence[str], costs: dict[str, Any]) -> list[Row]:
+    """The heads: what [`comparison_table`] has, then parameters and scoring cost."""
+    rows = comparison_table(outcomes, variants)
+    for row, variant in zip(rows, variants, strict=True):
+        counts = outcomes.by_variant[variant][0].analysis["parameters"]
+        row |= {(PARAMETERS, "all"): counts["total"], (PARAMETERS, "beside CLIP"): counts["beside CLIP"]}
+        head = outcomes.grid.recipe(variant).model.head
+        for cost in costs["main"]:
+            if cost["head"] == head:
+                group = cost_group(costs["settings"]["items"], cost["words"])
+                row[group, "seconds"], row[group, "GMAC"] = float(cost["seconds"]), cost["macs"] / 1e9
+    return rows
+
+
+def cost_group(items: int, words: int) -> str:
+    """The head of the columns of scoring cost."""
+    return f"scoring {items:,} x {items:,}, {words} words"
 
 
 def glim_csc_table(outcomes: Outcomes, found: Sections) -> list[Row]:
@@ -157,9 +160,16 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         writer.writerows(flat_rows)
 
 
-def html_table(rows: Sequence[Row], highlight: str | None = None) -> str:
-    """A table under two rows of heads; the best mean of a column is bold, the row of the model `highlight` tinted."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+def html_table(rows: Sequence[Row], highlight: str | None = None, shown: Sequence[str] | None = None) -> str:
+    """A table under two rows of heads, in which the best mean of a column is bold.
+
+    Args:
+        rows: whose keys are the columns.
+        highlight: the model whose row is tinted.
+        shown: the groups of columns that are shown beside the first column; None: all.
+    """
+    first, *columns = dict.fromkeys(column for row in rows for column in row)
+    columns = [first, *(column for column in columns if shown is None or column[0] in shown)]
     best = {column: _best(rows, column) for column in columns}
     groups = []
     for group, _ in columns:
@@ -203,4 +213,4 @@ def _cell(cell: Any, best: float | None) -> str:
         return f"<td>{html_spread(cell, bold=type(cell) is Spread and cell.mean == best)}</td>"
     if isinstance(cell, int) or cell >= 100:
         return f"<td>{cell:,.0f}</td>"
-    return f"<td>{cell:.3g}</td>"
+    return f"<td>{cell:.1f}</td>" if cell >= 1 else f"<td>{cell:.3g}</td>"

@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 from ..training import train
 from .analysis import analyse, analysis_settings
 from .grid import Grid, Run, load_grid
@@ -27,13 +29,15 @@ def analysis_file(run: Run) -> Path:
 
 def execute(grid: Grid, run: Run) -> None:
     """Trains, or goes on where training was interrupted, and analyses; what is done already is not done again."""
-    if not run.is_trained():
-        train(run.recipe)
-    if not is_done(grid, run):
-        analysis = analyse(run, analysis_settings(grid.settings, run.variant))
-        partial = run.folder / "analysis.partial"
-        partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
-        partial.replace(analysis_file(run))  # the file has its name only once it is complete
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder / ".lock"):  # a process that outlived its parent may still be at it
+        if not run.is_trained():
+            train(run.recipe)
+        if not is_done(grid, run):
+            analysis = analyse(run, analysis_settings(grid.settings, run.variant))
+            partial = run.folder / "analysis.partial"
+            partial.write_text(json.dumps(analysis) + "\n", encoding="utf-8")
+            partial.replace(analysis_file(run))  # the file has its name only once it is complete
 
 
 if __name__ == "__main__":
