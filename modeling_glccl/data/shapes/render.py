@@ -102,8 +102,8 @@ def draw_shape(
     fill, outline = _sprite(shape, round(radius * 2) / 2, round(degrees) % 360)
     side = len(fill)
     left, top = round(centre[0]) - side // 2, round(centre[1]) - side // 2
-    rows = slice(*np.clip((top, top + side), 0, frame.shape[0]))
-    columns = slice(*np.clip((left, left + side), 0, frame.shape[1]))
+    rows = slice(*(min(max(edge, 0), frame.shape[0]) for edge in (top, top + side)))
+    columns = slice(*(min(max(edge, 0), frame.shape[1]) for edge in (left, left + side)))
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     part = frame[rows, columns]
     dark = np.float32(_OUTLINE)
@@ -201,9 +201,16 @@ def _background(rng: np.random.Generator, scene: str, side: int, num_frames: int
     velocity = rng.uniform(0.5, 1.5, 2) * rng.choice([-1, 1], 2)
     noise = rng.normal(0, 6, (side, side, 1)).astype(np.float32)
     frames = np.empty((num_frames, side, side, 3), dtype=np.float32)
+    # Both repeat, so that a shifted copy is a part of four of them side by side.
+    texture, noise = (np.tile(image, (2, 2, 1)) for image in (texture, noise))
+
+    def shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        top, left = -shift % side
+        return image[top : top + side, left : left + side]
+
     for index, shift in enumerate(rng.integers(0, side, (num_frames, 2))):
-        moved = np.roll(texture, tuple((start + velocity * index).astype(int)), (0, 1))
-        np.add(moved, np.roll(noise, tuple(shift), (0, 1)), out=frames[index])
+        moved = shifted(texture, (start + velocity * index).astype(int))
+        np.add(moved, shifted(noise, shift), out=frames[index])
     return frames
 
 
