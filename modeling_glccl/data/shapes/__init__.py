@@ -16,7 +16,7 @@ from .sampler import SPLITS, sample_clips, sample_still
 from .world import Clip, relevant_frames
 
 # A change of what is drawn or written needs a new version, or folders rendered before it pass for current ones.
-VERSION = datasets.Version("1.0.0")
+VERSION = datasets.Version("1.1.0")
 
 # Apart from the sampler's stream 0, so that no two random choices share a generator.
 _VIDEO_STREAM, _STILL_STREAM = 1, 2
