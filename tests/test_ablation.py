@@ -16,7 +16,7 @@ import yaml
 from training_runs import TINY
 
 from modeling_glccl.ablation import ablate, load_grid
-from modeling_glccl.ablation.analysis import FeatureRecorder, open_model
+from modeling_glccl.ablation.analysis import FeatureRecorder, open_model, pair_scores
 from modeling_glccl.ablation.command import prepare
 from modeling_glccl.ablation.cost import measure_cost
 from modeling_glccl.ablation.outcomes import Spread, collect, sections
@@ -111,6 +111,14 @@ def test_the_report_holds_every_table_and_figure(finished, capsys):
     assert float(main_rows[1]["text-to-video R@5"]) == pytest.approx(np.mean(recalls), abs=0.01)
     assert float(main_rows[1]["text-to-video R@5 std"]) == pytest.approx(np.std(recalls, ddof=1), abs=0.01)
     assert len(rows_of(folder / "runs.csv")) == 6
+    single = rows_of(folder / "single_scores.csv")
+    assert [row["model"] for row in single] == ["GLCCL", "CSC off"]
+    recalls = [
+        json.loads(analysis_file(grid.find("CSC off", seed)).read_text())["single_scores"]["frame_word"]["t2v"]["R@1"]
+        for seed in (1, 2)
+    ]
+    assert float(single[1]["text-to-video R@1 of one score frame-word"]) == pytest.approx(np.mean(recalls), abs=0.01)
+    assert single[1]["text-to-video R@1 mean of all"] == rows_of(folder / "eta.csv")[0]["text-to-video R@1"]
     # 77 frames were asked for, but a video has 48.
     frames = [float(row["frames"]) for row in rows_of(folder / "length_accuracy.csv") if row["model"] == "GLCCL"]
     assert frames == [4, 6, 48]
@@ -146,7 +154,8 @@ def test_the_analysis_sees_the_model_that_was_tested(finished):
         # A caption's video is first exactly where it scores above the best other one.
         scores = {name: np.array(values) for name, values in analysis["scores"].items()}
         assert ((scores["positive"] > scores["hard negative"]) == (ranks == 1)).all()
-        assert ("positive spread" in scores) == (run.variant == "GLCCL")
+        four_scores = run.variant == "GLCCL"
+        assert ("positive spread" in scores) == ("single_scores" in analysis) == four_scores
         assert analysis["by_frames"][0]["metrics"] == run.results["test"]
 
 
@@ -157,11 +166,15 @@ def test_recording_changes_no_score(finished):
     recorder = FeatureRecorder(model, "fp32")
     recorded, plain = (evaluate(one, processor, dataset, progress=False) for one in (recorder, model))
     assert np.array_equal(recorded.similarity, plain.similarity)
-    text, pair = recorder.texts[0], (3, 5)
+    pair, scale = (3, plain.video_index[3]), float(model.clip.logit_scale.detach().exp())
     with torch.no_grad():
-        scores = [float(score[pair]) for score in model.get_scores(text, recorder.videos).values()]
-        expected = np.std(scores, ddof=1) / float(model.clip.logit_scale.exp())
-    assert np.concatenate(recorder.spread)[pair] == pytest.approx(expected, rel=1e-4)
+        expected = model.get_scores(recorder.texts[0], recorder.videos)
+    scores = recorder.all_scores()
+    assert {name: values[pair] for name, values in scores.items()} == pytest.approx(
+        {name: float(values[pair]) for name, values in expected.items()}, rel=1e-4
+    )
+    spread = pair_scores(plain, scale, scores)["positive spread"][3]
+    assert spread == pytest.approx(float(torch.stack(expected.to_tuple()).std(dim=0)[pair]) / scale, abs=1e-5)
 
 
 def test_the_right_caption_is_shown_wherever_it_ranks():

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from ..data.collate import video_inputs
 from ..data.shapes import relevant_frames
-from ..evaluation import EvaluationResult, average_precision, evaluate, twin_accuracy
+from ..evaluation import EvaluationResult, average_precision, evaluate, retrieval_metrics, twin_accuracy
 from ..evaluation.run import load_model, override_settings
 from ..modeling_glccl import GLCCLModel
 from ..peers.heads import FOUR_SCORES
@@ -24,7 +24,7 @@ PAIRS = 16
 
 
 class FeatureRecorder:
-    """A model for [`evaluate`] that keeps the features it scores and how far the scores of a pair lie apart.
+    """A model for [`evaluate`] that keeps the features it scores and, of heads with several scores, all of them.
 
     Args:
         model: encodes and scores.
@@ -34,7 +34,7 @@ class FeatureRecorder:
     def __init__(self, model: GLCCLModel, precision: str):
         self.model, self.precision, self.videos = model, precision, None
         self.texts: list[ModelOutput] = []
-        self.spread: list[np.ndarray] = []
+        self.scores: list[dict[str, np.ndarray]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -54,11 +54,12 @@ class FeatureRecorder:
         scores = self.model.get_scores(text, video)
         self.texts.append(text)
         self.videos = video
-        values = list(scores.values())
-        if len(values) > 1:
-            spread = torch.stack(values).std(dim=0) / self.model.clip.logit_scale.exp()
-            self.spread.append(spread.cpu().numpy())
+        self.scores.append({name: values.cpu().numpy() for name, values in scores.items()})
         return scores.logits
+
+    def all_scores(self) -> dict[str, np.ndarray]:
+        """[A, V] logits of each score of the head."""
+        return {name: np.concatenate([block[name] for block in self.scores]) for name in self.scores[0]}
 
     def _autocast(self) -> torch.autocast:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
@@ -80,7 +81,8 @@ def analyse(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Values that JSON can hold: `settings`, `parameters`, `ranks` (both directions), `scores` (of each caption with
         its video and with the best other one, without exp(logit_scale); for heads with four scores also their standard
-        deviations), `by_frames` and, of the shapes benchmark, `twins` and `frame_precision`.
+        deviations, and `single_scores`, the metrics of each score without the others), `by_frames` and, of the shapes
+        benchmark, `twins` and `frame_precision`.
     """
     dataset = load_splits(run.recipe)["test"]
     model, processor = open_model(run)
@@ -90,8 +92,13 @@ def analyse(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         "settings": settings,
         "parameters": count_parameters(model),
         "ranks": {direction: ranks.tolist() for direction, ranks in result.ranks.items()},
-        "scores": pair_scores(result, recorder, run.recipe.model.head in FOUR_SCORES),
     }
+    scores = recorder.all_scores() if run.recipe.model.head in FOUR_SCORES else {}
+    analysis["scores"] = pair_scores(result, float(model.clip.logit_scale.detach().exp()), scores)
+    if scores:
+        analysis["single_scores"] = {
+            name: retrieval_metrics(values, result.video_index) for name, values in scores.items()
+        }
     if "twin_group" in dataset.column_names:
         groups = np.array(dataset["twin_group"])[result.video_rows]
         analysis["twins"] = twin_accuracy(result.similarity, result.video_index, groups)
@@ -120,16 +127,21 @@ def count_parameters(model: GLCCLModel) -> dict[str, int]:
     return {"total": total, "beside CLIP": total - clip}
 
 
-def pair_scores(result: EvaluationResult, recorder: FeatureRecorder, four_scores: bool) -> dict[str, list[float]]:
-    """For each caption, the score of its video, of the best other video, and the spread of the four scores of both."""
-    captions, scale = np.arange(len(result.captions)), float(recorder.clip.logit_scale.detach().exp())
+def pair_scores(result: EvaluationResult, scale: float, scores: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """For each caption, the score of its video and of the best other video, and the spread of several scores of both.
+
+    Args:
+        result: of the evaluation.
+        scale: exp(logit_scale), which is divided out.
+        scores: [A, V] logits of each of the head's scores, or nothing where it has one.
+    """
+    captions = np.arange(len(result.captions))
     others = result.similarity.copy()
     others[captions, result.video_index] = -np.inf
-    hardest = others.argmax(axis=1)
-    columns = {"positive": result.video_index, "hard negative": hardest}
+    columns = {"positive": result.video_index, "hard negative": others.argmax(axis=1)}
     found = {name: result.similarity[captions, column] / scale for name, column in columns.items()}
-    if four_scores:
-        spread = np.concatenate(recorder.spread)
+    if scores:
+        spread = np.std(list(scores.values()), axis=0, ddof=1) / scale
         found |= {f"{name} spread": spread[captions, column] for name, column in columns.items()}
     return {name: values.astype(float).round(5).tolist() for name, values in found.items()}
 

@@ -202,6 +202,12 @@ def _scores(page: Page, outcomes: Outcomes, found: Sections) -> None:
         for name, values in scores.items()
     ]
     page.details("As a table", rows, "scores")
+    if rows := tables.single_score_table(outcomes, groups):
+        page.note(
+            "The model's score is the mean of four. Each of them alone, without training anew; where the mean is "
+            "better than the best of them, they err differently."
+        )
+        page.table(rows, "single_scores", highlight=outcomes.reference)
 
 
 def _twins_and_frames(page: Page, outcomes: Outcomes, found: Sections) -> None:

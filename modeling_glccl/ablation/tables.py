@@ -2,7 +2,7 @@
 
 import csv
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,22 @@ def glim_csc_table(outcomes: Outcomes, found: Sections) -> list[Row]:
         if any(isinstance(cell, Spread) for cell in row.values()):
             rows.append(row)
     return rows
+
+
+def single_score_table(outcomes: Outcomes, variants: Iterable[str]) -> list[Row]:
+    """R@1 of each of the four scores without the others, beside that of their mean, for heads that have four."""
+    return [
+        {MODEL: variant}
+        | {
+            ("text-to-video R@1 of one score", name.replace("_", "-")): outcomes.spread(
+                variant, lambda outcome, name=name: outcome.analysis["single_scores"][name]["t2v"]["R@1"]
+            )
+            for name in outcomes.by_variant[variant][0].analysis["single_scores"]
+        }
+        | {("text-to-video R@1", "mean of all"): outcomes.metric(variant, "t2v", "R@1")}
+        for variant in variants
+        if "single_scores" in outcomes.by_variant[variant][0].analysis
+    ]
 
 
 def twin_table(outcomes: Outcomes, variants: Sequence[str]) -> list[Row]:
