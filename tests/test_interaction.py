@@ -161,6 +161,15 @@ def test_nearly_cancelling_frames_equal_the_twin(remainder):
     assert_equal_to_twin(noisy_interaction(glim_temperature=1e4), text, video, tolerance=5e-6 / remainder)
 
 
+def test_a_word_that_no_frame_is_near_equals_the_twin():
+    """Its logits lie 200 below those of another word, more than the exponentials of float32 span."""
+    text, video = random_features([3, 8], [4, 6])
+    text.words[:, 0] = video.frames[:, 0]
+    text.words[:, 1] = -text.words[:, 0]
+    video.frames = video.frames[:, :1] + 0.1 * video.frames
+    assert_equal_to_twin(noisy_interaction(), text, video)
+
+
 def test_exactly_cancelling_frames_stay_finite():
     text, video = random_features([3, 5], [2, 2], scale=1.0)
     video.frames[0, 1] = -video.frames[0, 0]
