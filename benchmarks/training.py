@@ -5,12 +5,14 @@ r"""A whole training step at CLIP ViT-B/32 sizes with random weights: samples/s,
 
 Compares the packed scores with the form that materialises text-guided features (benchmarks/scoring.py) in the same
 step, captions of real lengths, 12 frames, forward, backward and the AdamW update. Every row is a process of its own;
-its peak memory is that of the whole process, weights and optimiser state included. Prints a table and writes
-benchmarks/results/training_<hardware>.csv.
+its peak memory is that of the whole process, weights and optimiser state included, with glibc returning freed blocks
+(MALLOC_MMAP_THRESHOLD_), which it otherwise keeps: the peak then depends on how it cut them up. Prints a table and
+writes benchmarks/results/training_<hardware>.csv.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -119,9 +121,11 @@ def main() -> None:
     if arguments.cached_batch:
         jobs.append(("packed", arguments.cached_batch, arguments.chunk, "fp32"))
     rows = []
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     for job in jobs:
         command = [sys.executable, __file__, "--measure", *map(str, (*job, arguments.threads))]
-        rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+        child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        rows.append(json.loads(child.stdout))
         show(rows[-1], header=len(rows) == 1)
     write_csv(rows, "training", arguments.output)
 

@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = {".mp4", ".webm", ".mkv", ".mov", ".avi"}
 _STYLE = """<style>
 .glccl { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.5rem }
 .glccl article { min-width: 0 }
-.glccl video { width: 100%; aspect-ratio: 4 / 3; background: #000; border-radius: 6px; object-fit: contain }
+.glccl video { width: 100%; aspect-ratio: 4 / 3; background: #8882; border-radius: 6px; object-fit: contain }
 .glccl h3 { margin: .4rem 0 .1rem; font-size: 1rem; overflow-wrap: anywhere }
 .glccl p { margin: 0 0 .5rem; opacity: .75; font-size: .85rem }
 .glccl table.weights { width: 100%; border-collapse: collapse; table-layout: fixed; margin: 0; font-size: .75rem }
@@ -32,7 +32,15 @@ _STYLE = """<style>
 .glccl table.weights .sentence td { height: 3rem; vertical-align: bottom; border-width: 0 0 1px }
 .glccl table.weights .sentence div { background: #9aa; min-height: 2px; margin: 0 1px }
 .glccl table.weights .sentence .moment div { background: #e65a2e }
+.glccl table.weights td.now { box-shadow: inset 2px 0 #48f, inset -2px 0 #48f }
 </style>"""
+# While a video plays, marks the frame of its table that is nearest.
+_FOLLOW = (
+    "const rows = [...this.closest('article').querySelectorAll('tr')], "
+    "far = [...rows[0].querySelectorAll('td')].map(cell => Math.abs(cell.dataset.time - this.currentTime)), "
+    "now = far.indexOf(Math.min(...far)); "
+    "rows.forEach(row => row.querySelectorAll('td').forEach((cell, i) => cell.classList.toggle('now', i == now)))"
+)
 
 
 @dataclass
@@ -175,10 +183,12 @@ def _article(found: Found) -> str:
         )
         for time, weight in zip(found.times, found.weights, strict=True)
     )
-    rows = "".join(_word_row(word, weights, found.times) for word, weights in found.words)
+    rows = "".join(
+        _word_row(word, weights, found.times) for word, weights in found.words if any(map(str.isalnum, word))
+    )
     return (
-        f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls></video>'
-        f"<h3>{html.escape(found.name)}</h3><p>{place}</p>"
+        f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls ontimeupdate="{_FOLLOW}">'
+        f"</video><h3>{html.escape(found.name)}</h3><p>{place}</p>"
         f'<table class="weights"><tr class="sentence"><th>sentence</th>{bars}</tr>{rows}</table></article>'
     )
 
@@ -195,7 +205,7 @@ def _cell(word: str, time: float, weight: float, attribute: str, content: str = 
     """A frame of the table; a click goes there in the video."""
     seek = f"this.closest('article').querySelector('video').currentTime={time:.2f}"
     title = f"{html.escape(word)} at {time:.1f} s: {100 * weight:.0f} %"
-    return f'<td title="{title}" onclick="{seek}" {attribute}>{content}</td>'
+    return f'<td title="{title}" data-time="{time:.2f}" onclick="{seek}" {attribute}>{content}</td>'
 
 
 def build_app(
@@ -210,7 +220,7 @@ def build_app(
     Args:
         searcher: the videos that are there from the start.
         pipe: encodes the videos that a visitor adds, which only this visitor finds; of the same model.
-        examples: queries to click on.
+        examples: queries to click on; the page opens with the results of the first.
         title: of the page.
     """
     served: set[str] = set()
@@ -253,13 +263,23 @@ def build_app(
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         added = gr.State([])
         gr.Markdown(f"# {title}")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             query = gr.Textbox(
-                label="What happens in the video?", placeholder="a dog jumps into the water", scale=5, elem_id="query"
+                value=next(iter(examples), ""),
+                label="What happens in the video?",
+                placeholder="a dog jumps into the water",
+                scale=5,
+                elem_id="query",
             )
             button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
+        events = [button.click, query.submit]
         if examples:
-            gr.Examples([[example] for example in examples], query)
+            clickable = gr.Examples([[example] for example in examples], query)
+            events += [clickable.load_input_event.then, blocks.load]
+        gr.Markdown(
+            "Videos play from their best moment, which is orange in the bars: how much each frame counts for the "
+            "sentence. Below: the frames that each word is about. Point at a frame for its weight, click to go there."
+        )
         message = gr.Markdown(elem_id="message")
         results = gr.HTML(elem_id="results")
         upload = gr.File(
@@ -269,11 +289,7 @@ def build_app(
             elem_id="upload",
             height=140,
         )
-        gr.Markdown(
-            "Bars: how much each frame counts for the sentence, the best moment in orange. Below: the frames that "
-            "each word is about. Point at a frame for its weight, click it to go there in the video."
-        )
-        for event in (button.click, query.submit):
+        for event in events:
             event(search, [query, added], [message, results], api_name="search")
         upload.change(add, [upload, added], [message, added], api_name=False)
     return blocks

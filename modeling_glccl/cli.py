@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# What a command needs beyond the core package, where that is not [train].
+EXTRAS = {"index": "search", "search": "search", "serve": "demo"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `glccl` with the given arguments (by default those of the process) and returns its exit code."""
@@ -19,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{options.command} does not know {' '.join(rest)}; see glccl {options.command} --help")
     try:
         return options.run(options) or 0
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except ModuleNotFoundError as error:
+        extra = "scale" if error.name == "ray" else EXTRAS.get(options.command, "train")
+        print(f"glccl {options.command}: error: {error}: pip install 'modeling_glccl[{extra}]'", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError, subprocess.CalledProcessError) as error:
         print(f"glccl {options.command}: error: {error}", file=sys.stderr)
         return 1
 
@@ -146,7 +153,7 @@ def _build_parser() -> argparse.ArgumentParser:
     publish.add_argument("checkpoint", help="folder of model and processor")
     publish.add_argument("repo_id", help="owner/name")
     publish.add_argument("--push", action="store_true", help="upload; an interrupted upload goes on when run again")
-    publish.add_argument("--private", action="store_true", help="make a new repository private")
+    publish.add_argument("--private", action="store_true", help="keep the repository private")
     publish.add_argument("--revision", help="branch to commit to, made if it does not exist (default: main)")
     publish.add_argument("--add", action="append", default=[], metavar="FILE", help="upload this file as well")
     card = publish.add_argument_group("for the model card, unless the folder has its README.md")
@@ -154,6 +161,7 @@ def _build_parser() -> argparse.ArgumentParser:
     card.add_argument(
         "--base-model", metavar="REPO_ID", help="the CLIP that training started from (default: recipe's)"
     )
+    card.add_argument("--dataset", metavar="REPO_ID", help="what it was trained and measured on (default: recipe's)")
     card.add_argument("--license", default="apache-2.0", help="of the weights (default: %(default)s)")
     card.add_argument("--query", help="of the example (default: a rendered clip's caption)")
     card.add_argument("--video", action="append", default=[], metavar="FILE", help="of the example; may be repeated")
@@ -252,6 +260,7 @@ def _publish(options: argparse.Namespace) -> None:
             options.repo_id,
             results=options.results,
             base_model=options.base_model,
+            dataset=options.dataset,
             license=options.license,
             query=options.query,
             videos=options.video,

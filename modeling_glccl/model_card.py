@@ -47,6 +47,7 @@ def make_card(
     *,
     results: str | Path | None = None,
     base_model: str | None = None,
+    dataset: str | None = None,
     license: str = "apache-2.0",
     query: str | None = None,
     videos: Sequence[str | Path] = (),
@@ -58,6 +59,7 @@ def make_card(
         repo_id: "owner/name", under which the card's readers find it.
         results: results.json of `glccl train` or `glccl evaluate`; by default the one in the folder, if there is one.
         base_model: CLIP on the Hub that training started from; by default what the recipe names, if that is a Hub id.
+        dataset: benchmark on the Hub that it was trained and measured on; by default what the recipe names.
         license: of the weights, as an identifier of the Hub.
         query, videos: for the example; by default a caption and two rendered clips of the shapes benchmark.
 
@@ -75,9 +77,9 @@ def make_card(
     source = Path(results) if results else folder / "results.json"
     found = json.loads(source.read_text(encoding="utf-8")) if results or source.exists() else {}
     recipe = found.get("recipe", {})
-    measured = _measured(found, source)
+    measured = [row | {"dataset": dataset or row["dataset"]} for row in _measured(found, source)]
     name = repo_id.split("/")[-1]
-    datasets = [row["dataset"] for row in measured] + [recipe.get("data", {}).get("repo_id")]
+    datasets = [dataset] if dataset else [row["dataset"] for row in measured] + [recipe.get("data", {}).get("repo_id")]
     data = ModelCardData(
         language="en",
         license=license,
@@ -215,9 +217,13 @@ def _results(measured: list[dict[str, Any]], found: dict[str, Any]) -> str:
         [
             f"Measured on {title}, split `{measured[0]['split']}` ({size}): recall in percent, median and mean rank.",
             "\n".join(rows),
-            " ".join(dict.fromkeys(notes))
-            + " Every query counts once; ties get the worst rank; a video's best-ranked caption counts for it. "
-            f"No post-processing. {versions}; commit {found['git'] or 'not known'}.".strip(),
+            " ".join(
+                [
+                    *dict.fromkeys(notes),
+                    "Every query counts once; ties get the worst rank; a video's best-ranked caption counts for it.",
+                    f"No post-processing. {versions}; commit {found['git'] or 'not known'}.",
+                ]
+            ),
         ]
     )
 

@@ -139,6 +139,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         batch_size: int = 8,
         num_workers: int = 0,
         progress: bool = False,
+        end: float | None = None,
     ) -> IndexedVideos:
         """Encodes videos, or reads a feature file; pass the result as `videos=` to rank against it many times.
 
@@ -148,6 +149,8 @@ class TextVideoRetrievalPipeline(Pipeline):
             batch_size: videos encoded at a time.
             num_workers: threads that decode videos.
             progress: whether to show a progress bar.
+            end: seconds; what comes after is not read (files only). The duration of a longer video is what its file
+                declares, or the end of what was read.
         """
         if isinstance(videos, IndexedVideos):
             return videos
@@ -164,7 +167,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         for start in starts:
             batch = videos[start : start + batch_size]
             try:
-                inputs = self.preprocess({"videos": batch}, num_workers=num_workers)
+                inputs = self.preprocess({"videos": batch}, num_workers=num_workers, end=end)
             except ValueError as error:
                 raise ValueError(f"in the batch that starts with video {start} ({ids[start]}), {error}") from error
             metadata = inputs.pop("video_metadata")
@@ -279,11 +282,11 @@ class TextVideoRetrievalPipeline(Pipeline):
             raise ValueError(f"top_k={kwargs['top_k']} must be 1 or more, or None for all")
         return {}, {}, kwargs
 
-    def preprocess(self, input_: dict[str, Any], num_workers: int = 0) -> dict[str, Any]:
+    def preprocess(self, input_: dict[str, Any], num_workers: int = 0, end: float | None = None) -> dict[str, Any]:
         """`{"text": [...]}` or `{"videos": [...]}` -> inputs of the model."""
         if "text" in input_:
             return self.processor(text=input_["text"])
-        return self.processor(videos=input_["videos"], num_workers=num_workers, return_metadata=True)
+        return self.processor(videos=input_["videos"], num_workers=num_workers, end=end, return_metadata=True)
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> ModelOutput:
         """Features, on the model's device and of the model's own classes, which the base class would lose."""

@@ -136,7 +136,7 @@ def push(
     Args:
         publication: see [`collect`].
         repo_id: "owner/name"; made if it does not exist.
-        private: whether a repository that is made is private.
+        private: whether the repository is private; one that is public already is left alone.
         revision: branch to commit to, made from "main" if it does not exist.
         repo_type: "model" or "dataset".
         message: of the commit.
@@ -146,7 +146,8 @@ def push(
         The commit, and whether it is a new one: with nothing changed it is the last one.
 
     Raises:
-        ValueError: `repo_id` is not of the form owner/name, or the Hub refuses the card.
+        ValueError: `repo_id` is not of the form owner/name, the Hub refuses the card, or the repository is public and
+            `private` was asked for.
         OSError: no token or a wrong one, no permission, no connection, no space, a file that cannot be read.
     """
     validate_repo_id(repo_id)
@@ -163,6 +164,9 @@ def push(
         raise OSError(f"{api.endpoint} cannot be reached: {error}") from error
     try:
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        # A repository that was there keeps its visibility, whatever create_repo was told.
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise ValueError(f"{repo_id} is public already: make it private in its settings, or push it as public")
         if revision and revision != "main":
             api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
         before = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha

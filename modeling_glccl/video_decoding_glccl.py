@@ -16,6 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 import av
 import numpy as np
 
+# FFmpeg's formats that name other files: a video handed in must not make this machine read what it likes.
+PLAYLISTS = {"concat", "dash", "hls", "imf", "webm_dash_manifest"}
+
 
 class VideoDecodeError(ValueError):
     """A video that cannot be read. The message names the file, the reason and, where there is one, the remedy."""
@@ -356,6 +359,8 @@ def _opened(source: str | BinaryIO, name: str, num_threads: int) -> Iterator[tup
     except (av.FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{name}: {_diagnose(source, error)}") from error
     with container:
+        if container.format.name in PLAYLISTS:
+            raise VideoDecodeError(f"{name}: is a list of other files ({container.format.name}); pass those files")
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             others = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

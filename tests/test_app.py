@@ -1,5 +1,12 @@
 """The web page: what it shows of a result, and that its parts agree with the model."""
 
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
+from hub_server import local_hub
 from huggingface_hub import SpaceCard
+from remote_code import run_without_package
 from transformers import pipeline
 from videos import write_video
 
@@ -23,7 +32,9 @@ from modeling_glccl.app import (  # noqa: E402
     results_html,
     word_weights,
 )
+from modeling_glccl.cli import main  # noqa: E402
 
+SPACE = Path(__file__).parent.parent / "hub" / "space"
 QUERY = "a red ball bounces"
 
 
@@ -93,6 +104,20 @@ def test_an_index_is_searched_through_its_own_search(pipe, folder):
     assert IndexSearcher(Index()).search(QUERY, 1)[0].words == []
 
 
+def test_an_index_of_glccl_index_is_served(pipe, folder, tmp_path):
+    search = pytest.importorskip("modeling_glccl.search", reason="lancedb is not installed: pip install '.[search]'")
+    pipe.save_pretrained(tmp_path / "model")
+    assert main(["index", str(folder), "--index", str(tmp_path / "index"), "--model", str(tmp_path / "model")]) == 0
+    searcher, opened = open_searcher(index=tmp_path / "index")
+    assert isinstance(searcher.index, search.VideoIndex)
+    found = searcher.search(QUERY, 3)
+    expected = FolderSearcher(pipe, pipe.index(find_videos(folder))).search(QUERY, 3)
+    assert [result.path for result in found] == [result.path for result in expected]
+    np.testing.assert_allclose([f.score for f in found], [e.score for e in expected], atol=0.05)  # stored as float16
+    assert [word for word, _ in found[0].words] == QUERY.split()
+    assert opened.index(find_videos(folder)[:1]).features.frames.shape[0] == 1
+
+
 def test_words_are_those_of_the_query_whatever_their_tokens(pipe):
     slots = pipe.processor(text=["unbelievable Ünïcode, ball"])["input_ids"].shape[1]
     weights = np.arange(slots * 2, dtype=float).reshape(slots, 2)
@@ -136,9 +161,67 @@ def test_the_page_is_built_without_a_network(pipe, folder, monkeypatch):
     assert blocks.analytics_enabled is False
 
 
+@pytest.mark.slow
+def test_the_space_renders_shapes_where_it_has_no_videos(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GLCCL_CHECKPOINT", str(tmp_path / "checkpoint"))
+    spec = importlib.util.spec_from_file_location("glccl_space", SPACE / "app.py")
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    videos, examples = app.videos_and_examples()
+    assert len(set(videos)) == 24
+    assert all(Path(video).is_file() for video in videos)
+    assert 1 < len(set(examples)) == len(examples)
+
+
+SNAPSHOT = """
+import sys
+from huggingface_hub import snapshot_download
+
+folder = snapshot_download("someone/space", repo_type="space")
+sys.path.insert(0, folder)
+import app, modeling_glccl
+assert modeling_glccl.__file__.startswith(folder), modeling_glccl.__file__
+print(app.checkpoint() == folder + "/checkpoint", len(app.demo.fns) > 0)
+"""
+
+
+@pytest.mark.slow
+def test_the_space_runs_from_what_its_readme_uploads(pipe, tmp_path):
+    """Line by line, against a server that speaks the Hub's API; then in a process that has the Space alone."""
+    root = SPACE.parent.parent
+    for name in ("hub/space", "modeling_glccl"):
+        shutil.copytree(root / name, tmp_path / name)
+        (tmp_path / name / "__pycache__").mkdir(exist_ok=True)
+        (tmp_path / name / "__pycache__" / "app.pyc").write_bytes(b"")
+    pipe.save_pretrained(tmp_path / "runs" / "shapes" / "model" / "best")
+    lines = (SPACE / "README.md").read_text().partition("```bash\n")[2].partition("```")[0]
+    hf = f"{shlex.quote(sys.executable)} -m huggingface_hub.cli.hf "
+    script = lines.replace("owner/", "someone/").replace("hf upload", f"{hf} upload")
+    with local_hub() as hub:
+        environment = os.environ | hub.environment(tmp_path / "cache")
+        run = subprocess.run(
+            ["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        files = hub.repositories["space", "someone/space"].files()
+        assert {"app.py", "README.md", "requirements.txt"} < set(files)
+        assert {"modeling_glccl/app.py", "checkpoint/config.json"} < set(files)
+        assert not [name for name in files if name.endswith(".pyc")]
+        (tmp_path / "client").mkdir()
+        printed = run_without_package(SNAPSHOT, tmp_path / "client", **hub.environment(tmp_path / "client" / "cache"))
+    assert printed.split()[-2:] == ["True", "True"]
+
+
+def test_the_space_requires_what_the_package_does_and_datasets():
+    project = tomllib.loads((SPACE.parent.parent / "pyproject.toml").read_text())["project"]
+    datasets = [line for line in project["optional-dependencies"]["train"] if line.startswith("datasets")]
+    assert set((SPACE / "requirements.txt").read_text().split()) == {*project["dependencies"], *datasets}
+
+
 def test_the_space_says_what_it_runs_on():
-    space = Path(__file__).parent.parent / "hub" / "space"
-    data = SpaceCard((space / "README.md").read_text()).data
+    data = SpaceCard((SPACE / "README.md").read_text()).data
     assert (data.sdk, data.app_file, data.license) == ("gradio", "app.py", "apache-2.0")
-    assert f"gradio=={data.sdk_version}" in (space.parent.parent / "constraints.txt").read_text()
-    assert (space / data.app_file).is_file()
+    assert f"gradio=={data.sdk_version}" in (SPACE.parent.parent / "constraints.txt").read_text()
+    assert (SPACE / data.app_file).is_file()

@@ -19,7 +19,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 SPACE = Path(__file__).parent.parent / "hub" / "space" / "app.py"
 CHROMIUM = shutil.which("chromium")
-EXAMPLE = "a red ball bounces"
+OPENING, EXAMPLE = "a red ball bounces", "a red square bounces"
+QUERY = "a blue square slides"
 
 pytestmark = [
     pytest.mark.browser,
@@ -32,12 +33,12 @@ def address(tmp_path_factory):
     """The Space, started as its own process on a tiny checkpoint and three videos."""
     root = tmp_path_factory.mktemp("space")
     torch.manual_seed(0)
-    save_tiny_checkpoint(root / "checkpoint", [EXAMPLE, "a blue square slides"])
+    save_tiny_checkpoint(root / "checkpoint", [OPENING, QUERY])
     videos = root / "videos"
     videos.mkdir()
     for name, frames in (("one.mp4", 40), ("two.mp4", 50), ("three & four.mp4", 60)):
         write_video(videos / name, frames, fps=10)
-    (videos / "examples.txt").write_text(f"{EXAMPLE}\n")
+    (videos / "examples.txt").write_text(f"{OPENING}\n{EXAMPLE}\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,7 +89,7 @@ def page(browser, address):
     page.on("request", lambda request: page.requested.append(request.url))
     page.on("pageerror", lambda error: page.failures.append(str(error)))
     page.goto(address)
-    page.wait_for_selector("#query textarea")
+    wait_for_results(page, OPENING)
     yield page
     visitor.close()
     assert page.failures == []
@@ -97,15 +98,26 @@ def page(browser, address):
 def search(page, query: str) -> None:
     page.fill("#query textarea", query)
     page.click("#search")
-    page.wait_for_selector("#results video")
+    wait_for_results(page, query)
+
+
+def wait_for_results(page, query: str) -> None:
+    """Until the words of the first result are those of the query."""
+    shown = "[...document.querySelectorAll('#results article:first-child th')].map(cell => cell.innerText)"
+    page.wait_for_function(f"words => {shown}.join(' ') == words", arg=f"sentence {query}")
 
 
 def names(page) -> list[str]:
     return page.locator("#results h3").all_inner_texts()
 
 
+def test_it_opens_with_the_results_of_the_first_example(page):
+    assert page.input_value("#query textarea") == OPENING
+    assert len(names(page)) == 3
+
+
 def test_a_query_shows_videos_that_play_from_their_best_moment(page, address):
-    search(page, "a blue square slides")
+    search(page, QUERY)
     assert set(names(page)) == {"one.mp4", "two.mp4", "three & four.mp4"}
     videos = page.locator("#results video")
     for number in range(videos.count()):
@@ -120,7 +132,7 @@ def test_a_query_shows_videos_that_play_from_their_best_moment(page, address):
 
 
 def test_no_other_file_is_served_than_those_that_were_found(page):
-    search(page, EXAMPLE)
+    search(page, QUERY)
     found = page.locator("#results video").first.evaluate("v => v.src").partition("#")[0]
     assert page.request.get(found).status == 200
     folder = found.rpartition("/")[0]
@@ -129,7 +141,7 @@ def test_no_other_file_is_served_than_those_that_were_found(page):
 
 
 def test_every_frame_and_word_tells_its_weight_and_leads_there(page):
-    search(page, "a blue square slides")
+    search(page, QUERY)
     table = page.locator("#results article").first.locator("table")
     assert table.locator("th").all_inner_texts() == ["sentence", "a", "blue", "square", "slides"]
     last = table.locator("tr").nth(2).locator("td").last
@@ -139,26 +151,30 @@ def test_every_frame_and_word_tells_its_weight_and_leads_there(page):
     video.evaluate("v => v.pause()")
     last.click()
     page.wait_for_function("([v, t]) => Math.abs(v.currentTime - t) < 0.2", arg=[video.element_handle(), seconds])
+    # The table marks the frame that is on screen, in the row of the sentence and of every word.
+    page.wait_for_function("cell => cell.classList.contains('now')", arg=last.element_handle())
+    assert table.locator("td.now").count() == table.locator("tr").count()
 
 
 def test_an_example_is_a_click_away(page):
     page.get_by_text(EXAMPLE).click()
-    page.wait_for_function("text => document.querySelector('#query textarea').value == text", arg=EXAMPLE)
-    page.click("#search")
-    page.wait_for_selector("#results video")
+    wait_for_results(page, EXAMPLE)
+    assert page.input_value("#query textarea") == EXAMPLE
 
 
 def test_an_uploaded_video_is_found_by_its_visitor_alone(page, address, tmp_path):
     mine = write_video(tmp_path / "mine.mp4", 30, fps=10)
     page.set_input_files("#upload input[type=file]", mine)
     page.wait_for_selector("text=mine.mp4 is searched now.")
-    search(page, EXAMPLE)
+    search(page, QUERY)
     assert "mine.mp4" in names(page)
     video = page.locator("#results article", has_text="mine.mp4").locator("video")
     page.wait_for_function("v => v.readyState > 1 && !v.error", arg=video.element_handle())
+    page.get_by_text(EXAMPLE).click()
+    wait_for_results(page, EXAMPLE)
+    assert "mine.mp4" in names(page)
     page.goto(address)
-    page.wait_for_selector("#query textarea")
-    search(page, EXAMPLE)
+    search(page, QUERY)
     assert "mine.mp4" not in names(page)
 
 
@@ -170,11 +186,12 @@ def test_an_unreadable_file_gives_a_readable_message(page, tmp_path):
     message = page.inner_text("#message")
     assert "This did not work" in message
     assert "gradio" not in message
-    search(page, EXAMPLE)
+    search(page, QUERY)
     assert "broken.mp4" not in names(page)
 
 
 def test_an_empty_query_asks_for_words(page):
+    page.fill("#query textarea", " ")
     page.click("#search")
     page.wait_for_selector("text=Type what happens in the video.")
     assert page.locator("#results video").count() == 0

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,6 +113,23 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
     error = capsys.readouterr().err
     assert error.startswith(f"glccl {arguments[0]}: error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("accelerate", ["train", "recipes/shapes.yaml"], "train"),
+        ("lancedb", ["search", "a dog", "--index", "my.index"], "search"),
+        ("gradio", ["serve", "model", "--videos", "videos"], "demo"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(missing, arguments, extra):
+    """A fresh interpreter, in which the module cannot be imported."""
+    program = f"import sys; sys.modules[{missing!r}] = None; from modeling_glccl.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"modeling_glccl[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_commands_import_when_they_run():

@@ -1,5 +1,6 @@
 """Benchmarks as Parquet with a card, and back through plain `load_dataset` from a server on this machine."""
 
+import errno
 import json
 import os
 import subprocess
@@ -53,6 +54,10 @@ def test_videos_are_embedded_bit_for_bit(tmp_path):
             assert row["video"]["path"] == Path(wanted["video"]["path"]).name
             assert {**row, "video": None} == {**wanted, "video": None}
     assert "| train | 5 |" in (tmp_path / "out" / "README.md").read_text()
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"data", "README.md"}
+    # The card's third split has no rows: it would keep plain load_dataset from loading the others.
+    loaded = datasets.load_dataset(str(tmp_path / "out"))
+    assert {split: len(dataset) for split, dataset in loaded.items()} == rows
 
 
 @pytest.mark.filterwarnings("ignore:msrvtt test")
@@ -68,6 +73,22 @@ def test_captions_of_other_benchmarks_go_without_their_videos(tmp_path):
         export_benchmark("msrvtt", tmp_path / "more", card, videos=True, data_dir=str(tmp_path / "msrvtt"))
     with pytest.raises(FileExistsError, match="out is not empty"):
         export_benchmark("msrvtt", tmp_path / "out", card, data_dir=str(tmp_path / "msrvtt"))
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    export = ["shapes", tmp_path / "out", CARDS / "shapes" / "README.md"]
+    write = pyarrow.parquet.ParquetWriter.write_table
+
+    def full(writer, table):
+        write(writer, table)
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
+        with pytest.raises(OSError, match=r"out could not be written: .*No space left"):
+            export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
+    assert not list(tmp_path.glob("out*"))
+    assert export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES) == {"train": 5, "test": 4}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -98,6 +119,42 @@ print(json.dumps([
 """
 
 
+LOAD_CAPTIONS = """
+import json
+from datasets import load_dataset
+
+loaded = load_dataset("someone/msrvtt", split="test")
+streamed = load_dataset("someone/msrvtt", split="test", streaming=True)
+print(json.dumps([list(loaded), list(streamed)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:msrvtt test")
+def test_captions_of_one_split_are_read_back_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.chdir(CARDS.parent.parent)
+    miniatures.msrvtt(tmp_path / "msrvtt")
+    command = ["data", "export", "msrvtt", tmp_path / "out", "--data-dir", tmp_path / "msrvtt", "--split", "test"]
+    with local_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        assert main([*map(str, command), "--push", "someone/msrvtt"]) == 0
+        loaded, streamed = json.loads(load_in_another_process(LOAD_CAPTIONS, hub, tmp_path))
+    expected = load_benchmark("msrvtt", tmp_path / "msrvtt", split="test", with_videos=False)
+    assert loaded == streamed == list(expected)
+
+
+def load_in_another_process(script: str, hub, folder: Path) -> str:
+    """The last line that a script prints in a process that knows only the server."""
+    environment = os.environ | hub.environment(folder / "client")
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_plain_load_dataset_reads_what_was_pushed_also_streaming(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -110,12 +167,7 @@ def test_plain_load_dataset_reads_what_was_pushed_also_streaming(tmp_path, monke
         assert main([*map(str, command), "--push", "someone/shapes"]) == 0
         assert f"{hub.url}/datasets/someone/shapes/commit/" in capsys.readouterr().out
         assert hub.repositories["dataset", "someone/shapes"].private
-        environment = os.environ | hub.environment(tmp_path / "client")
-        run = subprocess.run(
-            [sys.executable, "-c", LOAD], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-    assert run.returncode == 0, run.stderr
-    sizes, loaded, streamed = json.loads(run.stdout.splitlines()[-1])
+        sizes, loaded, streamed = json.loads(load_in_another_process(LOAD, hub, tmp_path))
     assert sizes == {"train": 5, "validation": 2, "test": 4}
     assert loaded == streamed
     captions = load_benchmark("shapes", tmp_path, split="test", **SHAPES)["caption"]

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,9 @@ import torch
 from checkpoints import save_tiny_checkpoint
 from transformers import pipeline
 from videos import write_video
+
+from modeling_glccl import video_processing_glccl
+from modeling_glccl.video_decoding_glccl import decode_video
 
 HANDLER = Path(__file__).parent.parent / "hub" / "endpoint" / "handler.py"
 TEXTS = ["a red ball bounces", "a blue square slides"]
@@ -34,6 +39,7 @@ def checkpoint(tmp_path_factory):
         write_video(videos / f"{name}.mp4", frames, fps=10)
     pipe = pipeline("text-video-retrieval", model=str(folder), device="cpu")
     pipe.save_index(folder / "index.safetensors", sorted(videos.iterdir()), ids=["a", "b", "c"])
+    (videos / "notes.txt").write_text("no video")
     shutil.copy(HANDLER, folder)
     return folder
 
@@ -87,7 +93,7 @@ def test_a_query_ranks_the_feature_file(handler, pipe, checkpoint):
 def test_a_query_ranks_videos_that_are_sent_or_lie_below_the_root(handler, pipe, videos):
     sent = [encoded(videos / "a.mp4", id="first"), {"path": "b.mp4"}, {"path": str(videos / "c.mp4"), "id": 7}]
     answer = handler({"inputs": {"query": TEXTS[0], "videos": sent}, "parameters": {"moments": True}})
-    expected = pipe(TEXTS[0], videos=sorted(map(str, videos.iterdir())), moments=True, batch_size=1)
+    expected = pipe(TEXTS[0], videos=sorted(map(str, videos.glob("*.mp4"))), moments=True, batch_size=1)
     names = ["first", "1", "7"]
     for found, wanted in zip(answer["results"], expected, strict=True):
         assert found == wanted | {"id": names[wanted["index"]], "score": pytest.approx(wanted["score"], abs=1e-4)}
@@ -125,12 +131,22 @@ def test_texts_and_videos_are_embedded(handler, pipe, videos):
         ({"inputs": {"videos": []}}, "bad_request", "must be a list"),
         ({"inputs": {"videos": [{"url": "http://x"}]}}, "bad_request", "must have base64 or path"),
         ({"inputs": {"videos": [{"base64": "???"}]}}, "bad_input", "base64 of video 0 is damaged"),
-        ({"inputs": {"videos": [{"base64": "bm8gdmlkZW8=", "id": "x"}]}}, "bad_input", "video"),
+        ({"inputs": {"videos": [{"base64": 5}]}}, "bad_request", "must be strings"),
+        (
+            {"inputs": {"videos": [{"base64": "bm8gdmlkZW8=", "id": "x"}]}},
+            "bad_input",
+            "^video x: video bytes: is not",
+        ),
+        ({"inputs": {"videos": [{"path": "notes.txt"}]}}, "bad_input", "^video 0: notes.txt: is not a video"),
+        ({"inputs": {"videos": [{"path": "a" * 5000}]}}, "not_found", "no file of this path"),
+        ({"inputs": {"videos": [{"path": "a\0.mp4"}]}}, "not_found", "no file of this path"),
         ({"inputs": {"videos": [{"path": "none.mp4"}]}}, "not_found", "no file none.mp4"),
         ({"inputs": {"videos": [{"path": "../checkpoint/config.json"}]}}, "forbidden", "not below the allowed"),
         ({"inputs": {"videos": [{"path": "/etc/passwd"}]}}, "forbidden", "not below the allowed"),
         ({"inputs": "a", "parameters": {"index": "none.safetensors"}}, "not_found", "no feature file none"),
-        ({"inputs": "a", "parameters": {"index": "../x.safetensors"}}, "forbidden", "feature file of this repo"),
+        ({"inputs": "a", "parameters": {"index": "../x.safetensors"}}, "not_found", "no feature file"),
+        ({"inputs": "a", "parameters": {"index": "a" * 5000}}, "not_found", "no feature file"),
+        ({"inputs": "a", "parameters": {"index": 5}}, "bad_request", "index=5 must be the name"),
         ({"inputs": "a", "parameters": {"index": "model.safetensors"}}, "bad_input", "is not a feature file"),
     ],
 )
@@ -177,10 +193,10 @@ def test_a_request_that_takes_too_long_is_answered_in_time_and_given_up(make, vi
     handler = make(GLCCL_TIMEOUT_SECONDS=0.3)
     encode, encoded_videos = handler.pipe.index, []
 
-    def slow(batch, ids):
+    def slow(batch, ids, **options):
         time.sleep(0.2)
         encoded_videos.extend(ids)
-        return encode(batch, ids)
+        return encode(batch, ids, **options)
 
     handler.pipe.index = slow
     error = handler({"inputs": {"videos": [{"path": "a.mp4"}] * 10}})["error"]
@@ -188,6 +204,32 @@ def test_a_request_that_takes_too_long_is_answered_in_time_and_given_up(make, vi
     assert "0.3 seconds" in error["message"]
     handler.worker.shutdown(wait=True)
     assert len(encoded_videos) < 10
+
+
+def test_a_request_that_waited_too_long_for_another_is_not_computed(make):
+    handler = make(GLCCL_TIMEOUT_SECONDS=0.2)
+    other = threading.Event()
+    handler.worker.submit(other.wait)
+    handler.pipe.forward = lambda *_: pytest.fail("computed though its client was answered long ago")
+    assert handler({"inputs": TEXTS[0]})["error"]["code"] == "timeout"
+    other.set()
+    # What waits in the worker's queue runs before this.
+    assert handler.worker.submit(lambda: "alive").result(timeout=30) == "alive"
+
+
+def test_no_more_of_a_long_video_is_decoded_than_tells_that_it_is_too_long(make, videos, monkeypatch):
+    long = write_video(videos.parent / "long.mp4", 300, fps=10, key_interval=1000)
+    decoded = []
+
+    def spy(*arguments, **options):
+        decoded.append(decode_video(*arguments, **options))
+        return decoded[-1]
+
+    monkeypatch.setattr(video_processing_glccl, "decode_video", spy)
+    handler = make(GLCCL_MAX_VIDEO_SECONDS=5)
+    error = handler({"inputs": {"videos": [encoded(long)]}})["error"]
+    assert (error["code"], error["message"]) == ("too_long", "video 0 lasts 30.0 s; at most 5 s are allowed")
+    assert decoded[0].decoded_frames <= 60
 
 
 ENDPOINT = """
@@ -210,6 +252,21 @@ def test_the_checkpoints_folder_may_hide_the_package(checkpoint, pipe, tmp_path)
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {"results": pipe("a red ball bounces", videos=checkpoint / "index.safetensors")}
+
+
+def test_files_in_a_cache_are_links_and_serve_as_well(checkpoint, make, handler, tmp_path):
+    """The Hub's cache holds links to its blobs."""
+    (snapshot := tmp_path / "snapshot").mkdir()
+    for file in checkpoint.iterdir():
+        if file.is_file():
+            (snapshot / file.name).symlink_to(file)
+    assert type(handler)(str(snapshot))({"inputs": TEXTS[0]}) == handler({"inputs": TEXTS[0]})
+
+
+def test_its_requirements_are_those_of_the_package():
+    root = HANDLER.parent.parent.parent
+    wanted = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert set((HANDLER.parent / "requirements.txt").read_text().split()) < set(wanted)
 
 
 def test_it_imports_nothing_but_transformers_and_the_standard_library():

@@ -3,7 +3,10 @@
 import ast
 import importlib.util
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import evaluate
@@ -11,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hub_server import TOKEN, local_hub
+from huggingface_hub import HfApi
 
 from modeling_glccl.evaluation import retrieval_metrics
 
@@ -65,6 +70,27 @@ def test_takes_tensors_lists_and_batches(metric):
         rows = slice(start, start + 3)
         metric.add_batch(predictions=similarity[rows].tolist(), references=video_index[rows].tolist())
     assert metric.compute() == expected
+
+
+FROM_THE_HUB = """
+import evaluate
+
+metric = evaluate.load("someone/text_video_retrieval", module_type="metric")
+print(metric.compute(predictions=[[0.9, 0.1], [0.8, 0.3], [0.2, 0.7]], references=[0, 0, 1])["v2t_MnR"])
+"""
+
+
+@pytest.mark.slow
+def test_it_loads_by_the_name_of_its_space(tmp_path):
+    with local_hub() as hub:
+        api = HfApi(endpoint=hub.url, token=TOKEN)
+        api.create_repo("someone/text_video_retrieval", repo_type="space", space_sdk="gradio")
+        api.upload_folder(repo_id="someone/text_video_retrieval", repo_type="space", folder_path=FOLDER)
+        environment = os.environ | hub.environment(tmp_path / "cache")
+        command = [sys.executable, "-c", FROM_THE_HUB]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["1.0"]
 
 
 def test_float32_ties_stay_ties(metric):

@@ -103,7 +103,7 @@ def test_training_results_fill_card_and_metadata(checkpoint, no_example, tmp_pat
     assert "| text to video | 24.5 | 65.8 | 79.5 | 3.0 | 8.5 |" in card
     assert "400 captions, 390 videos" in card
     assert "MSR-VTT, split `train_9k`, from `openai/clip-vit-base-patch32`: 5 epochs, batches of 128" in card
-    assert "chosen by R@1 on the validation split" in card
+    assert "chosen by R@1 on the validation split. Every query counts once" in card
     assert ENVIRONMENT["git"] in card
     data = ModelCard(card).data
     assert data.base_model == "openai/clip-vit-base-patch32"
@@ -150,6 +150,10 @@ def test_evaluation_results_fill_it_too(checkpoint, no_example, tmp_path):
     assert "8 captions, 8 videos" in card
     assert "shapes (rendered videos" in card
     assert ModelCard(card).data.datasets is None
+    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json", dataset="someone/shapes")
+    data = ModelCard(card).data
+    assert data.datasets == ["someone/shapes"]
+    assert {result.dataset_type for result in data.eval_results} == {"someone/shapes"}
     (tmp_path / "results.json").write_text('{"loss": 1}')
     with pytest.raises(ValueError, match=r"results\.json lacks 'recipe'"):
         make_card(checkpoint, "someone/model", results=tmp_path / "results.json")

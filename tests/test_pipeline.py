@@ -1,5 +1,6 @@
 """The pipeline: ranks, moments, feature files; in this process and from a saved folder alone, as remote code."""
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -120,6 +121,13 @@ def test_moments_are_the_frames_that_the_weights_favour(pipe, paths, monkeypatch
     monkeypatch.setattr(pipe.model, "frame_weights", weights)
     (found,) = pipe(CAPTIONS[0], videos=index, moments=True)
     assert (found["start"], found["end"]) == pytest.approx((0.7, 2.2))
+
+
+def test_what_comes_after_the_end_is_not_read(pipe, paths):
+    whole, cut, longer = (pipe.index(paths[:1], end=end) for end in (None, 1.0, 9.0))
+    assert cut.timestamps.max() < 1
+    assert cut.durations.tolist() == whole.durations.tolist() == pytest.approx([3.0])
+    assert torch.equal(longer.features.frames, whole.features.frames)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +274,18 @@ print(json.dumps({
 assert "modeling_glccl" not in sys.modules
 pipe.save_pretrained("again")
 """
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(checkpoint, paths, tmp_path):
+    """Without the package, on videos of these names, with a checkpoint where `make demo` leaves one."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("## On the Hub")[2].partition("```python\n")[2].partition("```")[0]
+    shutil.copytree(checkpoint, tmp_path / "runs" / "shapes" / "model" / "best")
+    for name, path in zip(("a.mp4", "b.mp4"), paths, strict=False):
+        shutil.copy(path, tmp_path / name)
+    printed = run_without_package(example, tmp_path)
+    assert set(ast.literal_eval(printed)) == {"index", "id", "score", "start", "end"}
 
 
 def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pipe, paths, tmp_path):

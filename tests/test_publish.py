@@ -152,13 +152,26 @@ def test_what_the_hub_refuses_is_explained(hub, checkpoint, token, repo_id, mess
     assert not hub.repositories
 
 
-def test_a_full_disk_at_the_hub_is_explained(hub, checkpoint):
-    hub.quota = 1000
-    with pytest.raises(OSError, match=r"(?s)'model\.safetensors'.*storage limit is reached.*goes on from there"):
+def test_a_full_disk_at_the_hub_is_explained_and_what_arrived_is_not_sent_again(hub, checkpoint):
+    GLCCLModel.from_pretrained(checkpoint).save_pretrained(checkpoint, max_shard_size="100KB")
+    (checkpoint / "model.safetensors").unlink()
+    hub.quota = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) // 2
+    with pytest.raises(OSError, match=r"(?s)safetensors'.*storage limit is reached.*goes on from there"):
         push(collect(checkpoint), "someone/model", api=hub.api)
+    assert hub.repositories["model", "someone/model"].files().keys() == {".gitattributes"}
+    arrived, sent = set(hub.objects), len(hub.paths("PUT"))
+    assert arrived
     hub.quota = None
     _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
     assert changed
+    assert not arrived & {path.removeprefix("/lfs/") for path in hub.paths("PUT")[sent:]}
+
+
+def test_what_is_public_already_is_not_pushed_to_as_private(hub, checkpoint):
+    hub.api.create_repo("someone/model", private=False)
+    with pytest.raises(ValueError, match="someone/model is public already"):
+        push(collect(checkpoint), "someone/model", private=True, api=hub.api)
+    assert hub.repositories["model", "someone/model"].files().keys() == {".gitattributes"}
 
 
 def test_no_connection_is_explained(checkpoint):

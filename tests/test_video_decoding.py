@@ -403,6 +403,7 @@ def test_sources_that_are_no_video(tmp_path, monkeypatch):
         "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
     )
     whole = write_video(tmp_path / "a.mp4", 50).read_bytes()
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
     (tmp_path / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -423,6 +424,7 @@ def test_sources_that_are_no_video(tmp_path, monkeypatch):
         (io.BytesIO(), "is empty"),
         ("pointer.mp4", "pointer.mp4: is a Git-LFS pointer.*git lfs pull"),
         ("notes.mp4", "notes.mp4: is not a video that FFmpeg can read"),
+        ("list.mp4", r"list.mp4: is a list of other files \(concat\)"),
         ("no_index.mp4", "no_index.mp4: has no moov box"),
         (Path("no_index.mp4").read_bytes(), "has no moov box"),
         ({"path": "row.mp4", "bytes": b"abc"}, "row.mp4: is not a video"),

@@ -1,4 +1,4 @@
-"""Custom handler of Inference Endpoints for a GLCCL checkpoint; `glccl publish --add hub/endpoint/handler.py` adds it.
+"""Custom handler of Inference Endpoints for a GLCCL checkpoint; `glccl publish --add FILE` adds it to the model.
 
 A request is `{"inputs": {...}, "parameters": {...}}`. What `inputs` holds says what is wanted:
 
@@ -75,6 +75,8 @@ class EndpointHandler:
     def _answer(self, data: dict[str, Any], deadline: float) -> dict[str, Any]:
         inputs = data.get("inputs") if isinstance(data, dict) else None
         parameters = data.get("parameters") or {} if isinstance(data, dict) else {}
+        if time.monotonic() > deadline:  # it waited for another request, and is answered already
+            raise TimeoutError
         if isinstance(inputs, str):
             inputs = {"query": inputs}
         if not isinstance(inputs, dict) or not isinstance(parameters, dict):
@@ -145,8 +147,14 @@ class EndpointHandler:
         """One video, unless the time is up."""
         if time.monotonic() > deadline:
             raise TimeoutError
-        index = self.pipe.index([video], ids=[video_id])
-        duration, limit = index.durations[0].item(), self.limits["GLCCL_MAX_VIDEO_SECONDS"]
+        limit = self.limits["GLCCL_MAX_VIDEO_SECONDS"]
+        try:
+            # No more is decoded than tells whether the video is too long.
+            index = self.pipe.index([video], ids=[video_id], end=limit + 1)
+        except ValueError as error:
+            reason = str(error.__cause__ or error).removeprefix("videos[0]: ").replace(f"{self.video_root}/", "")
+            raise RequestError("bad_input", f"video {video_id}: {reason}") from error
+        duration = index.durations[0].item()
         if duration > limit:
             raise RequestError("too_long", f"video {video_id} lasts {duration:.1f} s; at most {limit:g} s are allowed")
         return index
@@ -172,6 +180,8 @@ class EndpointHandler:
         total, found = 0, []
         for place, video in enumerate(videos):
             name = f"videos[{place}]"
+            if not all(isinstance(video.get(key, ""), str) for key in ("base64", "path")):
+                raise RequestError("bad_request", f"{name}: base64 and path must be strings")
             if set(video) - {"id"} == {"base64"}:
                 content, size = video["base64"], len(video["base64"]) * 3 // 4
             elif set(video) - {"id"} == {"path"}:
@@ -190,26 +200,31 @@ class EndpointHandler:
             return content
         try:
             return base64.b64decode(content, validate=True)
-        except (binascii.Error, ValueError, TypeError) as error:
+        except (binascii.Error, ValueError) as error:
             raise RequestError("bad_input", f"the base64 of video {video_id} is damaged: {error}") from error
 
-    def _allowed_path(self, name: str, path: Any) -> Path:
+    def _allowed_path(self, name: str, path: str) -> Path:
         if self.video_root is None:
             raise RequestError("forbidden", f"{name}: paths are not allowed here; GLCCL_VIDEO_ROOT names no folder")
-        found = (self.video_root / str(path)).resolve()
+        try:
+            found = (self.video_root / path).resolve()
+            exists = found.is_file()
+        except (OSError, ValueError) as error:  # a path that no file can have
+            raise RequestError("not_found", f"{name}: no file of this path") from error
         if not found.is_relative_to(self.video_root):
             raise RequestError("forbidden", f"{name}: {path} is not below the allowed folder")
-        if not found.is_file():
+        if not exists:
             raise RequestError("not_found", f"{name}: no file {path}")
         return found
 
     def _index(self, name: Any) -> Any:
         """A feature file of the repository, read once."""
-        file = self.folder / str(name)
-        if not isinstance(name, str) or file.resolve().parent != self.folder or file.suffix != ".safetensors":
-            raise RequestError("forbidden", f"index={name!r} must be the name of a feature file of this repository")
+        if not isinstance(name, str):
+            raise RequestError("bad_request", f"index={name!r} must be the name of a feature file of this repository")
         if name not in self.indexes:
-            if not file.is_file():
+            # Looked up in the list of files, a name cannot lead out of the folder.
+            files = {file.name: file for file in self.folder.glob("*.safetensors")}
+            if name not in files:
                 raise RequestError("not_found", f"this repository has no feature file {name}: send videos, or add one")
-            self.indexes[name] = self.pipe.index(file)
+            self.indexes[name] = self.pipe.index(files[name])
         return self.indexes[name]

@@ -27,12 +27,15 @@ def videos_and_examples() -> tuple[list[str], list[str]]:
 
 
 def rendered_shapes(count: int = 24) -> tuple[list[str], list[str]]:
-    """Clips of the shapes benchmark, rendered now, and captions of three that are no twins."""
+    """Clips of the shapes benchmark, rendered now, and for every group of twins the shortest of their captions."""
     from modeling_glccl.data import load_benchmark
 
     options = {"num_train": 0, "num_validation": 0, "num_test": count, "image_size": 96}
     rows = load_benchmark("shapes", Path("runs/space"), split="test", **options)
-    return [video["path"] for video in rows["video"]], list(rows["caption"])[::8]
+    captions = {}
+    for group, caption in zip(rows["twin_group"], rows["caption"], strict=True):
+        captions[group] = min(captions.get(group, caption), caption, key=len)
+    return [video["path"] for video in rows["video"]], list(captions.values())
 
 
 def build():

@@ -1,6 +1,7 @@
 """A benchmark as Parquet files with a card: a folder that the Hub serves and plain `load_dataset` reads."""
 
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import datasets
 import pyarrow.parquet
 from datasets.table import embed_table_storage
+from huggingface_hub import DatasetCard
 
 from . import load_benchmark
 
@@ -26,12 +28,12 @@ def export_benchmark(
     shard_bytes: int = 400_000_000,
     **options: Any,
 ) -> dict[str, int]:
-    """Writes `data/<split>-*.parquet` and README.md.
+    """Writes `data/<split>-*.parquet` and README.md; the folder appears when all of it is written.
 
     Args:
         name: of the benchmark, for [`load_benchmark`].
         folder: a new or empty one.
-        card: README.md of the dataset, with metadata; the number of rows is added to it.
+        card: README.md of the dataset, with metadata; the files and the number of rows of every split are added to it.
         videos: whether the files of the videos are embedded (column `video`); otherwise they are left out.
         splits: those to export; by default all.
         shard_bytes: a new file is begun once one has so many bytes of videos.
@@ -43,6 +45,7 @@ def export_benchmark(
     Raises:
         ValueError: embedding videos that may not be passed on.
         FileExistsError: the folder holds something.
+        OSError: the folder cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
     if videos and name not in FREE_VIDEOS:
@@ -50,19 +53,32 @@ def export_benchmark(
             f"the videos of {name} may not be passed on, so they are not embedded: export without videos. "
             f"Embedded can be: {', '.join(FREE_VIDEOS)}"
         )
-    text = Path(card).read_text(encoding="utf-8")
+    readme = DatasetCard(Path(card).read_text(encoding="utf-8"))
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder or delete it")
     if splits is None:
         loaded = dict(load_benchmark(name, split=None, with_videos=videos, **options))
     else:
         loaded = {split: load_benchmark(name, split=split, with_videos=videos, **options) for split in splits}
-    (folder / "data").mkdir(parents=True)
-    for split, dataset in loaded.items():
-        _write_split(dataset, folder / "data", split, shard_bytes)
     rows = {split: len(dataset) for split, dataset in loaded.items()}
+    # Exactly the splits that are written: `load_dataset` fails if it misses one that the card names.
+    files = [{"split": split, "path": f"data/{split}-*"} for split in rows]
+    readme.data.configs = [{"config_name": "default", "data_files": files}]
     table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
-    (folder / "README.md").write_text(f"{text.rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n")
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of an export that was interrupted
+    try:
+        (part / "data").mkdir(parents=True)
+        for split, dataset in loaded.items():
+            _write_split(dataset, part / "data", split, shard_bytes)
+        text = f"{str(readme).rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n"
+        (part / "README.md").write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(f"{folder} could not be written: {error}") from error
     return rows
 
 
