@@ -13,7 +13,7 @@ from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.interaction_glccl import GLCCLTextFeatures
-from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, clips, searcher
+from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, clips, ingest, searcher, store
 from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
 
 pytest_plugins = ["search_fixtures"]
@@ -127,6 +127,30 @@ def test_only_new_and_changed_videos_are_encoded(index, videos, monkeypatch):
     assert after.keys() - before.keys() == {str(videos / "new.mkv")}
     assert after[changed][0][1] != before[changed][0][1]
     assert index.search(CAPTIONS[0], k=99)[0].score == index.search(CAPTIONS[0], k=99, exhaustive=True)[0].score
+
+
+def test_a_long_run_keeps_its_lookups_fast_and_merges_its_files(index, videos, monkeypatch):
+    monkeypatch.setattr(ingest, "_COMMIT_VIDEOS", 1)
+    monkeypatch.setattr(ingest, "_INDEX_COMMITS", 2)
+    monkeypatch.setattr(store, "_INDEXED_ROWS", 1)
+    monkeypatch.setattr(store, "_FRAGMENTS", 4)
+    fragments, indexed = [], []
+    compact = store.Store.compact
+
+    def noted_compact(self, **options):
+        compact(self, **options)
+        table = self.open_clips()
+        fragments.append(table.stats()["fragment_stats"]["num_fragments"])
+        indexed.append({column: found.num_indexed_rows for found in table.list_indices() for column in found.columns})
+
+    monkeypatch.setattr(store.Store, "compact", noted_compact)
+    reader = index.search_batch  # has read the clips of before
+    assert reader(CAPTIONS)[0] == []
+    assert update(index, videos) == {"added": 5}
+    assert fragments == [2, 4, 1]  # in the middle of the run only the indexes are made
+    assert indexed == [{"video_id": count, "sha256": count} for count in (2, 4, 5)]
+    assert update(index, videos) == {"unchanged": 5}
+    assert [len(results) for results in reader(CAPTIONS)] == [5] * 4
 
 
 def test_moved_and_copied_videos_are_recognised_by_content(index, videos, monkeypatch):
@@ -267,15 +291,20 @@ def test_long_videos_are_cut_into_overlapping_clips(tmp_path, model, processor):
     index.add(path, progress=False)
     stored = contents(index)[str(path)]
     assert [(clip[3], clip[4]) for _, clip in sorted(stored.items())] == [(0, 10), (6, 16), (12, 22), (18, 26)]
+    logits = {}
     with torch.inference_mode():
         for clip in stored.values():
             end = clip[4] if clip[4] < 26 else None
             frames = model.get_video_features(**processor(videos=[str(path)], start=clip[3], end=end)).frames
             torch.testing.assert_close(clip[5].view(4, 32), frames[0], atol=0.02, rtol=0.01)
+            inputs = processor(text=CAPTIONS[:1], videos=[str(path)], start=clip[3], end=end)
+            logits[clip[3], clip[4]] = model(**inputs).logits_per_text.item()
     (result,) = index.search(CAPTIONS[0], moments=True)
     assert (len(index), index.info()["clips"]) == (1, 4)
-    assert (result.start, result.end) in [(0, 10), (6, 16), (12, 22), (18, 26)]
+    assert (result.start, result.end) == max(logits, key=logits.get)
+    assert result.score == pytest.approx(max(logits.values()), abs=0.05)
     assert result.start <= result.moment.start < result.moment.end <= result.end
+    assert result.start <= result.frame_times.min() < result.frame_times.max() < result.end  # seconds in the video
     assert result.duration == pytest.approx(26)
     shorter = write_video(tmp_path / "long.mp4", 60, fps=5)  # 12 seconds: two clips are left
     index.add(shorter, progress=False)
@@ -361,6 +390,52 @@ def test_a_large_index_gets_a_measured_nearest_neighbour_index(index, videos, mo
     best.video_id = "late"
     index._store.commit([best])
     assert index.search(CAPTIONS[0])[0].video_id == "late"
+
+
+def test_a_nearest_neighbour_index_that_finds_too_little_is_rebuilt(index, videos, monkeypatch):
+    measured = []
+    tune = ann._tune
+
+    def write_others(count: int, seed: int):
+        records = synthetic_records(count, seed=seed)
+        for record in records:
+            record.sha256 += f"-{seed}"
+        index._store.commit(records)
+
+    def noted_tune(*arguments):
+        measured.append(tune(*arguments)[1])
+        return 1, measured[-1]
+
+    def created():
+        (built,) = (found for found in index._store.open_clips().list_indices() if found.columns == ["pooled"])
+        return built.created_at
+
+    monkeypatch.setattr(ann, "ANN_CLIPS", 1000)
+    monkeypatch.setattr(ann, "_PROBES", (1,))
+    monkeypatch.setattr(ann, "_tune", noted_tune)
+    monkeypatch.setattr(ann, "RECALL_GATE", 0.05)
+    index._store.commit(synthetic_records(1000))
+    update(index, videos)
+    assert len(measured) == 1  # built, then measured
+    assert index.info()["ann"]["recall"] == round(measured[0], 4)
+    known = created()
+
+    # As many videos as before, but others: the number of clips alone would not tell.
+    write_others(30, seed=1)
+    update(index, videos)
+    assert (len(measured), index.info()["ann"]["unmeasured"]) == (1, 30)
+    write_others(1000, seed=1)
+    update(index, videos)
+    assert len(measured) == 2  # above the gate: measured, and kept
+    assert created() == known
+
+    monkeypatch.setattr(ann, "RECALL_GATE", 1.01)
+    write_others(1000, seed=2)
+    update(index, videos)
+    assert len(measured) == 4  # below it: measured, rebuilt, measured again
+    assert created() > known
+    assert index.info()["ann"]["recall"] == round(measured[-1], 4)
+    assert index.info()["ann"]["unmeasured"] == 0
 
 
 def test_a_nearest_neighbour_index_below_the_gate_is_not_used(index, videos, monkeypatch):

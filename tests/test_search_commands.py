@@ -1,6 +1,8 @@
 """`glccl index` and `glccl search`."""
 
 import json
+import subprocess
+import sys
 import webbrowser
 
 import pytest
@@ -32,7 +34,7 @@ def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     assert "my.index: 5 videos (5 added)" in printed
     code, printed = run("search", "a dog in the snow", "--index", "my.index")
     assert code == 0
-    for text in ("a dog in the snow", "rank", "score", "best moment", "v4.mp4", "0:0"):
+    for text in ("a dog in the snow", "rank", "score", "best moment", "v1.mp4", "more/v4.mp4", "0:0", f"in {videos}"):
         assert text in printed
     code, printed = run("index", videos, "--index", "my.index")
     assert (code, "5 unchanged" in printed) == (0, True)
@@ -89,6 +91,12 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
     assert code == 1
     assert "--clip-length 5: my.index has clips made with 30" in message
+
+
+def test_a_missing_extra_is_named():
+    code = "import sys; sys.modules['lancedb'] = None; import modeling_glccl.search"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "an index needs LanceDB: pip install 'modeling_glccl[search]'" in done.stderr
 
 
 def test_times_are_readable():

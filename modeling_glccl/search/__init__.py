@@ -6,6 +6,13 @@ import os
 for _name in ("LANCE_LOG", "LANCEDB_LOG"):
     os.environ.setdefault(_name, "error")
 
+try:
+    import filelock  # noqa: F401
+    import lancedb  # noqa: F401
+    import rich  # noqa: F401
+except ImportError as _error:
+    raise ImportError(f"an index needs LanceDB: pip install 'modeling_glccl[search]' ({_error})") from _error
+
 from .index import IndexMismatchError, SearchResult, VideoIndex  # noqa: E402
 from .ingest import IngestReport  # noqa: E402
 from .moments import Moment  # noqa: E402

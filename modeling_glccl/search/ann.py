@@ -10,7 +10,7 @@ from lancedb.index import IvfSq
 from torch import Tensor
 
 from .candidates import IndexedSnapshot, matrix
-from .store import OK, Store
+from .store import OK, Store, explained
 
 # Clips beyond which a search on disk beats a scan in memory (about 25 ms and 300 MB at 512 numbers each).
 ANN_CLIPS = 300_000
@@ -18,8 +18,8 @@ ANN_CLIPS = 300_000
 RECALL_GATE = 0.98
 _NEAREST, _CANDIDATES = 100, 1000
 _PROBES = (16, 32, 64, 128, 256)
-# A change of the number of clips that makes it worth measuring again.
-_GROWTH = 1.05
+# Share of the clips that must have come, gone or changed to make it worth measuring again.
+_CHANGED = 0.05
 
 # Queries of which the recall is measured, so that they lie where sentences lie and not where videos do.
 SAMPLE_QUERIES = [
@@ -33,7 +33,8 @@ def update_ann(store: Store, sample: Callable[[], Tensor]) -> None:
     """Builds or checks the index of a store, if it is large enough for one.
 
     `about["ann"]` then says its kind, on how many partitions (`probes`) a search looks, what it found of the 100
-    nearest clips of a sample of queries (`recall`), and at how many clips that was.
+    nearest clips of a sample of queries (`recall`), at how many clips that was, and how many have been written since
+    (`unmeasured`).
 
     Args:
         store: with all commits done.
@@ -42,18 +43,29 @@ def update_ann(store: Store, sample: Callable[[], Tensor]) -> None:
     table = store.open_clips()
     count = table.count_rows(f"status = '{OK}'")
     known = store.about.get("ann")
-    if count < ANN_CLIPS or (known and 1 / _GROWTH < count / known["clips"] < _GROWTH):
+    if count < ANN_CLIPS:
         return
+    if known:
+        unmeasured = known["unmeasured"] + store.written_clips
+        store.written_clips = 0
+        if max(unmeasured, abs(count - known["clips"])) < _CHANGED * known["clips"]:
+            if unmeasured != known["unmeasured"]:
+                store.update_about(ann={**known, "unmeasured": unmeasured})
+            return
     queries = sample()
     truth = _scan(table, queries, store.about["width"])
     probes, recall = _tune(table, queries, truth, store.about["width"]) if _has_index(table) else (0, 0.0)
     if recall < RECALL_GATE:
         kind = IvfSq(distance_type="dot", num_partitions=math.isqrt(count), max_iterations=10, sample_rate=64)
-        table.create_index("pooled", config=kind, replace=True)
+        with explained(store.uri):
+            table.create_index("pooled", config=kind, replace=True)
         table = store.open_clips()
         probes, recall = _tune(table, queries, truth, store.about["width"])
     kind = "IVF_SQ" if recall >= RECALL_GATE else None  # else searches scan in memory
-    store.update_about(ann={"kind": kind, "probes": probes, "recall": round(recall, 4), "clips": count})
+    store.written_clips = 0
+    store.update_about(
+        ann={"kind": kind, "probes": probes, "recall": round(recall, 4), "clips": count, "unmeasured": 0}
+    )
 
 
 def _has_index(table: Any) -> bool:

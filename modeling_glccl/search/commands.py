@@ -60,7 +60,9 @@ def search_command(
     if as_json:
         print(json.dumps(results_json(results), indent=2))
     elif results:
-        Console().print(results_table(query, results))
+        table, folder = results_table(query, results)
+        Console().print(table)
+        print(f"in {folder}")
     else:
         print(f"{index_path} is empty")
     if html_path or open_page:

@@ -28,6 +28,8 @@ _CHUNK = 256
 # A kill loses at most this many videos, or what was encoded in this many seconds.
 _COMMIT_VIDEOS = 256
 _COMMIT_SECONDS = 30.0
+# Commits after which the indexes by which files are looked up are brought up to date.
+_INDEX_COMMITS = 64
 
 
 @dataclass
@@ -168,12 +170,15 @@ def finish_here(
 def ingest(store: Store, finished: Iterator[Job], total: int, report: Counter, progress: bool) -> None:
     """Commits jobs as they are finished. Every commit is whole: a kill loses the videos since the last one."""
     done: list[Job] = []
-    committed_at = time.monotonic()
+    committed_at, commits = time.monotonic(), 0
     with tqdm(total=total, desc="indexing", unit="video", disable=not progress) as bar:
         for job in finished:
             done.append(job)
             if len(done) >= _COMMIT_VIDEOS or time.monotonic() - committed_at > _COMMIT_SECONDS:
                 commit(store, done, report)
+                commits += 1
+                if commits % _INDEX_COMMITS == 0:
+                    store.compact(growing=True)
                 done, committed_at = [], time.monotonic()
             bar.update(sum(report.values()) + len(done) - bar.n)
         commit(store, done, report)

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,24 @@ li img {{ display: block; border: 3px solid transparent }} li.moment img {{ bord
 li div {{ height: 6px; background: #39c }}
 </style></head><body>
 <h1>{query}</h1>
+<p>Framed in red: the best moment. Blue: how much a frame weighs for the sentence.</p>
 {articles}
 </body></html>
 """
 
 
-def results_table(query: str, results: Sequence[SearchResult]) -> Table:
-    """Rank, score, video and best moment of every result."""
+def results_table(query: str, results: Sequence[SearchResult]) -> tuple[Table, str]:
+    """Rank, score, video and best moment of every result, and the folder that their paths start from."""
+    paths = [result.path for result in results]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     table = Table(title=query, title_justify="left")
     for name, justify in (("rank", "right"), ("score", "right"), ("video", "left"), ("best moment", "right")):
         table.add_column(name, justify=justify, overflow="fold")
     for rank, result in enumerate(results, 1):
         start, end, _ = result.moment
-        table.add_row(str(rank), f"{result.score:.2f}", result.path, f"{clock(start)} - {clock(end)}")
-    return table
+        name = os.path.relpath(result.path, folder)
+        table.add_row(str(rank), f"{result.score:.2f}", name, f"{clock(start)} - {clock(end)}")
+    return table, folder
 
 
 def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:

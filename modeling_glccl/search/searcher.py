@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ SHORTLIST, CANDIDATES = 1000, 200
 _EXHAUSTIVE_CHUNK = 4096
 # Clips of one video among the candidates, so that a film does not crowd out all others.
 _CLIPS_PER_VIDEO = 5
+_FRAME_COLUMNS = ("frames", "num_frames")
+_RESULT_COLUMNS = ("video_id", "path", "start", "end", "duration")
 
 
 @dataclass
@@ -83,9 +85,10 @@ class Searcher:
                 self._score_candidates(snapshot, text, state, k) for text, state in zip(texts, prepared, strict=True)
             ]
         found = []
+        columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if moments else _RESULT_COLUMNS
         for text, (row_ids, scores, keys) in zip(texts, scored, strict=True):
             best = _best_per_video(scores, keys)[:k]
-            found.append(self._results(snapshot, text, row_ids[best], scores[best], moments))
+            found.append(self._results(text, _take(snapshot, row_ids[best], columns), scores[best], moments))
         return found
 
     def _refresh(self) -> Snapshot | IndexedSnapshot:
@@ -108,7 +111,7 @@ class Searcher:
         scores = np.empty((len(texts), len(row_ids)), np.float32)
         for start in range(0, len(row_ids), _EXHAUSTIVE_CHUNK):
             part = slice(start, start + _EXHAUSTIVE_CHUNK)
-            frames, num_frames, _ = self._fetch(snapshot, row_ids[part])
+            frames, num_frames = self._frames(_take(snapshot, row_ids[part], _FRAME_COLUMNS))
             for row, text in zip(scores, texts, strict=True):
                 row[part] = exact_logits(self._model, text, frames, num_frames)[0].cpu().numpy()
         return [_Scored(row_ids, row, video_keys) for row in scores]
@@ -129,45 +132,29 @@ class Searcher:
             if len(np.unique(keys)) >= min(k, candidates) or len(clips.row_ids) < shortlist:
                 break
             shortlist *= 4
-        frames, num_frames, _ = self._fetch(snapshot, clips.row_ids[chosen])
+        frames, num_frames = self._frames(_take(snapshot, clips.row_ids[chosen], _FRAME_COLUMNS))
         scores = exact_logits(self._model, prepared, frames, num_frames)[0].cpu().numpy()
         return _Scored(clips.row_ids[chosen], scores, keys)
 
-    def _fetch(
-        self, snapshot: Snapshot | IndexedSnapshot, row_ids: np.ndarray, columns: Sequence[str] = ()
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, list[Any]]]:
-        """Frames float16 [C, Nf, D], how many count [C], and other columns of some clips, in their order."""
-        rows = _take(snapshot, row_ids, ["frames", "num_frames", *columns])
+    def _frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Of some clips, frames float16 [C, Nf, D] and how many of them count [C]."""
         shape = self._store.about["max_frames"], self._store.about["width"]
         frames = matrix(rows["frames"], shape[0] * shape[1]).reshape(-1, *shape)
-        return frames, rows["num_frames"].to_numpy().copy(), {name: rows[name].to_pylist() for name in columns}
+        return frames, rows["num_frames"].to_numpy().copy()
 
     def _results(
-        self,
-        snapshot: Snapshot | IndexedSnapshot,
-        text: GLCCLTextFeatures,
-        row_ids: np.ndarray,
-        scores: np.ndarray,
-        moments: bool,
+        self, text: GLCCLTextFeatures, rows: pa.Table, scores: np.ndarray, moments: bool
     ) -> list[SearchResult]:
-        if not len(row_ids):
-            return []
-        rows = _take(snapshot, row_ids, ["video_id", "path", "start", "end", "duration"]).to_pylist()
-        if moments:
-            frames, num_frames, times = self._fetch(snapshot, row_ids, ["frame_times"])
-            times = times["frame_times"]
-            weights = self._frame_weights(text, frames, num_frames)
-        results = []
-        for i, (row, score) in enumerate(zip(rows, scores, strict=True)):
-            del row["_rowid"]
-            result = SearchResult(score=float(score), **row)
-            if moments:
-                result.frame_times = np.array(times[i])
+        found = rows.select(_RESULT_COLUMNS).to_pylist()
+        results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=True)]
+        if moments and results:
+            all_weights = self._frame_weights(text, *self._frames(rows))
+            for result, times, weights in zip(results, rows["frame_times"].to_pylist(), all_weights, strict=True):
+                result.frame_times = np.array(times)
                 # With mask_padding=False padded frames have weights too, but no time.
-                own = weights[i, : len(times[i])]
+                own = weights[: len(times)]
                 result.frame_weights = own / own.sum()
                 result.moment = find_moment(result.frame_weights, result.frame_times, result.start, result.end)
-            results.append(result)
         return results
 
     def _frame_weights(self, text: GLCCLTextFeatures, frames: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
@@ -181,6 +168,8 @@ class Searcher:
 
 def _take(snapshot: Snapshot | IndexedSnapshot, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Columns of some clips, in their order."""
+    if not len(row_ids):
+        return snapshot.table.schema.empty_table().select(list(columns))
     rows = snapshot.table.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id().to_arrow()
     back = np.argsort(rows["_rowid"].to_numpy())[np.argsort(np.argsort(row_ids))]
     return rows.take(back)

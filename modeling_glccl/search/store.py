@@ -11,22 +11,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
-
-try:
-    import lancedb
-except ImportError as error:
-    raise ImportError(f"an index needs LanceDB: pip install 'modeling_glccl[search]' ({error})") from error
 
 OK, ERROR, GONE = "ok", "error", "gone"
 # A change of the schema, or of what a column means, needs a new version, or old indexes pass for current ones.
 VERSION = 1
 # Rows below which scanning a column is as fast as looking it up.
 _INDEXED_ROWS = 10_000
-# Small files, one per commit, beyond which they are merged.
-_FRAGMENTS = 64
+# Small files, one per commit, beyond which they are merged; more in the middle of a run, as merging writes them anew.
+_FRAGMENTS, _FRAGMENTS_GROWING = 64, 1024
 # Readers take a new snapshot for every search, so nobody needs old ones for long.
 _KEPT_VERSIONS = timedelta(minutes=10)
 
@@ -88,6 +84,7 @@ class Store:
     """The tables below one path or object store URI: `clips` and, in one row of JSON, `about`.
 
     Writers of one machine take turns through a file lock. An object store has none: let one process write there.
+    `written_clips` counts what was committed here since the nearest-neighbour index was last looked after.
     """
 
     def __init__(self, uri: str | Path, storage_options: dict[str, str] | None = None):
@@ -100,6 +97,7 @@ class Store:
         names = self._connection.list_tables(limit=100).tables
         if not {"clips", "about"} <= set(names):
             raise FileNotFoundError(f"{self.uri}: holds no index (tables found: {', '.join(names) or 'none'})")
+        self.written_clips = 0
         self.about: dict[str, Any] = {}
         self.reload_about()
         if self.about["version"] != VERSION:
@@ -126,7 +124,7 @@ class Store:
             names = connection.list_tables(limit=100).tables
             if {"clips", "about"} <= set(names):
                 raise FileExistsError(f"{uri}: there is an index already; open it, or delete it first")
-            with _explained(uri):
+            with explained(uri):
                 connection.create_table("clips", schema=_schema(max_frames, width), mode="overwrite")
                 # Last: without it there is no index, and a killed call can be repeated.
                 content = json.dumps({**about, "version": VERSION, "max_frames": max_frames, "width": width})
@@ -151,7 +149,7 @@ class Store:
 
     def update_about(self, **values: Any) -> None:
         """Sets values of `about`."""
-        with self.lock(), _explained(self.uri):
+        with self.lock(), explained(self.uri):
             table = self._open("about")
             self.about = self.reload_about() | values
             table.update(values={"json": json.dumps(self.about)})
@@ -200,7 +198,7 @@ class Store:
         Returns:
             The records written: without those that another process has written meanwhile from the same content.
         """
-        with self.lock(), _explained(self.uri):
+        with self.lock(), explained(self.uri):
             ids = [record.video_id for record in records] + [r.moved_from for r in records if r.moved_from]
             known: dict[str, list[dict[str, Any]]] = {}
             columns = ["video_id", "video_key", "clip", "path", "mtime_ns", "sha256", "status", "error"]
@@ -228,28 +226,34 @@ class Store:
                 table.add(data)
             if leaves:
                 table.delete(f"status = '{GONE}'")
+            self.written_clips += len(rows)
             return written
 
     def remove(self, video_ids: Sequence[str]) -> int:
         """Deletes videos; returns how many there were."""
-        with self.lock(), _explained(self.uri):
+        with self.lock(), explained(self.uri):
             found = {row["video_id"] for row in self.select(["video_id"], "video_id", video_ids)}
             for start in range(0, len(video_ids), 256):
                 self.open_clips().delete(f"video_id IN ({', '.join(map(_literal, video_ids[start : start + 256]))})")
         return len(found)
 
-    def compact(self) -> None:
-        """Merges small files and brings the lookup indexes up to date, once there is enough to gain."""
-        table = self.open_clips()
-        if table.stats()["fragment_stats"]["num_fragments"] < _FRAGMENTS:
+    def compact(self, *, growing: bool = False) -> None:
+        """Merges small files once there is enough to gain, and brings the lookup indexes up to date.
+
+        In the middle of a long run (`growing`) the indexes come first: without them every lookup opens all files that
+        the run has written so far, and its time grows with the square of the number of videos.
+        """
+        fragments = self.open_clips().stats()["fragment_stats"]["num_small_fragments"]
+        merge = fragments >= (_FRAGMENTS_GROWING if growing else _FRAGMENTS)
+        if not (merge or growing):
             return
-        with self.lock(), _explained(self.uri):
+        with self.lock(), explained(self.uri):
             table = self.open_clips()
             if table.count_rows() >= _INDEXED_ROWS:
-                indexed = {column for index in table.list_indices() for column in index.columns}
-                for column in {"video_id", "sha256"} - indexed:
-                    table.create_index(column, config=lancedb.index.BTree())
-            table.optimize(cleanup_older_than=_KEPT_VERSIONS)
+                for column in ("video_id", "sha256"):
+                    table.create_index(column, config=lancedb.index.BTree(), replace=True)
+            if merge:
+                table.optimize(cleanup_older_than=_KEPT_VERSIONS)
 
     def bytes_on_disk(self) -> int | None:
         """Of the whole index; None in an object store."""
@@ -333,7 +337,7 @@ def _literal(value: str | int) -> str:
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def explained(uri: str) -> Iterator[None]:
     """A full disk as an error that says so; LanceDB reports it in the middle of a long message."""
     try:
         yield
