@@ -242,7 +242,7 @@ def test_the_grid_of_the_repository():
     heads = {grid.recipe(variant).model.head for variant in found.heads}
     assert heads == HEADS.keys() - {"mean_pooling"}
     assert len(found.glim_csc) == 8
-    assert len(found.eta) == 6
+    assert len(found.eta) == 4
     assert found.others == []
 
 
