@@ -30,13 +30,15 @@ def metric_columns(outcomes: Outcomes, variant: str) -> Row:
 def comparison_table(outcomes: Outcomes, variants: Sequence[str]) -> list[Row]:
     """Accuracy of variants, and the difference of their R@1 to the reference's, seed by seed."""
     rows = []
+    seeds = {variant: len(outcomes.by_variant[variant]) for variant in variants}
     for variant in variants:
         row = {MODEL: variant, **metric_columns(outcomes, variant)}
         for direction, label in DIRECTIONS.items():
             difference = outcomes.difference(variant, outcomes.reference, direction)
             is_other = variant != outcomes.reference
             row[DIFFERENCE, label] = Signed(*difference) if difference and is_other else None
-        row[DIFFERENCE, "seeds"] = len(outcomes.by_variant[variant])
+        if len(set(seeds.values())) > 1:
+            row[DIFFERENCE, "seeds"] = seeds[variant]
         rows.append(row)
     return rows
 
