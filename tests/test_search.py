@@ -390,6 +390,11 @@ def test_a_large_index_gets_a_measured_nearest_neighbour_index(index, videos, mo
     best.video_id = "late"
     index._store.commit([best])
     assert index.search(CAPTIONS[0])[0].video_id == "late"
+    # Below the size from which it is kept, it is not used either.
+    monkeypatch.setattr(ann, "ANN_CLIPS", 4000)
+    update(index, videos)
+    assert index.info()["ann"] is None
+    assert index.search(CAPTIONS[0])[0].video_id == "late"
 
 
 def test_a_nearest_neighbour_index_that_finds_too_little_is_rebuilt(index, videos, monkeypatch):

@@ -12,8 +12,8 @@ from torch import Tensor
 from .candidates import IndexedSnapshot, matrix
 from .store import OK, Store, explained
 
-# Clips beyond which a search on disk beats a scan in memory (about 25 ms and 300 MB at 512 numbers each).
-ANN_CLIPS = 300_000
+# Clips beyond which a reader no longer holds all pooled vectors in memory (2 GB at 512 numbers each) and scans them.
+ANN_CLIPS = 2_000_000
 # What the index must find of the 100 nearest clips, among the candidates of a search.
 RECALL_GATE = 0.98
 _NEAREST, _CANDIDATES = 100, 1000
@@ -44,6 +44,8 @@ def update_ann(store: Store, sample: Callable[[], Tensor]) -> None:
     count = table.count_rows(f"status = '{OK}'")
     known = store.about.get("ann")
     if count < ANN_CLIPS:
+        if known:  # what it found is no longer looked after
+            store.update_about(ann=None)
         return
     if known:
         unmeasured = known["unmeasured"] + store.written_clips
