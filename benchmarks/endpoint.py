@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, clip: dict, videos: int, frames: int) -> None:
     processor = GLCCLProcessor(tokenizer, GLCCLVideoProcessor())
     processor.save_pretrained(folder)
     features = GLCCLVideoFeatures(
-        frames=torch.randn(videos, frames, model.config.clip_config.projection_dim),
+        frames=torch.randn(videos, frames, model.config.width),
         frame_mask=torch.ones(videos, frames, dtype=torch.bool),
     )
     times = torch.arange(frames, dtype=torch.float64).expand(videos, -1)

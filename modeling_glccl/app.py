@@ -10,8 +10,8 @@ from urllib.parse import quote
 import gradio as gr
 import numpy as np
 import torch
-from transformers import pipeline
 
+from .checkpoints import load_checkpoint
 from .interaction_glccl import GLCCLVideoFeatures
 from .pipeline_glccl import IndexedVideos, TextVideoRetrievalPipeline
 
@@ -312,7 +312,9 @@ def open_searcher(
         return IndexSearcher(opened), pipe
     if checkpoint is None or videos is None:
         raise ValueError("which videos? Pass --index, or a checkpoint and --videos")
-    pipe = pipeline("text-video-retrieval", model=checkpoint)
+    model, processor = load_checkpoint(checkpoint)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = TextVideoRetrievalPipeline(model.to(device), processor=processor, device=device)
     return FolderSearcher(pipe, pipe.index(find_videos(videos), progress=True)), pipe
 
 

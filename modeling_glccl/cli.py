@@ -285,10 +285,11 @@ def _info(options: argparse.Namespace) -> None:
 
     print(json.dumps(describe_environment(), indent=2))
     if options.checkpoint:
-        from .evaluation.run import load_model
+        from .checkpoints import load_checkpoint
 
-        model = load_model(options.checkpoint)
-        print(f"{options.checkpoint}: {type(model).__name__}, {model.num_parameters():,} parameters, {model.dtype}")
+        model, _ = load_checkpoint(options.checkpoint)
+        trained = ", zero-shot (nothing but CLIP was trained)" if model.config.zero_shot else ""
+        print(f"{options.checkpoint}: {type(model).__name__}{trained}, {model.num_parameters():,} parameters")
         print(model.config)
 
 

@@ -1,7 +1,10 @@
 """Configuration of GLCCL models."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPConfig, CLIPTextConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .towers_glccl import CLIPFamily, family_of
 
 SCORE_NAMES = ("video_sentence", "video_word", "sentence_frame", "frame_word")
 
@@ -13,23 +16,26 @@ class GLCCLConfig(PreTrainedConfig):
     `mask_padding`, whose released value is `False`.
 
     Args:
-        clip_config (`dict` or `CLIPConfig`, *optional*):
-            The CLIP encoders. Defaults to CLIP ViT-B/32.
+        clip_config (`dict` or `PreTrainedConfig`, *optional*):
+            The encoders, by the configuration of their family: CLIP, MetaCLIP 2 or SigLIP (its `model_type` says
+            which; CLIP where it says none). Defaults to CLIP ViT-B/32.
         max_words (`int`, defaults to 32):
             Word slots per text, BOS and EOS included: the side of the six learned word matrices, hence the longest
-            text the model accepts. Not more than CLIP's own position table (77).
+            text the model accepts. Not more than the text tower's own position table (77 of CLIP, 64 of SigLIP).
         max_frames (`int`, defaults to 12):
             Frames the processor takes from a video. A default only: the model accepts any number of frames from 1 to
-            the length of CLIP's text position table (77), from which the frame position table is initialised.
+            the length of the text position table, from which the frame position table is initialised; without a
+            temporal encoder any number at all.
         temporal_num_hidden_layers (`int`, defaults to 4):
             Blocks of the temporal encoder over the frames of a video; 0: there is none, frames are as CLIP gives them.
         temporal_num_attention_heads (`int`, *optional*):
-            Heads of the temporal encoder. Defaults to `projection_dim // 64`, at least 1.
+            Heads of the temporal encoder. Defaults to those of the text tower where that has the joint width, else to
+            the joint width // 64, at least 1.
         temporal_layer_norm_eps (`float`, defaults to 1e-12):
             LayerNorm epsilon of the temporal encoder (CLIP's own is 1e-5).
         glim_temperature (`float`, defaults to 5.0):
             Temperature of GLIM's softmax over frames. It divides products of UNNORMALISED features, so a good value
-            depends on their norms: 5 suits CLIP's released weights, a CLIP trained from scratch may need 100.
+            depends on their norms: 5 suits OpenAI's CLIP, others need other values (docs/method.md).
         aosm_temperature (`float`, defaults to 0.01):
             Temperature of the softmax that aggregates word and frame scores (AOSM).
         csc_weight (`float`, defaults to 0.1):
@@ -45,6 +51,8 @@ class GLCCLConfig(PreTrainedConfig):
             Sentence-guided weights for the video feature; `False` replaces them by the mean over the frames.
         glim_local (`bool`, defaults to `True`):
             Word-guided weights for the frame features; `False` replaces them by the mean over the frames.
+        zero_shot (`bool`, defaults to `False`):
+            Says that nothing was trained but the encoders: what [`GLCCLModel.from_pretrained`] makes of a plain CLIP.
 
     Example:
 
@@ -64,15 +72,15 @@ class GLCCLConfig(PreTrainedConfig):
     ... )
     >>> model = GLCCLModel(config)
     >>> model.config.temporal_config.num_attention_heads
-    1
+    2
 
     ```
     """
 
     model_type = "glccl"
-    sub_configs_defaults = {"clip_config": CLIPConfig}  # noqa: RUF012 (the attribute transformers reads)
+    sub_configs_defaults = {"clip_config": SubConfigSpec(AutoConfig, model_type="clip")}  # noqa: RUF012
 
-    clip_config: dict | CLIPConfig | None = None
+    clip_config: dict | PreTrainedConfig | None = None
     max_words: int = 32
     max_frames: int = 12
     temporal_num_hidden_layers: int = 4
@@ -85,6 +93,7 @@ class GLCCLConfig(PreTrainedConfig):
     mask_padding: bool = True
     glim_global: bool = True
     glim_local: bool = True
+    zero_shot: bool = False
 
     def __post_init__(self, **kwargs):
         self.csc_scores = list(self.csc_scores)
@@ -92,21 +101,29 @@ class GLCCLConfig(PreTrainedConfig):
         # names a pipeline. The installed package registers its own, which needs none.
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
-        if isinstance(self.clip_config, dict):
-            self.clip_config = CLIPConfig(**self.clip_config)
-        elif self.clip_config is None:
-            self.clip_config = CLIPConfig()
+        clip = {} if self.clip_config is None else self.clip_config
+        model_type = clip.get("model_type", "clip") if isinstance(clip, dict) else clip.model_type
+        family_of(model_type, "clip_config")  # refuses others
+        if isinstance(clip, dict):
+            values = {name: value for name, value in clip.items() if name != "model_type"}
+            self.clip_config = AutoConfig.for_model(model_type, **values)
         if self.temporal_num_attention_heads is None:
-            self.temporal_num_attention_heads = max(1, self.clip_config.projection_dim // 64)
+            text = self.clip_config.text_config
+            fits = text.hidden_size == self.width
+            self.temporal_num_attention_heads = text.num_attention_heads if fits else max(1, self.width // 64)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Checks the values against each other (called by `@strict` after construction)."""
         positions = self.max_positions
-        for name in ("max_words", "max_frames"):
+        for name, limit in (("max_words", True), ("max_frames", self.temporal_num_hidden_layers > 0)):
             value = getattr(self, name)
-            if not 1 <= value <= positions:
+            if value < 1 or (limit and value > positions):
                 raise ValueError(f"{name}={value} must lie in 1..{positions}, the size of CLIP's text position table")
+        if self.family.reads_padding and not self.mask_padding:
+            raise ValueError(
+                "mask_padding=False is how the authors' release scores CLIP's texts; SigLIP's have no such"
+            )
         for name in ("glim_temperature", "aosm_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
@@ -116,39 +133,48 @@ class GLCCLConfig(PreTrainedConfig):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.csc_weight < 0:
             raise ValueError(f"csc_weight={self.csc_weight} must not be negative; 0 switches the CSC loss off")
-        if self.clip_config.projection_dim % self.temporal_num_attention_heads:
+        if self.width % self.temporal_num_attention_heads:
             raise ValueError(
-                f"the joint width (projection_dim={self.clip_config.projection_dim}) is not a multiple of "
+                f"the joint width {self.width} is not a multiple of "
                 f"temporal_num_attention_heads={self.temporal_num_attention_heads}"
             )
 
     @property
+    def family(self) -> CLIPFamily:
+        """What the towers of `clip_config` are, and what is peculiar to them."""
+        return family_of(self.clip_config.model_type, "clip_config")
+
+    @property
+    def width(self) -> int:
+        """D, the joint width of sentences, words and frames."""
+        return self.family.width(self.clip_config)
+
+    @property
     def max_positions(self) -> int:
-        """Rows of CLIP's text position table, which is also the size of the frame position table (77)."""
+        """Rows of the text position table, which is also the size of the frame position table (77 of CLIP)."""
         return self.clip_config.text_config.max_position_embeddings
 
     @property
-    def eos_token_id(self) -> int:
-        """Id of the token whose state is the sentence feature.
+    def text_slots(self) -> int | None:
+        """Slots that every text must have, where padding takes part in the text tower; None: as many as it needs."""
+        return self.max_positions if self.family.reads_padding else None
 
-        Early CLIP configurations say 2, which transformers reads as "the highest id of the row"; CLIP's EOS is the
-        highest id of its vocabulary.
-        """
-        text_config = self.clip_config.text_config
-        eos = text_config.eos_token_id
-        return text_config.vocab_size - 1 if eos == 2 or not isinstance(eos, int) else eos
+    @property
+    def eos_token_id(self) -> int:
+        """Id of the token that ends a text."""
+        return self.family.eos_token_id(self.clip_config)
 
     @property
     def temporal_config(self) -> CLIPTextConfig:
-        """The temporal encoder as a CLIP encoder configuration: its blocks are CLIP's."""
-        width = self.clip_config.projection_dim
+        """The temporal encoder as a CLIP encoder configuration: its blocks are the text tower's where widths agree."""
+        text = self.clip_config.text_config
         config = CLIPTextConfig(
-            hidden_size=width,
-            intermediate_size=4 * width,
+            hidden_size=self.width,
+            intermediate_size=text.intermediate_size if text.hidden_size == self.width else 4 * self.width,
             num_hidden_layers=self.temporal_num_hidden_layers,
             num_attention_heads=self.temporal_num_attention_heads,
             max_position_embeddings=self.max_positions,
-            hidden_act="quick_gelu",
+            hidden_act=text.hidden_act,
             layer_norm_eps=self.temporal_layer_norm_eps,
         )
         config._attn_implementation = self._attn_implementation

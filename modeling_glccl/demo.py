@@ -28,7 +28,7 @@ from .training.recipe import differences
 VARIANTS = {
     "GLIM off": ["model.config.glim_global=false", "model.config.glim_local=false"],
     "CSC off": ["model.config.csc_weight=0"],
-    "mean pooling": ["model.head=mean_pooling", "model.config.csc_weight=0"],
+    "mean pooling": ["model.head=clip4clip_seqtransf", "model.config.csc_weight=0"],
 }
 SHOWN_ORACLES = ("colours + scene", "everything but shapes", "everything but actions", "everything but order")
 

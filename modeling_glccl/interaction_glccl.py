@@ -87,7 +87,7 @@ class GLCCLInteraction(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        width, words = config.clip_config.projection_dim, config.max_words
+        width, words = config.width, config.max_words
         self.glim_temperature = config.glim_temperature
         self.aosm_temperature = config.aosm_temperature
         self.glim_global = config.glim_global

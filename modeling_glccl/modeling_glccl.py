@@ -5,16 +5,16 @@ Source: "Text-Video Retrieval With Global-Local Contrastive Consistency Learning
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextConfig, PreTrainedModel
+from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_glccl import GLCCLConfig
 from .interaction_glccl import (
@@ -27,6 +27,9 @@ from .interaction_glccl import (
 )
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
+from .towers_glccl import load_clip, read_model_type
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -121,7 +124,7 @@ class GLCCLModel(PreTrainedModel):
 
     def __init__(self, config: GLCCLConfig):
         super().__init__(config)
-        self.clip = CLIPModel._from_config(config.clip_config)
+        self.clip = config.family.build(config.clip_config)
         self.temporal = None
         if config.temporal_num_hidden_layers:
             self.temporal = GLCCLTemporalEncoder._from_config(config.temporal_config)
@@ -135,7 +138,7 @@ class GLCCLModel(PreTrainedModel):
             for weight in module.parameters():
                 init.copy_(weight, torch.eye(len(weight)))
         elif isinstance(module, GLCCLModel):
-            init.constant_(module.clip.logit_scale, self.config.clip_config.logit_scale_init_value)
+            init.constant_(module.clip.logit_scale, self.config.family.logit_scale_init(self.config.clip_config))
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -167,69 +170,102 @@ class GLCCLModel(PreTrainedModel):
         return False
 
     @classmethod
-    def from_clip_pretrained(
-        cls, pretrained_model_name_or_path: str, *, clip_kwargs: dict[str, Any] | None = None, **config: Any
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
     ) -> "GLCCLModel":
-        """Starts a GLCCL model from CLIP, as the paper does: CLIP weights copied, new layers initialised from them.
+        """As the base class; and a plain CLIP (or MetaCLIP 2, SigLIP) checkpoint becomes a zero-shot GLCCL.
 
-        The frame position table becomes CLIP's text position table, temporal block i becomes CLIP text block i, and
-        the learned score matrices are identities.
+        That is CLIP's own weights without a temporal encoder, the learned matrices as identities, padding masked:
+        nothing is random and nothing trained. GLIM's temperature is [`zero_shot_temperature`]'s. Values of
+        [`GLCCLConfig`] can be given by name (`max_frames=24`, `glim_temperature=5.0`).
+
+        Raises:
+            ValueError: a checkpoint of another kind (lists the families), or a plain one that is not complete.
+            OSError: no such folder or repository.
+        """
+        name = pretrained_model_name_or_path
+        if name is None or kwargs.get("config") is not None or kwargs.get("state_dict") is not None:
+            return super().from_pretrained(name, *model_args, **kwargs)
+        if read_model_type(str(name), **kwargs) == cls.config_class.model_type:
+            return super().from_pretrained(name, *model_args, **kwargs)
+        known = own_fields(cls.config_class)
+        config = {key: value for key, value in kwargs.items() if key in known}
+        clip_kwargs = {key: value for key, value in kwargs.items() if key not in known}
+        return cls.from_clip_pretrained(str(name), zero_shot=True, clip_kwargs=clip_kwargs, **config)
+
+    @classmethod
+    def from_clip_pretrained(
+        cls,
+        pretrained_model_name_or_path: str,
+        *,
+        zero_shot: bool = False,
+        clip_kwargs: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> "GLCCLModel":
+        """A GLCCL model on the weights of a plain CLIP (MetaCLIP 2, SigLIP): the start of a training, as the paper's.
+
+        The frame position table becomes the text position table, temporal block i becomes text block i where there is
+        one of its shape (see [`~GLCCLModel.init_temporal_from_clip`]), and the learned score matrices are identities.
 
         Args:
-            pretrained_model_name_or_path: a CLIP checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
-            clip_kwargs: passed to `CLIPModel.from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`, ...).
+            pretrained_model_name_or_path: a checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
+            zero_shot: no temporal encoder, texts as long as the text tower takes them, and GLIM's temperature from
+                the text tower: to be used as it is.
+            clip_kwargs: passed to `from_pretrained` of the plain model (`dtype`, `revision`, `cache_dir`, `token`).
             **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).
 
         Raises:
-            ValueError: CLIP's text width is not the joint width, or it has fewer text blocks than the temporal
-                encoder needs.
+            ValueError: not of a known family, tensors missing, an unknown configuration value.
         """
-        clip = CLIPModel.from_pretrained(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        model = cls._from_config(cls.config_class(clip_config=clip.config, **config), dtype=clip.dtype)
+        if unknown := sorted(set(config) - own_fields(cls.config_class)):
+            raise ValueError(f"{', '.join(unknown)}: no value of {cls.config_class.__name__}")
+        clip = load_clip(pretrained_model_name_or_path, **(clip_kwargs or {}))
+        values = {}
+        if zero_shot:
+            words = clip.config.text_config.max_position_embeddings
+            values = {"temporal_num_hidden_layers": 0, "max_words": words, "zero_shot": True}
+        model = cls._from_config(cls.config_class(clip_config=clip.config, **(values | config)), dtype=clip.dtype)
         model.clip.load_state_dict(clip.state_dict())
         model.init_temporal_from_clip()
+        if zero_shot:
+            model.name_or_path = model.config.name_or_path = pretrained_model_name_or_path
+            logger.warning(
+                f"{pretrained_model_name_or_path} is a plain {clip.config.model_type}: zero-shot GLCCL, nothing is "
+                "trained. To train it on your videos: glccl train recipes/own_videos.yaml (docs/own_data.md)"
+            )
         return model.eval()
 
     @torch.no_grad()
     def init_temporal_from_clip(self) -> None:
-        """Copies CLIP's text position table and first text blocks into the temporal encoder, if there is one.
+        """Starts the temporal encoder, if there is one, from CLIP's text tower where its shapes fit.
 
-        Raises:
-            ValueError: CLIP's text width is not the joint width, or it has too few text blocks.
+        The frame position table becomes the text position table, block i becomes text block i. A block that has no
+        text block of its shape, and the table where the widths differ, start as zeros where they add to the frames:
+        then the frames keep their directions (the residual form of the encoder makes them twice as long).
         """
         if self.temporal is None:
             return
-        text, blocks = self.clip.text_model, self.temporal.encoder.layers
-        width, joint = self.config.clip_config.text_config.hidden_size, self.config.clip_config.projection_dim
-        if width != joint:
-            raise ValueError(
-                f"the temporal encoder starts from CLIP's text blocks, which needs a text width equal to the joint "
-                f"width; this CLIP has {width} and {joint}. Build GLCCLModel(config) and load the CLIP part yourself"
-            )
-        mlp_width, ours = (model.config.intermediate_size for model in (text, self.temporal))
-        if mlp_width != ours:
-            raise ValueError(
-                f"CLIP's text blocks have MLPs of width {mlp_width}, the temporal encoder {ours} (4 x the joint width)"
-            )
-        if len(blocks) > len(text.encoder.layers):
-            raise ValueError(
-                f"temporal_num_hidden_layers={len(blocks)} but this CLIP has only {len(text.encoder.layers)} text "
-                "blocks to start from"
-            )
-        self.temporal.position_embedding.load_state_dict(text.embeddings.position_embedding.state_dict())
-        for block, source in zip(blocks, text.encoder.layers, strict=False):
-            if source.self_attn.num_heads != block.self_attn.num_heads:
-                raise ValueError(
-                    f"CLIP's text blocks have {source.self_attn.num_heads} heads, the temporal encoder "
-                    f"{block.self_attn.num_heads}; set temporal_num_attention_heads={source.self_attn.num_heads}"
-                )
-            block.load_state_dict(source.state_dict())
+        text, sources = self.clip.text_model, self.clip.text_model.encoder.layers
+        positions = self.temporal.position_embedding.weight
+        same_width = text.config.hidden_size == self.config.width
+        if same_width:
+            positions.copy_(text.embeddings.position_embedding.weight)
+        else:
+            positions.zero_()
+        heads_fit = text.config.num_attention_heads == self.config.temporal_num_attention_heads
+        for number, block in enumerate(self.temporal.encoder.layers):
+            if same_width and heads_fit and number < len(sources):
+                block.load_state_dict(sources[number].state_dict())
+            else:
+                for projection in (block.self_attn.out_proj, block.mlp.fc2):
+                    projection.weight.zero_()
+                    projection.bias.zero_()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> GLCCLTextFeatures:
-        """Encodes texts with CLIP's causal text tower.
+        """Encodes texts with CLIP's text tower.
 
         Args:
-            input_ids: [A, Nw] int64, BOS, words, EOS, then padding.
+            input_ids: [A, Nw] int64, BOS, words, EOS, then padding; as [`GLCCLProcessor`] makes them.
             attention_mask: [A, Nw], 1 up to and including the first EOS. Optional: the first EOS says the same.
 
         Returns:
@@ -241,10 +277,8 @@ class GLCCLModel(PreTrainedModel):
                 `mask_padding=False`), a mask that disagrees with the ids, non-finite features.
         """
         word_mask = self._word_mask(input_ids, attention_mask)
-        # The tower is causal, so padding after EOS cannot reach the words and needs no attention mask.
-        states = self.clip.text_model(input_ids=input_ids).last_hidden_state
-        words = self.clip.text_projection(states)
-        sentence = words[torch.arange(len(words), device=words.device), word_mask.sum(dim=1) - 1]
+        words, sentence = self.config.family.encode_text(self.clip, input_ids, word_mask.sum(dim=1))
+        word_mask = word_mask[:, : words.shape[1]]
         if not self.config.mask_padding:
             word_mask = torch.ones_like(word_mask)
         check_finite("word features", words, word_mask)
@@ -252,10 +286,15 @@ class GLCCLModel(PreTrainedModel):
 
     def _word_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[A, Nw] bool, True up to and including the first EOS of each row."""
-        max_words = self.config.max_words
+        max_words, slots = self.config.max_words, self.config.text_slots
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids must be [texts, words]; got shape {tuple(input_ids.shape)}")
-        if input_ids.shape[1] > max_words:
+        if slots is not None and input_ids.shape[1] != slots:
+            raise ValueError(
+                f"padding takes part in this text tower, so texts must be padded to exactly {slots} slots "
+                f"(GLCCLProcessor does); got {input_ids.shape[1]}"
+            )
+        if slots is None and input_ids.shape[1] > max_words:
             raise ValueError(
                 f"input_ids have {input_ids.shape[1]} slots but max_words={max_words}: truncate the texts "
                 "(GLCCLProcessor does) or train with a larger max_words"
@@ -294,7 +333,8 @@ class GLCCLModel(PreTrainedModel):
         """Encodes every frame with CLIP's vision tower, then the frames of each video with the temporal encoder.
 
         Args:
-            pixel_values_videos: [V, Nf, 3, H, W] normalised pixels; 1 <= Nf <= the position table (77).
+            pixel_values_videos: [V, Nf, 3, H, W] normalised pixels; 1 <= Nf, and Nf <= the position table (77) where
+                there is a temporal encoder.
             padding_mask_videos: [V, Nf], 1 = real frame, 0 = padding. Optional: all frames are real.
 
         Returns:
@@ -307,7 +347,9 @@ class GLCCLModel(PreTrainedModel):
         shape, channels = tuple(pixel_values_videos.shape), self.config.clip_config.vision_config.num_channels
         if len(shape) != 5 or shape[2] != channels:
             raise ValueError(f"pixel_values_videos must be [videos, frames, {channels}, height, width]; got {shape}")
-        if not 1 <= shape[1] <= self.config.max_positions:
+        if not shape[1]:
+            raise ValueError(f"pixel_values_videos {shape} have no frame")
+        if self.temporal is not None and shape[1] > self.config.max_positions:
             raise ValueError(
                 f"{shape[1]} frames per video, but the frame position table has {self.config.max_positions} rows: "
                 "sample fewer frames, or split long videos into clips"
@@ -427,6 +469,11 @@ class GLCCLModel(PreTrainedModel):
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """The names of a configuration's own values, without those that every configuration has."""
+    return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
 
 
 GLCCLModel.register_for_auto_class("AutoModel")

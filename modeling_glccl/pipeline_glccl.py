@@ -229,7 +229,7 @@ class TextVideoRetrievalPipeline(Pipeline):
                 )
         except (KeyError, SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a feature file ({error}); save_index writes one") from error
-        width = self.model.config.clip_config.projection_dim
+        width = self.model.config.width
         if frames.shape != (len(ids), mask.shape[1], width):
             raise ValueError(
                 f"{path} has frames {list(frames.shape)} for {len(ids)} ids, where this model needs "

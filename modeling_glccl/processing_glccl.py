@@ -1,46 +1,39 @@
 """Captions and videos -> the inputs of GLCCL."""
 
-import html
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from .configuration_glccl import GLCCLConfig
+from .towers_glccl import FAMILIES, HUB_ARGUMENTS, CLIPFamily, family_of, read_model_type
 from .video_processing_glccl import GLCCLVideoProcessor
-
-try:
-    import ftfy
-except ImportError:
-    ftfy = None
-
-
-def clean_text(text: str) -> str:
-    """Text as OpenAI's CLIP tokenizer cleans it before it splits words: encoding repaired, HTML entities resolved.
-
-    Without ftfy wrongly decoded text ("schÃ¶n") stays as it is.
-    """
-    if ftfy is not None:
-        text = ftfy.fix_text(text)
-    return html.unescape(html.unescape(text)).strip()
 
 
 class GLCCLProcessor(ProcessorMixin):
     r"""
-    A CLIP tokenizer and a [`GLCCLVideoProcessor`] in one.
+    A tokenizer and a [`GLCCLVideoProcessor`] in one.
 
     Args:
-        tokenizer (`CLIPTokenizer`): Any tokenizer with BOS and EOS whose ids the model's configuration names.
+        tokenizer (`PreTrainedTokenizerBase`): That of the text tower, with the EOS that the model's configuration
+            names.
         video_processor (`GLCCLVideoProcessor`): Decides the number of frames (`max_frames`).
         max_words (`int`, defaults to 32): Most tokens of a text, BOS and EOS included; longer texts are cut and still
             end with EOS.
         mask_padding (`bool`, defaults to `True`): As in [`GLCCLConfig`]. `True`: texts and videos are padded to the
             longest of the batch. `False`: the authors' release, where padding counts: all are padded to exactly
             `max_words` and `max_frames`.
+        family (`str`, defaults to `"clip"`): Whose towers the model has: "clip", "metaclip_2" or "siglip" (see
+            towers_glccl.py): it decides how texts are cleaned and padded.
+        text_slots (`int`, *optional*): Slots that every text is padded to, where padding takes part in the text tower
+            (64 of SigLIP).
 
     Example:
 
@@ -65,12 +58,83 @@ class GLCCLProcessor(ProcessorMixin):
         video_processor: GLCCLVideoProcessor,
         max_words: int = 32,
         mask_padding: bool = True,
+        family: str = "clip",
+        text_slots: int | None = None,
     ):
         super().__init__(tokenizer, video_processor)
         if max_words < 3:
             raise ValueError(f"max_words={max_words} leaves no room for a word between BOS and EOS")
+        if text_slots is not None and max_words > text_slots:
+            raise ValueError(f"max_words={max_words} are more than the text_slots={text_slots} of the text tower")
+        family_of(family, "family")  # refuses others
         self.max_words = max_words
         self.mask_padding = mask_padding
+        self.family = family
+        self.text_slots = text_slots
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "GLCCLProcessor":
+        """As the base class; of a plain CLIP checkpoint the processor that fits its zero-shot GLCCL.
+
+        Raises:
+            ValueError: files that are missing or not those of a processor.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
+        # A processor may also stand alone, without a model's configuration.
+        if read_model_type(name, missing_ok=True, **hub) in FAMILIES:
+            clip = AutoConfig.from_pretrained(name, **hub)
+            words = clip.text_config.max_position_embeddings
+            config = GLCCLConfig(clip_config=clip, temporal_num_hidden_layers=0, max_words=words)
+            return cls.from_clip_pretrained(name, config, **kwargs)
+        return _load_part(name, "processor", super().from_pretrained, **kwargs)
+
+    @classmethod
+    def from_clip_pretrained(cls, name: str, config: GLCCLConfig, **kwargs: Any) -> "GLCCLProcessor":
+        """The processor of a model on a plain CLIP: its tokenizer, and its image settings for the frames of videos.
+
+        Args:
+            name: the plain CLIP's folder or Hub repository.
+            config: of the model.
+            **kwargs: where it comes from (`revision`, `token`, ...); the rest are values of [`GLCCLVideoProcessor`]
+                that go over those of the checkpoint.
+
+        Raises:
+            ValueError: no tokenizer, one that does not belong to the model, or images of another size than the
+                model's.
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        tokenizer = _load_part(name, "tokenizer", AutoTokenizer.from_pretrained, **hub)
+        vocabulary = config.clip_config.text_config.vocab_size
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            raise ValueError(f"{name}: has no files of a tokenizer; copy them beside the model")
+        if tokenizer.eos_token_id != config.eos_token_id or len(tokenizer) > vocabulary:
+            raise ValueError(
+                f"{name}: the tokenizer has {len(tokenizer):,} tokens and ends texts with id "
+                f"{tokenizer.eos_token_id}, the model has {vocabulary:,} and {config.eos_token_id}: they do not "
+                "belong together"
+            )
+        side = config.clip_config.vision_config.image_size
+        settings = {"size": side, "crop_size": side, "max_frames": config.max_frames, **config.family.image_settings}
+        try:
+            saved = ImageProcessingMixin.get_image_processor_dict(name, **hub)[0]
+        except OSError:  # a checkpoint without one was saved apart from it; the family's settings are the usual ones
+            saved = {}
+        settings |= {key: saved[key] for key in ("image_mean", "image_std", "resample") if key in saved}
+        size = saved.get("size")
+        if isinstance(size, dict) and "height" in size:
+            settings |= {"size": size, "crop_size": size, "keep_aspect_ratio": False}
+        elif size:
+            settings |= {"size": size, "crop_size": saved.get("crop_size", size)}
+        videos = GLCCLVideoProcessor(**settings | kwargs)
+        if videos.crop_size != side:
+            raise ValueError(f"{name}: frames would have {videos.crop_size} pixels, but the model takes {side}")
+        family = config.clip_config.model_type
+        return cls(tokenizer, videos, config.max_words, config.mask_padding, family, config.text_slots)
+
+    @property
+    def _towers(self) -> CLIPFamily:
+        return family_of(self.family)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """As the base class, which without torchvision cannot look up the class of video processors."""
@@ -96,7 +160,8 @@ class GLCCLProcessor(ProcessorMixin):
             video_kwargs: for the video processor: `start`, `end`, `max_frames`, `sampling`, `num_workers`, ...
 
         Returns:
-            `input_ids`, `attention_mask` int64 [A, Nw], padded with 0, the mask 1 up to and including EOS; and
+            `input_ids`, `attention_mask` int64 [A, Nw], padded with 0 (with the tokenizer's padding where that takes
+            part in the text tower), the mask 1 up to and including EOS; and
             `pixel_values_videos` float32 [V, Nf, 3, H, W], `padding_mask_videos` int64 [V, Nf], 1 = real frame.
 
         Raises:
@@ -119,38 +184,51 @@ class GLCCLProcessor(ProcessorMixin):
         """int64 [A, Nw] `input_ids` and `attention_mask`."""
         if not captions:
             raise ValueError("text is an empty list; pass at least one caption")
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        eos = self.tokenizer.eos_token_id
+        start = [self.tokenizer.bos_token_id] if self._towers.has_bos else []
         encoded = self.tokenizer(
             [self._clean(i, caption) for i, caption in enumerate(captions)],
             add_special_tokens=False,
             truncation=True,
-            max_length=self.max_words - 2,
+            max_length=self.max_words - 1 - len(start),
             split_special_tokens=self.mask_padding,  # "<|endoftext|>" in a caption is text, and does not end it
         )
-        rows = [[bos, *row, eos] for row in encoded["input_ids"]]
+        rows = [[*start, *row, eos] for row in encoded["input_ids"]]
         for i, row in enumerate(rows):
-            if self.mask_padding and eos in row[1:-1]:
+            if self.mask_padding and eos in row[len(start) : -1]:
                 raise ValueError(
                     f"text[{i}] {captions[i]!r} has characters that the tokenizer does not know and turns into EOS, "
                     "which would end the text; use a tokenizer that knows all bytes, as CLIP's does"
                 )
-        length = max(map(len, rows)) if self.mask_padding else self.max_words
-        # Padded with 0, as in the release: CLIPTokenizer's own padding is EOS.
-        input_ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+        length = self.text_slots or (max(map(len, rows)) if self.mask_padding else self.max_words)
+        # Where it reaches no word, padding is 0, as in the release: CLIPTokenizer's own is EOS.
+        padding = self.tokenizer.pad_token_id if self._towers.reads_padding else 0
+        input_ids = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
         attention_mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def _clean(self, index: int, caption: str) -> str:
         if not isinstance(caption, str):
             raise ValueError(f"text[{index}] must be a string, got {type(caption).__name__}: {caption!r}")
-        text = clean_text(caption)
+        text = self._towers.clean(caption)
         if self.mask_padding:
             if not text:
                 raise ValueError(f"text[{index}] {caption!r} has no word; leave empty captions out")
-        elif not text or any(token in text for token in (self.tokenizer.bos_token, self.tokenizer.eos_token)):
+        elif not text or any(token in text for token in (self.tokenizer.bos_token, self.tokenizer.eos_token) if token):
             problem = "contains control tokens" if text else "has no word"
             warnings.warn(f"text[{index}] {caption!r} {problem}; encoded as the release does", stacklevel=2)
         return text
+
+
+def _load_part(name: str, what: str, load: Callable[..., Any], **kwargs: Any) -> Any:
+    """What `load(name)` returns; errors of any type, which vary with what is missing, as one that says what."""
+    try:
+        return load(name, **kwargs)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: its {what} cannot be loaded ({str(error).splitlines()[0]}); save it beside the model with "
+            f"{what}.save_pretrained"
+        ) from error
 
 
 GLCCLProcessor.register_for_auto_class("AutoProcessor")

@@ -19,6 +19,8 @@ class GLCCLVideosKwargs(TypedDict, total=False):
 
     size: int
     crop_size: int
+    keep_aspect_ratio: bool
+    resample: int
     image_mean: list[float]
     image_std: list[float]
     max_frames: int
@@ -29,11 +31,13 @@ class GLCCLVideosKwargs(TypedDict, total=False):
 
 class GLCCLVideoProcessor(VideoProcessorMixin):
     r"""
-    Samples frames of videos, resizes them (PIL's bicubic), crops the centre, normalises, and pads to one length.
+    Samples frames of videos, resizes them with PIL, crops the centre, normalises, and pads to one length.
 
     Args:
         size (`int`, defaults to 224): Pixels of the short side after resizing. CLIP's `{"shortest_edge": 224}` works.
         crop_size (`int`, defaults to 224): Side of the square cut from the centre; not more than `size`.
+        keep_aspect_ratio (`bool`, defaults to `True`): `False` makes every frame a square of `size`, as SigLIP does.
+        resample (`int`, defaults to 3): PIL's filter: 3 is bicubic, CLIP's; 2 is bilinear.
         image_mean, image_std (`list[float]`): Per RGB channel, of pixels in 0..1. Default to CLIP's.
         max_frames (`int`, defaults to 12): Most frames taken from a video.
         sampling (`str`, defaults to `"uniform"`): `"uniform"` takes the frames on screen at the centres of
@@ -66,6 +70,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         self,
         size: int | dict[str, int] = 224,
         crop_size: int | dict[str, int] = 224,
+        keep_aspect_ratio: bool = True,
+        resample: int = Image.Resampling.BICUBIC,
         image_mean: Sequence[float] = tuple(OPENAI_CLIP_MEAN),
         image_std: Sequence[float] = tuple(OPENAI_CLIP_STD),
         max_frames: int = 12,
@@ -79,6 +85,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         if self.crop_size > self.size:
             raise ValueError(f"crop_size={self.crop_size} must not exceed size={self.size}")
         FrameSampling(max_frames, method=sampling)  # refuses bad values
+        self.keep_aspect_ratio = keep_aspect_ratio
+        self.resample = int(Image.Resampling(resample))  # refuses what PIL does not know
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.max_frames = max_frames
         self.sampling = sampling
@@ -158,8 +166,9 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         crops = []
         for image in images:
             short = min(image.size)
-            width, height = (side * self.size // short for side in image.size)
-            image = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            sides = [side * self.size // short for side in image.size] if self.keep_aspect_ratio else [self.size] * 2
+            width, height = sides
+            image = image.convert("RGB").resize((width, height), self.resample)
             left, top = round((width - self.crop_size) / 2), round((height - self.crop_size) / 2)
             crops.append(np.asarray(image.crop((left, top, left + self.crop_size, top + self.crop_size))))
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().float().div_(255)

@@ -18,5 +18,7 @@ def save_tiny_checkpoint(folder: Path, captions: Iterable[str], model_class=GLCC
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    model_class(tiny_config(clip_config=clip, max_words=32, **config)).save_pretrained(folder)
+    values = tiny_config(clip_config=clip, max_words=32, **config).to_dict()
+    values.pop("model_type")
+    model_class(model_class.config_class(**values)).save_pretrained(folder)
     GLCCLProcessor(tokenizer, GLCCLVideoProcessor(size=16, crop_size=16, max_frames=4)).save_pretrained(folder)

@@ -14,7 +14,7 @@ from checkpoints import save_tiny_checkpoint
 from modeling_glccl import cli
 from modeling_glccl.cli import main
 from modeling_glccl.data import load_benchmark
-from modeling_glccl.peers import MeanPoolingModel
+from modeling_glccl.peers import CLIP4ClipModel
 
 SHAPES = {"num_train": 0, "num_validation": 0, "num_test": 8, "image_size": 32}
 
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory, data_dir):
     folder = tmp_path_factory.mktemp("checkpoint")
     captions = load_benchmark("shapes", data_dir, **SHAPES)["caption"]
     save_tiny_checkpoint(folder / "glccl", captions)
-    save_tiny_checkpoint(folder / "mean_pooling", captions, MeanPoolingModel, csc_weight=0)
+    save_tiny_checkpoint(folder / "clip4clip", captions, CLIP4ClipModel, csc_weight=0)
     return folder
 
 
@@ -63,10 +63,10 @@ def test_evaluate_prints_both_directions_and_writes_results(checkpoint, data_dir
 
 def test_evaluate_keeps_the_head_a_checkpoint_was_trained_with(checkpoint, data_dir, tmp_path):
     metrics = {}
-    for head in ("glccl", "mean_pooling"):
+    for head in ("glccl", "clip4clip"):
         assert evaluate(checkpoint / head, data_dir, "--output", str(tmp_path / head)) == 0
         metrics[head] = json.loads((tmp_path / head / "results.json").read_text())["model"]
-    assert metrics == {"glccl": "GLCCLModel", "mean_pooling": "MeanPoolingModel"}
+    assert metrics == {"glccl": "GLCCLModel", "clip4clip": "CLIP4ClipModel"}
 
 
 def test_info_tells_versions_and_what_a_checkpoint_is(checkpoint, capsys):

@@ -397,20 +397,31 @@ def test_a_model_starts_from_clip_in_low_precision(clip_folder):
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 
-def test_a_clip_that_the_temporal_encoder_cannot_start_from_is_refused(clip_folder, tmp_path):
-    with pytest.raises(ValueError, match="temporal_num_hidden_layers=3 but this CLIP has only 2"):
-        from_clip(clip_folder, temporal_num_hidden_layers=3)
-    with pytest.raises(ValueError, match="2 heads, the temporal encoder 1; set temporal_num_attention_heads=2"):
-        from_clip(clip_folder, temporal_num_attention_heads=1)
+@torch.no_grad()
+def test_temporal_blocks_without_a_text_block_of_their_shape_keep_the_directions_of_frames(clip_folder, tmp_path):
     config = tiny_config().clip_config
-    config.text_config.intermediate_size = 64
-    CLIPModel(config).save_pretrained(tmp_path / "mlp")
-    with pytest.raises(ValueError, match="MLPs of width 64, the temporal encoder 128"):
-        from_clip(tmp_path / "mlp")
     config.projection_dim = 16
     CLIPModel(config).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(ValueError, match="text width equal to the joint width; this CLIP has 32 and 16"):
-        from_clip(tmp_path / "narrow")
+    narrow = GLCCLModel.from_clip_pretrained(tmp_path / "narrow", max_words=8, temporal_num_hidden_layers=2)
+    other_heads = from_clip(clip_folder, temporal_num_attention_heads=1)
+    with torch.no_grad():
+        other_heads.temporal.position_embedding.weight.zero_()
+    for model in (narrow, other_heads):
+        video = model.get_video_features(**tiny_video([4, 2]))
+        clip_frames = model._encode_frames(tiny_video([4, 2])["pixel_values_videos"].flatten(0, 1)).view_as(
+            video.frames
+        )
+        real = video.frame_mask
+        torch.testing.assert_close(video.frames[real], 2 * clip_frames[real])
+    deeper = from_clip(clip_folder, temporal_num_hidden_layers=3)
+    source = state(deeper.clip.text_model.encoder.layers[1])
+    assert all(torch.equal(weight, source[name]) for name, weight in state(deeper.temporal.encoder.layers[1]).items())
+    assert not deeper.temporal.encoder.layers[2].mlp.fc2.weight.any()
+
+
+def test_an_unknown_configuration_value_is_refused(clip_folder):
+    with pytest.raises(ValueError, match="max_frmes: no value of GLCCLConfig"):
+        from_clip(clip_folder, max_frmes=3)
 
 
 # Configuration
@@ -470,7 +481,7 @@ def pixels(*shape):
         (pixels(2, 3, 4, 16, 16), r"\[videos, frames, 3, height, width\]; got \(2, 3, 4, 16, 16\)"),
         (pixels(2, 3, 16, 16), r"got \(2, 3, 16, 16\)"),
         (pixels(2, 78, 3, 16, 16), "78 frames per video, but the frame position table has 77"),
-        (pixels(2, 0, 3, 16, 16), "0 frames"),
+        (pixels(2, 0, 3, 16, 16), "have no frame"),
         ({**VIDEO, "padding_mask_videos": torch.ones(2, 3)}, r"padding_mask_videos \(2, 3\)"),
         ({**VIDEO, "padding_mask_videos": torch.tensor([[1] * 4, [0] * 4])}, "video 1 of the batch has no real frame"),
     ],

@@ -241,6 +241,7 @@ def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_pa
         "pipeline_glccl.py",
         "processing_glccl.py",
         "scoring_glccl.py",
+        "towers_glccl.py",
         "video_decoding_glccl.py",
         "video_processing_glccl.py",
     }

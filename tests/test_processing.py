@@ -16,7 +16,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from videos import write_video
 
 from modeling_glccl import GLCCLProcessor, GLCCLVideoProcessor
-from modeling_glccl.processing_glccl import clean_text
+from modeling_glccl.towers_glccl import FAMILIES
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 
@@ -81,7 +81,7 @@ def test_tokens_of_masked_texts_equal_the_release_before_padding(reference_dir, 
     ],
 )
 def test_clean_text(raw, clean):
-    assert clean_text(raw) == clean
+    assert FAMILIES["clip"].clean(raw) == clean
 
 
 def test_texts_are_padded_with_zeros_to_the_longest(processor, tokenizer):

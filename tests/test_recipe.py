@@ -67,7 +67,7 @@ def test_no_is_a_word(recipe_file):
         ("train.freeze_layer_num=-1", "freeze_layer_num=-1 must be at least 0"),
         ("train.total_batch_size=0", "total_batch_size=0 must be at least 1"),
         ("model.head=x_clip", "head.*x_clip"),
-        ("model.head=mean_pooling", "set config.csc_weight=0"),
+        ("model={head: xpool, config: {csc_weight: 0.1}}", "set config.csc_weight=0"),
         ("data=shapes", "data must be a mapping.*shapes"),
         ("output_dir.x=1", "output_dir holds the value 'runs/x'"),
         ("resume=2", "resume.*2"),
@@ -91,7 +91,7 @@ def test_a_recipe_without_output_dir_is_refused(tmp_path):
 
 
 def test_only_what_loads_from_the_hub_is_pushed_there(recipe_file):
-    peer = ["model.head=mean_pooling", "model.config.csc_weight=0", "push_to_hub=me/shapes"]
+    peer = ["model.head=xpool", "model.config.csc_weight=0", "push_to_hub=me/shapes"]
     with pytest.raises(ValueError, match=r"only model\.head=glccl is published"):
         load_recipe(recipe_file, peer)
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import constants
-from models import tiny_config, tiny_model, tiny_text, tiny_video
+from models import tiny_model
 from training_runs import logged, write_recipe
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.collate import RetrievalCollator
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.peers import MeanPoolingModel
 from modeling_glccl.training import TrainRecipe, checkpoint, load_recipe, loop, train
 from modeling_glccl.training.optimization import (
     build_optimizer,
@@ -380,32 +379,3 @@ def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, m
         checkpoint.recover_folder(target)
         assert (target / "file").read_text() == ("old" if deaths < 2 else "new")
         assert not (tmp_path / "last.old").exists()
-
-
-# Mean pooling
-
-
-def test_mean_pooling_is_the_cosine_of_sentence_and_mean_counted_frame():
-    model = MeanPoolingModel(tiny_config(csc_weight=0)).eval()
-    text = model.get_text_features(**tiny_text([5, 8, 3]))
-    video = model.get_video_features(**tiny_video([4, 2]))
-    logits = model.similarity(text, video)
-    for a in range(3):
-        for v, frames in enumerate((4, 2)):
-            mean = video.frames[v, :frames].mean(dim=0)
-            cosine = torch.cosine_similarity(text.sentence[a], mean, dim=0)
-            assert logits[a, v].item() == pytest.approx((model.clip.logit_scale.exp() * cosine).item(), rel=1e-5)
-
-
-def test_mean_pooling_refuses_csc():
-    with pytest.raises(ValueError, match=r"csc_weight=0\.1.*set it to 0"):
-        MeanPoolingModel(tiny_config(csc_weight=0.1))
-
-
-def test_mean_pooling_trains_with_the_same_code(tiny, tmp_path):
-    results = train(tiny("model.head=mean_pooling", "model.config.csc_weight=0"))
-    assert results["test"].keys() == {"t2v", "v2t"}
-    before, after = MeanPoolingModel.from_pretrained(tmp_path / "run" / "best"), tmp_path / "run" / "last"
-    interaction = MeanPoolingModel.from_pretrained(after).interaction.state_dict()
-    assert all(torch.equal(weight, torch.eye(len(weight))) for weight in interaction.values())
-    assert before.config.architectures == ["MeanPoolingModel"]

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers.utils import ModelOutput
 
+from ..checkpoints import load_checkpoint
 from ..data.collate import video_inputs
 from ..data.shapes import relevant_frames
 from ..evaluation import EvaluationResult, average_precision, evaluate, retrieval_metrics, twin_accuracy
-from ..evaluation.run import load_model, override_settings
+from ..evaluation.run import override_settings
 from ..modeling_glccl import GLCCLModel
 from ..peers.heads import FOUR_SCORES
 from ..processing_glccl import GLCCLProcessor
@@ -113,10 +114,10 @@ def analyse(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
 
 def open_model(run: Run) -> tuple[GLCCLModel, GLCCLProcessor]:
     """The model of a trained run, on the GPU if there is one, and its processor."""
-    model = load_model(str(run.model_folder)).eval()
+    model, processor = load_checkpoint(run.model_folder)
     model.set_attn_implementation(run.recipe.model.attn_implementation)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model, GLCCLProcessor.from_pretrained(run.model_folder)
+    return model, processor
 
 
 def count_parameters(model: GLCCLModel) -> dict[str, int]:

@@ -10,8 +10,7 @@ import pyarrow.parquet
 from accelerate import Accelerator
 from rich.console import Console
 
-from .. import peers
-from ..configuration_glccl import GLCCLConfig
+from ..checkpoints import load_checkpoint
 from ..data import load_benchmark
 from ..environment import describe_environment
 from ..modeling_glccl import GLCCLModel
@@ -77,8 +76,8 @@ def evaluate_checkpoint(
     with accelerator.main_process_first():
         dataset = load_benchmark(benchmark, split=split, **options)
         bank = training_captions(benchmark, options) if post_processing == "qb_norm" else []
-    model = load_model(checkpoint).to(accelerator.device)
-    processor = GLCCLProcessor.from_pretrained(checkpoint)
+    model, processor = load_checkpoint(checkpoint)
+    model.to(accelerator.device)
     override_settings(model, processor, max_frames, max_words, mask_padding)
     result = evaluate(
         model,
@@ -150,15 +149,6 @@ def evaluate_checkpoint(
     if queries:
         show_queries(model, processor, dataset, result, queries, output_dir)
     return results
-
-
-def load_model(checkpoint: str) -> GLCCLModel:
-    """The model of a checkpoint, of the class that it was saved from: GLCCL or one of the peers."""
-    (architecture,) = GLCCLConfig.from_pretrained(checkpoint).architectures or ("GLCCLModel",)
-    classes = {"GLCCLModel": GLCCLModel} | {name: getattr(peers, name) for name in peers.__all__}
-    if architecture not in classes:
-        raise ValueError(f"{checkpoint} is a {architecture}; known are {', '.join(classes)}")
-    return classes[architecture].from_pretrained(checkpoint)
 
 
 def override_settings(

@@ -27,8 +27,8 @@ class PeerConfig(GLCCLConfig):
 class PeerModel(GLCCLModel):
     """A model that scores the same features otherwise. Subclasses say how in `interaction_class`.
 
-    `from_pretrained`, `from_clip_pretrained`, `forward`, `similarity` and `frame_weights` are [`GLCCLModel`]'s.
-    `evaluation.run.load_model` finds the class of a saved peer; `AutoModel` does not.
+    `from_pretrained`, `from_clip_pretrained`, `forward`, `similarity` and `frame_weights` are [`GLCCLModel`]'s. A
+    saved peer has a `model_type` of its own, by which `load_checkpoint` and `AutoModel` find its class.
     """
 
     config_class = PeerConfig

@@ -11,13 +11,21 @@ nowhere, whatever `mask_padding` says.
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers.utils import ModelOutput
 
 from ..configuration_glccl import GLCCLConfig
 from ..interaction_glccl import GLCCLFrameWeights, GLCCLTextFeatures, GLCCLVideoFeatures
-from .base import PeerModel, check_inputs
+from .base import PeerConfig, PeerModel, check_inputs
+
+
+@strict
+class CLIP4ClipConfig(PeerConfig):
+    """[`PeerConfig`] of CLIP4Clip."""
+
+    model_type = "glccl_clip4clip"
 
 
 @dataclass
@@ -44,7 +52,7 @@ class CLIP4ClipInteraction(nn.Module):
 
     def __init__(self, config: GLCCLConfig):
         super().__init__()
-        self.width = config.clip_config.projection_dim
+        self.width = config.width
 
     def forward(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures, logit_scale: Tensor) -> CosineScores:
         """Scores A texts against V videos, in float32. Raises ValueError for features that cannot be used."""
@@ -62,4 +70,5 @@ class CLIP4ClipInteraction(nn.Module):
 class CLIP4ClipModel(PeerModel):
     """CLIP4Clip with the temporal encoder ("seqTransf") or, if `temporal_num_hidden_layers=0`, without ("meanP")."""
 
+    config_class = CLIP4ClipConfig
     interaction_class = CLIP4ClipInteraction

@@ -49,11 +49,13 @@ class GLSCLConfig(PeerConfig):
     Args:
         glim_temperature: t of the global score.
         num_queries: K.
-        decoder_layers, decoder_dropout: of the decoder; it has `projection_dim // 64` heads, at least 1.
+        decoder_layers, decoder_dropout: of the decoder; it has `width // 64` heads, at least 1.
         local_weight: of the local score in the logit.
         local_in_evaluation: whether the local score ranks in evaluation too.
         consistency_weight, diversity_weight: see the module.
     """
+
+    model_type = "glccl_glscl"
 
     glim_temperature: float | int = 3.0
     num_queries: int = 8
@@ -103,7 +105,7 @@ class GLSCLInteraction(nn.Module):
     def __init__(self, config: GLSCLConfig):
         super().__init__()
         self.config = config
-        width = config.clip_config.projection_dim
+        width = config.width
         self.queries = nn.Parameter(torch.rand(config.num_queries, width))
         layers = (
             DecoderLayer(width, max(1, width // 64), config.decoder_dropout) for _ in range(config.decoder_layers)
@@ -120,7 +122,7 @@ class GLSCLInteraction(nn.Module):
 
     def forward(self, text: GLSCLTextFeatures, video: GLSCLVideoFeatures, logit_scale: Tensor) -> GLSCLScores:
         """Scores A texts against V videos, in float32. Raises ValueError for features that cannot be used."""
-        check_inputs(text, video, self.config.clip_config.projection_dim)
+        check_inputs(text, video, self.config.width)
         with torch.autocast(logit_scale.device.type, enabled=False):
             scale = logit_scale.float().exp()
             sentence = text.sentence.float()

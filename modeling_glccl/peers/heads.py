@@ -3,13 +3,11 @@
 from ..modeling_glccl import GLCCLModel
 from .clip4clip import CLIP4ClipModel
 from .glscl import GLSCLModel
-from .mean_pooling import MeanPoolingModel
 from .xclip import XCLIPModel
 from .xpool import XPoolModel
 
 HEADS: dict[str, type[GLCCLModel]] = {
     "glccl": GLCCLModel,
-    "mean_pooling": MeanPoolingModel,
     "xclip": XCLIPModel,
     "clip4clip_meanp": CLIP4ClipModel,
     "clip4clip_seqtransf": CLIP4ClipModel,

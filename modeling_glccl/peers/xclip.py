@@ -19,14 +19,22 @@ take part in every agg, as in its release; the mean is over real frames in any c
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import initialization as init
 
 from ..configuration_glccl import GLCCLConfig
 from ..interaction_glccl import GLCCLFrameWeights, GLCCLScores, GLCCLTextFeatures, GLCCLVideoFeatures
-from .base import PeerModel, check_inputs, counted_slots, masked_softmax, score_in_blocks
+from .base import PeerConfig, PeerModel, check_inputs, counted_slots, masked_softmax, score_in_blocks
 from .clip4clip import mean_of_real_frames
+
+
+@strict
+class XCLIPConfig(PeerConfig):
+    """[`PeerConfig`] of X-CLIP."""
+
+    model_type = "glccl_xclip"
 
 
 @dataclass
@@ -42,7 +50,7 @@ class XCLIPInteraction(nn.Module):
     def __init__(self, config: GLCCLConfig):
         super().__init__()
         self.config = config
-        width, words, frames = config.clip_config.projection_dim, config.max_words, config.max_frames
+        width, words, frames = config.width, config.max_words, config.max_frames
         self.global_mat_weight = nn.Parameter(torch.eye(width))
         self.local_mat_weight = nn.Parameter(torch.eye(width))
         self.word_logit_weight = nn.Parameter(torch.eye(words))
@@ -83,7 +91,7 @@ class XCLIPInteraction(nn.Module):
     def _counted(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> tuple[Tensor, Tensor]:
         """Masks of the counted words [A, Nw] and frames [V, Nf], checked."""
         config = self.config
-        check_inputs(text, video, config.clip_config.projection_dim)
+        check_inputs(text, video, config.width)
         word_mask = text.word_mask
         frame_mask = counted_slots(video.frame_mask, config.mask_padding)
         for name, mask, most in (("word", word_mask, config.max_words), ("frame", frame_mask, config.max_frames)):
@@ -133,6 +141,7 @@ def _unit(features: Tensor, counted: Tensor) -> Tensor:
 class XCLIPModel(PeerModel):
     """X-CLIP. `csc_weight` above 0 adds GLCCL's CSC loss, which is not part of X-CLIP."""
 
+    config_class = XCLIPConfig
     interaction_class = XCLIPInteraction
     has_four_scores = True
 

@@ -31,6 +31,8 @@ from .clip4clip import CosineScores
 class XPoolConfig(PeerConfig):
     """[`PeerConfig`] with `pool_dropout`, the dropout before the last residual (0.3 in the release)."""
 
+    model_type = "glccl_xpool"
+
     pool_dropout: float | int = 0.3
 
 
@@ -40,7 +42,7 @@ class XPoolInteraction(nn.Module):
     def __init__(self, config: XPoolConfig):
         super().__init__()
         self.config = config
-        width = config.clip_config.projection_dim
+        width = config.width
         self.query, self.key, self.value, self.output, self.residual = (nn.Linear(width, width) for _ in range(5))
         self.input_norm, self.pooled_norm, self.output_norm = (nn.LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(config.pool_dropout)
@@ -64,7 +66,7 @@ class XPoolInteraction(nn.Module):
 
     def _project(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> tuple[Tensor, ...]:
         """Queries [A, D], keys [V, Nf, D], frames after LN_1 [V, Nf, D], and the mask of those that count."""
-        check_inputs(text, video, self.config.clip_config.projection_dim)
+        check_inputs(text, video, self.config.width)
         counted = counted_slots(video.frame_mask, self.config.mask_padding)
         dtype = self.query.weight.dtype
         frames = self.input_norm(video.frames.masked_fill(~counted[..., None], 0.0).to(dtype))

@@ -9,8 +9,7 @@ import torch
 from rich.console import Console
 from transformers.utils import logging
 
-from ..modeling_glccl import GLCCLModel
-from ..processing_glccl import GLCCLProcessor
+from ..checkpoints import load_checkpoint
 from .index import VideoIndex
 from .report import results_html, results_json, results_table
 
@@ -79,7 +78,7 @@ def _open_or_create(
 ) -> VideoIndex:
     model = processor = None
     if checkpoint is not None:
-        model, processor = GLCCLModel.from_pretrained(checkpoint).eval(), GLCCLProcessor.from_pretrained(checkpoint)
+        model, processor = load_checkpoint(checkpoint)
     clips = {"clip_length": clip_length, "clip_stride": clip_stride}
     given = {name: value for name, value in clips.items() if value is not None}
     try:

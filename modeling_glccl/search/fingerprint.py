@@ -11,7 +11,16 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 
 # Of the processor, what decides which pixels the model sees; threads and padding do not.
-_PROCESSOR_SETTINGS = ("size", "crop_size", "image_mean", "image_std", "max_frames", "sampling")
+_PROCESSOR_SETTINGS = (
+    "size",
+    "crop_size",
+    "keep_aspect_ratio",
+    "resample",
+    "image_mean",
+    "image_std",
+    "max_frames",
+    "sampling",
+)
 # Of the configuration, what says where a checkpoint comes from rather than what it computes.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoints import load_checkpoint
 from ..interaction_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
@@ -82,7 +83,7 @@ class VideoIndex:
             "clip_stride": settings.stride,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        width = model.config.clip_config.projection_dim
+        width = model.config.width
         store = Store.create(path, about, processor.video_processor.max_frames, width, storage_options)
         return cls(store, model, processor)
 
@@ -131,10 +132,8 @@ class VideoIndex:
                     f"{self._store.uri} was made with a model that was not loaded from a checkpoint; pass model and "
                     "processor to VideoIndex.open"
                 )
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = GLCCLModel.from_pretrained(checkpoint)
-            self._use(model, GLCCLProcessor.from_pretrained(checkpoint))
-            model.to(device)
+            model, processor = load_checkpoint(checkpoint, **self._store.about.get("settings", {}))
+            self._use(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
         return self._model, self._processor
 
     @property

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from ..checkpoints import load_checkpoint
 from ..modeling_glccl import GLCCLModel
 from ..peers.heads import FIXED_CONFIG, HEADS
 from ..processing_glccl import GLCCLProcessor
@@ -23,27 +24,33 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
     """
     settings, model_class = recipe.model, HEADS[recipe.model.head]
     config = settings.config | FIXED_CONFIG.get(settings.head, {})
+    frames = recipe.data.processor
     if settings.checkpoint:
-        model = model_class.from_pretrained(settings.checkpoint, dtype=torch.float32, **config)
-        tokenizer = GLCCLProcessor.from_pretrained(settings.checkpoint).tokenizer
+        model, processor = load_checkpoint(settings.checkpoint, **config)
+        if type(model) is not model_class:
+            raise ValueError(
+                f"model.checkpoint={settings.checkpoint} is a {type(model).__name__}, but model.head={settings.head}"
+            )
+        model = model.float()
+        model.config.zero_shot = False
+        processor.max_words, processor.mask_padding = model.config.max_words, model.config.mask_padding
+        frames = {"max_frames": model.config.max_frames, **frames}
+        processor.video_processor = GLCCLVideoProcessor.from_dict(processor.video_processor.to_dict(), **frames)
     elif settings.clip:
-        dtype = {"dtype": torch.float32}
-        model = model_class.from_clip_pretrained(settings.clip, clip_kwargs=dtype, **config)
-        tokenizer = CLIPTokenizer.from_pretrained(settings.clip)
+        model = model_class.from_clip_pretrained(settings.clip, clip_kwargs={"dtype": torch.float32}, **config)
+        processor = GLCCLProcessor.from_clip_pretrained(settings.clip, model.config, **frames)
     else:
         tokenizer = train_clip_tokenizer(captions, settings.vocab_size)
         model = model_class(model_class.config_class(**_with_vocabulary(config, tokenizer)))
-    model.set_attn_implementation(settings.attn_implementation)
-
-    frames = {"max_frames": model.config.max_frames, **recipe.data.processor}
-    if settings.checkpoint:
-        video_processor = GLCCLVideoProcessor.from_pretrained(settings.checkpoint, **frames)
-    else:
         side = model.config.clip_config.vision_config.image_size
-        video_processor = GLCCLVideoProcessor(**{"size": side, "crop_size": side, **frames})
-    processor = GLCCLProcessor(
-        tokenizer, video_processor, max_words=model.config.max_words, mask_padding=model.config.mask_padding
-    )
+        values = {"size": side, "crop_size": side, "max_frames": model.config.max_frames, **frames}
+        processor = GLCCLProcessor(
+            tokenizer,
+            GLCCLVideoProcessor(**values),
+            max_words=model.config.max_words,
+            mask_padding=model.config.mask_padding,
+        )
+    model.set_attn_implementation(settings.attn_implementation)
     return model, processor
 
 

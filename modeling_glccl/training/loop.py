@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..checkpoints import load_checkpoint
 from ..data import load_benchmark
 from ..data.collate import RetrievalCollator
 from ..data.frame_cache import with_frame_cache
@@ -27,7 +28,6 @@ from ..environment import describe_environment, resolve_precision
 from ..evaluation import EvaluationResult, evaluate
 from ..model_card import make_card
 from ..modeling_glccl import GLCCLModel
-from ..peers.heads import HEADS
 from ..processing_glccl import GLCCLProcessor
 from ..publish import collect, push
 from .build import build_model
@@ -344,7 +344,7 @@ class Trainer:
         }
         if "test" in self.splits:
             started = time.perf_counter()
-            model = HEADS[recipe.model.head].from_pretrained(folder, dtype=torch.float32)
+            model, _ = load_checkpoint(folder)
             result = self.evaluate(model.to(accelerator.device), "test", progress=True)
             results["test"] = result.metrics
             results["test_size"] = {"captions": len(result.captions), "videos": len(result.video_ids)}

@@ -29,9 +29,8 @@ class ModelRecipe:
         clip: CLIP checkpoint to start from, a folder or a Hub id; its tokenizer is used.
         checkpoint: GLCCL checkpoint to continue from, a folder or a Hub id, with its processor.
         head: how features are scored: `glccl`, or one of its peers (see `modeling_glccl.peers`): `xclip`,
-            `clip4clip_meanp` (which has no temporal encoder, whatever `config` says), `clip4clip_seqtransf`, `xpool`,
-            `glscl`, and `mean_pooling`, which is `clip4clip_seqtransf` without normalising frames before the mean. All
-            but `glccl` and `xclip` need `config.csc_weight: 0`.
+            `clip4clip_meanp` (which has no temporal encoder, whatever `config` says), `clip4clip_seqtransf`, `xpool`
+            and `glscl`. All but `glccl` and `xclip` need `config.csc_weight: 0`.
         config: values of the model's configuration, GLCCLConfig (`max_words`, `max_frames`, `glim_temperature`,
             `csc_weight`, ...) or that of the head.
         attn_implementation: `sdpa`, or `eager`, which is faster on CPUs when the sequences are tiny.
@@ -40,9 +39,7 @@ class ModelRecipe:
 
     clip: str | None = None
     checkpoint: str | None = None
-    head: Literal["glccl", "mean_pooling", "xclip", "clip4clip_meanp", "clip4clip_seqtransf", "xpool", "glscl"] = (
-        "glccl"
-    )
+    head: Literal["glccl", "xclip", "clip4clip_meanp", "clip4clip_seqtransf", "xpool", "glscl"] = "glccl"
     config: dict = field(default_factory=dict)
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     vocab_size: int = 1000

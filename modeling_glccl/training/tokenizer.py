@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
-from ..processing_glccl import clean_text
+from ..towers_glccl import FAMILIES
 
 END_OF_WORD = "</w>"
 
@@ -38,7 +38,7 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int = 1024) -> CLI
     trainer = BpeTrainer(
         vocab_size=vocab_size - 2, special_tokens=tokens, end_of_word_suffix=END_OF_WORD, show_progress=False
     )
-    learner.train_from_iterator(map(clean_text, captions), trainer)
+    learner.train_from_iterator(map(FAMILIES["clip"].clean, captions), trainer)
     merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     # Two merges can make the same token: it is listed once.
     tokens = dict.fromkeys([*tokens, *map("".join, merges), clip.bos_token, clip.eos_token])

@@ -1,0 +1,100 @@
+"""A name -> model and processor: GLCCL checkpoints, the peers', and plain CLIP ones, which become zero-shot GLCCL."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from .modeling_glccl import GLCCLModel
+from .peers import PEERS
+from .processing_glccl import GLCCLProcessor
+from .towers_glccl import family_of, read_model_type, refuse_incomplete
+
+MODELS: dict[str, type[GLCCLModel]] = {model.config_class.model_type: model for model in (GLCCLModel, *PEERS)}
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel, GLCCLProcessor]:
+    """The model, in evaluation mode on the CPU, and the processor of a checkpoint, whole or not at all.
+
+    Weights are float32 where there is no GPU, whatever the files hold: a CPU without bfloat16 products would be many
+    times slower. With a GPU they have the dtype of the files.
+
+    Args:
+        name: folder or Hub repository: of GLCCL, of a peer (`modeling_glccl.peers`), or of a plain CLIP, MetaCLIP 2 or
+            SigLIP, which becomes a zero-shot GLCCL with the tokenizer and image settings of that checkpoint.
+        **config: values of the model's configuration in place of the checkpoint's (`glim_temperature=5.0`).
+
+    Raises:
+        FileNotFoundError: no such folder or repository.
+        ValueError: something else than a checkpoint, or an incomplete or damaged one; the message says what it is,
+            and names tensors that are missing, of another shape or not finite.
+    """
+    name = os.fspath(name)
+    if os.path.exists(name):
+        if problem := _what_else(Path(name)):
+            raise ValueError(f"{name} is no checkpoint: it {problem}")
+    elif not _REPOSITORY.fullmatch(name):
+        raise FileNotFoundError(f"{name}: no such folder")
+    verbosity = logging.get_verbosity()
+    try:
+        model_type = read_model_type(name)
+        if model_type not in MODELS:
+            family_of(model_type, name)
+        dtype = {} if torch.cuda.is_available() else {"dtype": torch.float32}
+        if model_type in MODELS:
+            logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+            model, report = MODELS[model_type].from_pretrained(
+                name, output_loading_info=True, ignore_mismatched_sizes=True, **dtype, **config
+            )
+            logging.set_verbosity(verbosity)
+            refuse_incomplete(name, report)
+        else:
+            model = GLCCLModel.from_pretrained(name, **dtype, **config)
+        processor = GLCCLProcessor.from_pretrained(name)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{name}: a file of weights is damaged or cut ({error}); download or copy it again"
+        ) from error
+    except OSError as error:
+        if os.path.exists(name):
+            raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+        raise FileNotFoundError(
+            f"{name}: no such folder, and no repository of this name could be read from the Hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ValueError(
+            f"{name} holds NaN or infinity in {', '.join(bad[:5])}: the training that made it had diverged"
+        )
+    return model.eval(), processor
+
+
+def _what_else(path: Path) -> str | None:
+    """What a path that exists is, if no checkpoint, and what to do; None for what may be one."""
+    if not path.is_dir():
+        return "is a file. The authors' checkpoints and OpenAI's CLIP become one by: glccl convert FILE FOLDER"
+    if (path / "config.json").exists():
+        return None
+    names = {child.name for child in path.iterdir()}
+    if {"clips.lance", "about.lance"} & names:
+        return "is an index of videos; glccl search and serve take it as --index"
+    runs = [name for name in ("best", "last", "model/best", "model/last") if (path / name / "config.json").exists()]
+    if runs:
+        return (
+            f"is the folder of a training run, whose checkpoints are {' and '.join(str(path / name) for name in runs)}"
+        )
+    if {"dataset_info.json", "dataset_dict.json", "state.json"} & names or any(
+        name.startswith("metadata.") or name.endswith((".parquet", ".arrow")) for name in names
+    ):
+        return "is a folder of data; a checkpoint has a config.json"
+    if any(name.startswith("open_clip") for name in names):
+        return "is in OpenCLIP's format; GLCCL takes transformers' (config.json, model.safetensors, tokenizer)"
+    return "is empty" if not names else f"has no config.json but {', '.join(sorted(names)[:5])}"

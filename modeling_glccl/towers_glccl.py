@@ -1,0 +1,223 @@
+"""The CLIP families that GLCCL takes, and what differs between them: how a text is cleaned and padded, which states of
+the text tower are words, which is the sentence. A frame is the image feature of the family, the same call in all.
+"""
+
+import html
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+try:
+    import ftfy
+except ImportError:
+    ftfy = None
+
+
+class CLIPFamily:
+    """OpenAI's CLIP and what is stored like it: LAION, DataComp, MetaCLIP.
+
+    The text tower is causal: padding after EOS reaches no word. A text is BOS, tokens, EOS; words are the projected
+    states of all of them, and that of the first EOS is the sentence.
+    """
+
+    title = "CLIP (OpenAI, LAION, DataComp, MetaCLIP)"
+    has_bos = True
+    # Whether padding takes part in the text tower: a text then has as many slots as the tower was trained with.
+    reads_padding = False
+    # Of [`GLCCLVideoProcessor`], where a checkpoint brings no settings of its own.
+    image_settings: ClassVar[dict[str, Any]] = {}
+
+    def width(self, config: PreTrainedConfig) -> int:
+        """D, of the joint space of texts and images."""
+        return config.projection_dim
+
+    def eos_token_id(self, config: PreTrainedConfig) -> int:
+        """Id of the token that ends a text.
+
+        Early CLIP configurations say 2, which transformers reads as "the highest id of the row"; CLIP's EOS is the
+        highest id of its vocabulary.
+        """
+        eos, vocabulary = config.text_config.eos_token_id, config.text_config.vocab_size
+        return vocabulary - 1 if eos == 2 or not isinstance(eos, int) else eos
+
+    def clean(self, text: str) -> str:
+        """Text as the tokenizer was trained to see it: encoding repaired, HTML entities resolved.
+
+        Without ftfy wrongly decoded text ("schÃ¶n") stays as it is.
+        """
+        if ftfy is not None:
+            text = ftfy.fix_text(text)
+        return html.unescape(html.unescape(text)).strip()
+
+    def logit_scale_init(self, config: PreTrainedConfig) -> float:
+        """Logarithm of the scale at the start of the family's own training."""
+        return config.logit_scale_init_value
+
+    def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """Both towers with random weights."""
+        return AutoModel.from_config(config)
+
+    def encode_text(self, clip: PreTrainedModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Words [A, Nw, D] and sentences [A, D], not normalised.
+
+        Args:
+            clip: the towers.
+            input_ids: [A, Nw] int64, as [`GLCCLProcessor`] makes them for this family.
+            lengths: [A], tokens up to and including the first EOS.
+        """
+        # The tower is causal, so padding after EOS cannot reach the words and needs no attention mask.
+        words = clip.text_projection(clip.text_model(input_ids=input_ids).last_hidden_state)
+        return words, words[torch.arange(len(words), device=words.device), lengths - 1]
+
+
+class MetaCLIP2Family(CLIPFamily):
+    """MetaCLIP 2: CLIP with the multilingual tokenizer of XLM-R, whose EOS is 2 and is meant so."""
+
+    title = "MetaCLIP 2 (multilingual)"
+
+    def eos_token_id(self, config: PreTrainedConfig) -> int:
+        """As the configuration says."""
+        return config.text_config.eos_token_id
+
+
+class SigLIPFamily(CLIPFamily):
+    """SigLIP, and SigLIP 2 with fixed resolution, which is stored as SigLIP.
+
+    The text tower was trained on all of its slots (64), padding included and attended; the sentence is what the head
+    makes of the last slot, and a word what it makes of the word's own. There is no BOS.
+    """
+
+    title = "SigLIP and SigLIP 2 (fixed resolution)"
+    has_bos = False
+    reads_padding = True
+    image_settings: ClassVar[dict[str, Any]] = {
+        "keep_aspect_ratio": False,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    # transformers' default, which is CLIP's; the tokenizers of SigLIP and SigLIP 2 end texts with 1.
+    _default_eos, _eos = 49407, 1
+
+    def width(self, config: PreTrainedConfig) -> int:
+        """D; the vision tower has no projection, so it is its width, too."""
+        if config.text_config.projection_size != config.vision_config.hidden_size:
+            raise ValueError(
+                f"text_config.projection_size={config.text_config.projection_size} must equal "
+                f"vision_config.hidden_size={config.vision_config.hidden_size}: SigLIP's images are not projected"
+            )
+        return config.text_config.projection_size
+
+    def eos_token_id(self, config: PreTrainedConfig) -> int:
+        """The tokenizer's, which released configurations do not name."""
+        eos = config.text_config.eos_token_id
+        return self._eos if eos == self._default_eos or not isinstance(eos, int) else eos
+
+    def clean(self, text: str) -> str:
+        """Lower case, as both were trained; SigLIP's tokenizer removes punctuation itself."""
+        return text.lower().strip()
+
+    def logit_scale_init(self, config: PreTrainedConfig) -> float:
+        """10, as SigLIP starts."""
+        return math.log(10)
+
+    def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """As the base class. The bias of SigLIP's own loss is kept but not trained: it ranks nothing."""
+        clip = super().build(config)
+        clip.logit_bias.requires_grad_(False)
+        return clip
+
+    def encode_text(self, clip: PreTrainedModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As the base class, of texts padded to all slots; words are cut to the longest text's."""
+        states = clip.text_model(input_ids=input_ids).last_hidden_state
+        words = clip.text_model.head(states[:, : int(lengths.max())])
+        return words, clip.text_model.head(states[:, -1])
+
+
+# By the model_type of their configurations.
+FAMILIES = {"clip": CLIPFamily(), "metaclip_2": MetaCLIP2Family(), "siglip": SigLIPFamily()}
+
+
+def family_of(model_type: str | None, name: Any = "") -> CLIPFamily:
+    """The family of a configuration's `model_type`.
+
+    Args:
+        model_type: as in a checkpoint's config.json.
+        name: of the checkpoint, for the error.
+
+    Raises:
+        ValueError: not one of them; lists those there are.
+    """
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    known = "; ".join(f"{family.title}: {name!r}" for name, family in FAMILIES.items())
+    naflex = "Of SigLIP 2 take one with fixed resolution, such as google/siglip2-base-patch16-224. "
+    raise ValueError(
+        f"{name or 'this model'} is of the type {model_type!r}, and GLCCL takes the image and text towers of "
+        f"these families: {known}. {naflex if model_type == 'siglip2' else ''}"
+        "One of them in another format (OpenCLIP, OpenAI's .pt) must be converted to transformers' first"
+    )
+
+
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def read_model_type(name: str, missing_ok: bool = False, **kwargs: Any) -> str | None:
+    """The `model_type` in a checkpoint's config.json.
+
+    Args:
+        name: folder or Hub repository.
+        missing_ok: None where there is no config.json.
+        **kwargs: of `from_pretrained`; those that say where the file comes from are used.
+
+    Raises:
+        OSError: no such folder, repository or file.
+    """
+    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+    try:
+        return PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
+    except OSError:
+        if missing_ok:
+            return None
+        raise
+
+
+def load_clip(name: str, **kwargs: Any) -> PreTrainedModel:
+    """The towers of a plain checkpoint of one of the families, complete or not at all.
+
+    Args:
+        name: folder or Hub repository.
+        **kwargs: of `from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`, ...).
+
+    Raises:
+        ValueError: another kind of model, or tensors that are missing or of another shape; with their names.
+        OSError: no such folder or repository.
+    """
+    family_of(read_model_type(name, **kwargs), name)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+    try:
+        clip, report = AutoModel.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    refuse_incomplete(name, report)
+    return clip
+
+
+def refuse_incomplete(name: str, report: dict[str, Any]) -> None:
+    """Raises ValueError that names the tensors that `output_loading_info` reports missing or of another shape."""
+    wrong = [f"{key} has shape {tuple(found)} for {tuple(own)}" for key, found, own in report["mismatched_keys"]]
+    missing = sorted(report["missing_keys"])
+    if not (missing or wrong):
+        return
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    parts = [f"lacks {', '.join(missing[:5])}{more}"] if missing else []
+    raise ValueError(
+        f"{name} does not hold the weights that its config.json describes: it {'; '.join(parts + wrong[:5])}. "
+        "Is the checkpoint complete, and of this configuration?"
+    )

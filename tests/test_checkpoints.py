@@ -1,0 +1,203 @@
+"""What a name can stand for: every checkpoint loads whole, and everything else gets its one error."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from checkpoints import save_tiny_checkpoint
+from families import plain_model, save_plain
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.checkpoints import load_checkpoint
+from modeling_glccl.cli import main
+from modeling_glccl.peers import XCLIPModel
+
+CAPTIONS = ["a red ball rolls", "two dogs run"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    save_tiny_checkpoint(tmp_path / "glccl", CAPTIONS)
+    return tmp_path / "glccl"
+
+
+def change_weights(folder, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_checkpoint_loads_with_the_class_it_was_saved_from(checkpoint, tmp_path):
+    model, processor = load_checkpoint(checkpoint)
+    assert (type(model), type(processor), model.training) == (GLCCLModel, GLCCLProcessor, False)
+    save_tiny_checkpoint(tmp_path / "xclip", CAPTIONS, XCLIPModel, csc_weight=0)
+    assert type(load_checkpoint(tmp_path / "xclip")[0]) is XCLIPModel
+
+
+def test_half_precision_is_computed_in_float32_without_a_gpu(checkpoint, tmp_path):
+    GLCCLModel.from_pretrained(checkpoint).half().save_pretrained(checkpoint)
+    assert load_file(checkpoint / "model.safetensors")["clip.logit_scale"].dtype == torch.float16
+    if not torch.cuda.is_available():
+        assert load_checkpoint(checkpoint)[0].dtype == torch.float32
+
+
+def test_values_of_the_configuration_can_be_given(checkpoint, tmp_path):
+    assert load_checkpoint(checkpoint, glim_temperature=9.0)[0].interaction.glim_temperature == 9.0
+    plain = save_plain("clip", tmp_path / "clip")
+    assert load_checkpoint(plain, glim_temperature=9.0)[0].interaction.glim_temperature == 9.0
+
+
+def test_a_plain_clip_says_in_one_line_what_it_becomes(tmp_path, caplog):
+    folder = save_plain("clip", tmp_path / "clip")
+    load_checkpoint(folder)
+    (message,) = caplog.messages
+    assert message.startswith(f"{folder} is a plain clip: zero-shot GLCCL")
+
+
+def test_a_plain_clip_without_image_settings_takes_the_familys(tmp_path):
+    folder = save_plain("siglip", tmp_path / "siglip")
+    (folder / "preprocessor_config.json").unlink()
+    videos = load_checkpoint(folder)[1].video_processor
+    assert (videos.crop_size, videos.keep_aspect_ratio, videos.image_mean) == (16, False, [0.5] * 3)
+
+
+# Damaged or incomplete
+
+
+@pytest.mark.parametrize("kind", ["glccl", "clip"])
+def test_a_missing_misshapen_or_infinite_tensor_is_named(kind, checkpoint, tmp_path, capfd):
+    folder = checkpoint if kind == "glccl" else save_plain("clip", tmp_path / "clip")
+    prefix = "clip." if kind == "glccl" else ""
+    good = shutil.copytree(folder, tmp_path / "good")
+    cases = {
+        f"lacks {prefix}logit_scale": lambda weights: weights.pop(f"{prefix}logit_scale"),
+        rf"{prefix}text_projection.weight has shape \(3, 3\) for \(32, 32\)": lambda weights: weights.update(
+            {f"{prefix}text_projection.weight": torch.zeros(3, 3)}
+        ),
+        "NaN or infinity in clip.visual_projection.weight": lambda weights: weights[
+            f"{prefix}visual_projection.weight"
+        ].fill_(torch.nan),
+    }
+    if kind == "glccl":
+        cases["lacks interaction.word_logit_weight"] = lambda weights: weights.pop("interaction.word_logit_weight")
+    for message, change in cases.items():
+        shutil.rmtree(folder)
+        shutil.copytree(good, folder)
+        change_weights(folder, change)
+        with pytest.raises(ValueError, match=message) as error:
+            load_checkpoint(folder)
+        assert str(folder) in str(error.value)
+    printed = "".join(capfd.readouterr())
+    assert "MISSING" not in printed
+    assert "MISMATCH" not in printed
+
+
+def test_cut_weights_are_an_error_that_names_the_checkpoint(checkpoint):
+    content = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{checkpoint}: a file of weights is damaged or cut"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_configuration_that_is_no_json_is_named(checkpoint):
+    (checkpoint / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_missing_or_foreign_tokenizer_is_an_error(tmp_path):
+    folder = save_plain("clip", tmp_path / "clip")
+    plain_model("siglip")[1].save_pretrained(folder)
+    with pytest.raises(ValueError, match="they do not belong together"):
+        load_checkpoint(folder)
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="has no files of a tokenizer"):
+        load_checkpoint(folder)
+
+
+def test_images_of_another_size_than_the_towers_are_an_error(tmp_path):
+    folder = save_plain("clip", tmp_path / "clip")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"crop_size": 8}))
+    with pytest.raises(ValueError, match="frames would have 8 pixels, but the model takes 16"):
+        load_checkpoint(folder)
+
+
+def test_a_glccl_checkpoint_without_its_processor_is_an_error(checkpoint):
+    (checkpoint / "processor_config.json").unlink()
+    for file in checkpoint.glob("*token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="its processor cannot be loaded"):
+        load_checkpoint(checkpoint)
+
+
+# Something else
+
+
+def test_every_other_thing_says_what_it_is(tmp_path, checkpoint):
+    def folder(name: str, *files: str):
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text("{}")
+        (tmp_path / name).mkdir(exist_ok=True)
+        return tmp_path / name
+
+    BertModel(
+        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20)
+    ).save_pretrained(tmp_path / "bert")
+    cases = {
+        tmp_path / "bert": r"is of the type 'bert', and GLCCL takes .* SigLIP",
+        folder("index", "clips.lance/x", "about.lance/x"): "is an index of videos",
+        folder("data", "metadata.csv"): "is a folder of data",
+        folder("arrow", "dataset_info.json"): "is a folder of data",
+        folder("run", "best/config.json"): "folder of a training run, whose checkpoints are .*best",
+        folder("nothing"): "is empty",
+        folder("videos", "a.mp4", "b.mp4"): r"has no config\.json but a\.mp4, b\.mp4",
+        folder("openclip", "open_clip_config.json"): "in OpenCLIP's format",
+        checkpoint / "model.safetensors": "is a file.*glccl convert",
+        folder("typeless", "config.json"): "is of the type None",
+    }
+    for path, message in cases.items():
+        with pytest.raises(ValueError, match=message) as error:
+            load_checkpoint(path)
+        assert str(path) in str(error.value)
+        assert len(str(error.value)) < 600
+    for missing in (tmp_path / "absent", "./absent", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="no such folder"):
+            load_checkpoint(missing)
+
+
+def test_an_unreachable_repository_is_one_error(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="owner/name: no such folder, and no repository of this name"):
+        load_checkpoint("owner/name")
+
+
+def test_a_bert_is_no_start_of_a_training(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is of the type 'bert'"):
+        GLCCLModel.from_clip_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["evaluate", "--benchmark", "shapes"], ["index", "--index", "my.index"]]
+)
+def test_every_command_gives_the_one_line(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "empty").mkdir()
+    command, *options = arguments
+    positional = ["videos", "--model", "empty"] if command == "index" else ["empty"]
+    assert main([command, *positional, *options]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1] == f"glccl {command}: error: empty is no checkpoint: it is empty"
+
+
+def test_info_says_zero_shot(tmp_path, capsys):
+    assert main(["info", str(save_plain("gelu_clip", tmp_path / "clip"))]) == 0
+    assert "zero-shot (nothing but CLIP was trained)" in capsys.readouterr().out

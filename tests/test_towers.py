@@ -1,0 +1,237 @@
+"""Every family of CLIP: zero-shot GLCCL on it equals transformers' own features, trains, saves, reloads."""
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILY_NAMES, plain_model, save_plain
+from PIL import Image
+from transformers import AutoConfig
+from videos import write_video
+
+from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor
+from modeling_glccl.checkpoints import load_checkpoint
+from modeling_glccl.cli import main
+
+CAPTIONS = ["a red ball rolls", "two dogs", "a dog runs after a ball"]
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(3, 4, 3, 16, 16), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+@torch.no_grad()
+def test_zero_shot_features_are_those_of_transformers(name, tmp_path, batch):
+    plain, tokenizer = plain_model(name)
+    model, processor = load_checkpoint(save_plain(name, tmp_path))
+    assert (type(model.clip), model.config.zero_shot, model.temporal) == (type(plain), True, None)
+
+    # As transformers' documentation of each family encodes texts. This tokenizer of SigLIP 2 adds no EOS itself.
+    options = {"padding": "max_length", "max_length": 24} if name == "siglip" else {"padding": True}
+    cleaned = [caption + ("<eos>" if name == "siglip" else "") for caption in CAPTIONS]
+    inputs = tokenizer(cleaned, return_tensors="pt", **options)
+    attended = {} if name == "siglip" else {"attention_mask": inputs["attention_mask"]}
+    expected = plain.get_text_features(inputs["input_ids"], **attended).pooler_output
+    text = model.get_text_features(**processor(text=CAPTIONS))
+    torch.testing.assert_close(text.sentence, expected, atol=1e-6, rtol=0)
+    tokens = inputs["attention_mask"].sum(1)
+    assert text.word_mask.sum(1).tolist() == tokens.tolist()
+
+    pixels, mask = batch
+    video = model.get_video_features(pixels, mask)
+    for frames, images, count in zip(video.frames, pixels, mask.sum(1), strict=True):
+        expected = plain.get_image_features(images[:count]).pooler_output
+        torch.testing.assert_close(frames[:count], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+@torch.no_grad()
+def test_a_score_does_not_depend_on_what_else_is_in_the_batch(name, tmp_path, batch):
+    model, processor = load_checkpoint(save_plain(name, tmp_path))
+    pixels, mask = batch
+    together = model(**processor(text=CAPTIONS), pixel_values_videos=pixels, padding_mask_videos=mask).logits_per_text
+    for row, caption in enumerate(CAPTIONS):
+        for column, count in enumerate(mask.sum(1).tolist()):
+            alone = model(**processor(text=caption), pixel_values_videos=pixels[column : column + 1, :count])
+            torch.testing.assert_close(alone.logits_per_text[0, 0], together[row, column], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_a_training_from_each_family_starts_saves_reloads_and_indexes(name, tmp_path, batch, capsys):
+    torch.manual_seed(0)
+    clip = save_plain(name, tmp_path / "clip")
+    model = GLCCLModel.from_clip_pretrained(clip, max_words=16, max_frames=4, temporal_num_hidden_layers=2).train()
+    processor = GLCCLProcessor.from_clip_pretrained(clip, model.config)
+    text = model.clip.text_model
+    assert model.config.temporal_config.hidden_act == text.config.hidden_act
+    for block, source in zip(model.temporal.encoder.layers, text.encoder.layers, strict=True):
+        assert torch.equal(block.mlp.fc1.weight, source.mlp.fc1.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pixels, mask = batch
+    inputs = processor(text=CAPTIONS) | {"pixel_values_videos": pixels, "padding_mask_videos": mask}
+    losses = []
+    for _ in range(3):
+        loss = model(**inputs, return_loss=True).loss
+        loss.backward()
+        assert [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None] == []
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    model.eval()
+    model.save_pretrained(tmp_path / "trained")
+    processor.save_pretrained(tmp_path / "trained")
+    again, again_processor = load_checkpoint(tmp_path / "trained")
+    with torch.no_grad():
+        for key, value in again_processor(text=CAPTIONS).items():
+            assert torch.equal(value, inputs[key])
+        assert torch.equal(again(**inputs).logits_per_text, model(**inputs).logits_per_text)
+
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 10, fps=5)
+    for checkpoint in ("clip", "trained"):
+        index = str(tmp_path / f"{checkpoint}.index")
+        assert main(["index", str(tmp_path / "videos"), "--index", index, "--model", str(tmp_path / checkpoint)]) == 0
+        capsys.readouterr()
+        assert main(["search", "a red ball", "--index", index, "--json"]) == 0
+        assert '"rank": 1' in capsys.readouterr().out
+
+
+def test_each_family_cleans_and_pads_texts_as_it_was_trained(tmp_path):
+    processors = {name: GLCCLProcessor.from_pretrained(save_plain(name, tmp_path / name)) for name in FAMILY_NAMES}
+    assert (
+        processors["siglip"](text="A Dog")["input_ids"].tolist()
+        == processors["siglip"](text="a dog")["input_ids"].tolist()
+    )
+    assert processors["siglip"](text=["a"])["input_ids"].shape == (1, 24)
+    assert processors["siglip"](text=["a"])["attention_mask"].sum() == 2  # the word and EOS
+    assert processors["clip"](text=["a"])["attention_mask"].sum() == 3  # BOS, the word and EOS
+    assert processors["metaclip_2"](text=["a"])["input_ids"][0, [0, -1]].tolist() == [0, 2]
+    long = processors["siglip"](text=["a b c " * 30])
+    assert long["input_ids"].shape == (1, 24)
+    assert long["input_ids"][0, -1] == 1
+
+
+def test_frames_are_prepared_as_the_checkpoint_says(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (1, 30, 50, 3), np.uint8)
+    image = Image.fromarray(picture[0])
+    squashed = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)) / 255 * 2 - 1
+    siglip = GLCCLProcessor.from_pretrained(save_plain("siglip", tmp_path / "siglip"))
+    pixels = siglip(videos=picture)["pixel_values_videos"][0, 0].permute(1, 2, 0)
+    np.testing.assert_allclose(pixels.numpy(), squashed, atol=1e-6)
+    cropped = np.asarray(image.resize((26, 16), Image.Resampling.BICUBIC).crop((5, 0, 21, 16))) / 255
+    clip = GLCCLProcessor.from_pretrained(save_plain("clip", tmp_path / "clip"))
+    pixels = clip(videos=picture)["pixel_values_videos"][0, 0].permute(1, 2, 0)
+    expected = (cropped - [0.48, 0.46, 0.41]) / [0.27, 0.26, 0.28]
+    np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-5)
+
+
+def tower(width, heads, mlp, **rest):
+    """One layer of a published tower."""
+    sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": mlp, "num_hidden_layers": 1}
+    return sizes | rest
+
+
+def clip_values(text, vision, width, activation="gelu", eos=49407, positions=77, **rest):
+    """The values that differ between published configurations of CLIP and MetaCLIP 2."""
+    *vision, patch, image = vision
+    text = tower(*text, hidden_act=activation, eos_token_id=eos, max_position_embeddings=positions)
+    vision = tower(*vision, hidden_act=activation, patch_size=patch, image_size=image)
+    return {"model_type": "clip", "projection_dim": width, "text_config": text, "vision_config": vision} | rest
+
+
+def siglip_values(width, heads, mlp, patch, image, vocabulary):
+    """The same of SigLIP."""
+    text = tower(width, heads, mlp, vocab_size=vocabulary)
+    vision = tower(width, heads, mlp, patch_size=patch, image_size=image)
+    return {"model_type": "siglip", "text_config": text, "vision_config": vision}
+
+
+B_TEXT, L_TEXT, H_TEXT = (512, 8, 2048), (768, 12, 3072), (1024, 16, 4096)
+B32, B16 = (768, 12, 3072, 32, 224), (768, 12, 3072, 16, 224)
+L14, H14 = (1024, 16, 4096, 14, 224), (1280, 16, 5120, 14, 224)
+# Values of published config.json files, with one layer; and the joint width, EOS, slots of a text, temporal heads.
+PUBLISHED = {
+    "openai/clip-vit-base-patch32": (clip_values(B_TEXT, B32, 512, "quick_gelu", 2), (512, 49407, None, 8)),
+    "openai/clip-vit-base-patch16": (clip_values(B_TEXT, B16, 512, "quick_gelu", 2), (512, 49407, None, 8)),
+    "openai/clip-vit-large-patch14": (clip_values(L_TEXT, L14, 768, "quick_gelu", 2), (768, 49407, None, 12)),
+    "openai/clip-vit-large-patch14-336": (
+        clip_values(L_TEXT, (*L14[:4], 336), 768, "quick_gelu", 2),
+        (768, 49407, None, 12),
+    ),
+    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": (clip_values(B_TEXT, B32, 512, eos=2), (512, 49407, None, 8)),
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": (clip_values(H_TEXT, H14, 1024, eos=2), (1024, 49407, None, 16)),
+    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": (
+        clip_values((1280, 20, 5120), (1664, 16, 8192, 14, 224), 1280, eos=2),
+        (1280, 49407, None, 20),
+    ),
+    "a long position table": (clip_values(L_TEXT, L14, 768, "quick_gelu", positions=248), (768, 49407, None, 12)),
+    "facebook/metaclip-2-worldwide-huge-quickgelu": (
+        clip_values(H_TEXT, H14, 1024, "quick_gelu", 2, model_type="metaclip_2"),
+        (1024, 2, None, 16),
+    ),
+    "facebook/metaclip-2-worldwide-s16": (
+        clip_values((384, 6, 1536), (384, 6, 1536, 16, 224), 384, eos=2, model_type="metaclip_2"),
+        (384, 2, None, 6),
+    ),
+    "google/siglip-base-patch16-224": (siglip_values(768, 12, 3072, 16, 224, 32_000), (768, 1, 64, 12)),
+    "google/siglip-so400m-patch14-384": (siglip_values(1152, 16, 4304, 14, 384, 32_000), (1152, 1, 64, 16)),
+    "google/siglip2-base-patch16-224": (siglip_values(768, 12, 3072, 16, 224, 256_000), (768, 1, 64, 12)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_understood(name):
+    values, (width, eos, slots, heads) = PUBLISHED[name]
+    config = GLCCLConfig(clip_config=values, temporal_num_hidden_layers=1)
+    assert (config.width, config.eos_token_id, config.text_slots) == (width, eos, slots)
+    temporal, text = config.temporal_config, config.clip_config.text_config
+    assert (temporal.num_attention_heads, temporal.hidden_act) == (heads, text.hidden_act)
+    with torch.device("meta"):
+        model = GLCCLModel(config)
+    block, source = model.temporal.encoder.layers[0].state_dict(), model.clip.text_model.encoder.layers[0].state_dict()
+    assert {key: value.shape for key, value in block.items()} == {key: value.shape for key, value in source.items()}
+    assert model.temporal.position_embedding.weight.shape == (text.max_position_embeddings, width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "bigG" not in name])
+@torch.no_grad()
+def test_published_configurations_score(name):
+    torch.manual_seed(0)
+    values, (width, *_) = PUBLISHED[name]
+    # The tables of many languages are cut: they are most of the weights.
+    vocabulary = {} if values["model_type"] == "clip" else {"vocab_size": 60_000}
+    values = values | {"text_config": values["text_config"] | vocabulary}
+    model = GLCCLModel(GLCCLConfig(clip_config=values, temporal_num_hidden_layers=1)).eval()
+    slots, eos = model.config.text_slots or 4, model.config.eos_token_id
+    input_ids = torch.full((1, slots), eos)
+    input_ids[0, :3] = torch.tensor([5, 6, 7])
+    side = model.config.clip_config.vision_config.image_size
+    output = model(input_ids, torch.randn(1, 2, 3, side, side))
+    assert output.text_features.words.shape == (1, 4, width)
+    assert output.logits_per_text.isfinite().all()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "clipseg", "siglip2"])
+def test_other_kinds_of_models_are_refused_with_the_families(model_type):
+    with pytest.raises(ValueError, match=r"of the type .*CLIP \(OpenAI.*MetaCLIP 2.*SigLIP") as error:
+        GLCCLConfig(clip_config={"model_type": model_type})
+    assert ("Of SigLIP 2 take one with fixed resolution" in str(error.value)) == (model_type == "siglip2")
+
+
+def test_a_siglip_whose_widths_differ_is_refused():
+    values = {"model_type": "siglip", "text_config": {"projection_size": 8}, "vision_config": {}}
+    with pytest.raises(ValueError, match=r"text_config\.projection_size=8 must equal"):
+        GLCCLConfig(clip_config=values)
+
+
+def test_a_saved_zero_shot_model_stays_one(tmp_path):
+    model, processor = load_checkpoint(save_plain("clip", tmp_path / "clip"), glim_temperature=7.0)
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    loaded, _ = load_checkpoint(tmp_path / "saved")
+    assert (loaded.config.zero_shot, loaded.config.glim_temperature) == (True, 7.0)
+    assert AutoConfig.from_pretrained(tmp_path / "saved").clip_config.model_type == "clip"
