@@ -8,7 +8,6 @@ import hub_server
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from training_runs import logged, write_recipe
@@ -37,13 +36,6 @@ def tiny(tmp_path, data_dir):
     """Reads the tiny recipe with overrides; runs of one test share the output folder unless they name another."""
     path = write_recipe(tmp_path, data_dir)
     return lambda *overrides: load_recipe(path, overrides)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    """Accelerate keeps precision and processes for the life of a process; each run here stands for its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Killed(BaseException):
@@ -394,7 +386,7 @@ def test_mean_pooling_is_the_cosine_of_sentence_and_mean_counted_frame():
         for v, frames in enumerate((4, 2)):
             mean = video.frames[v, :frames].mean(dim=0)
             cosine = torch.cosine_similarity(text.sentence[a], mean, dim=0)
-            assert logits[a, v].item() == pytest.approx((model.clip.logit_scale.exp() * cosine).item(), rel=1e-5)
+            assert logits[a, v].item() == pytest.approx((model.clip.logit_scale.exp() * cosine).item(), abs=1e-4)
 
 
 def test_mean_pooling_refuses_csc():
