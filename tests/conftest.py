@@ -1,9 +1,31 @@
 """Fixtures shared by all tests."""
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+
+def pytest_configure(config):
+    # pytest-randomly orders the tests; it would also seed each with the seed of the order, a new one in every run.
+    config.option.randomly_reset_seed = False
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    """Every test starts with the same random state and without the precision and processes of another's run.
+
+    Fixtures of a module or the session are made before this one and set their own seed.
+    """
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

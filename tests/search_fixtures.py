@@ -17,7 +17,6 @@ from modeling_glccl.search import VideoIndex
 def checkpoint(tmp_path_factory) -> Path:
     """A tiny checkpoint whose every weight is noisy, the learned score matrices included."""
     folder = tmp_path_factory.mktemp("search") / "checkpoint"
-    torch.manual_seed(0)
     save_tiny_checkpoint(folder, CAPTIONS)
     model = GLCCLModel.from_pretrained(folder)
     generator = torch.Generator().manual_seed(0)

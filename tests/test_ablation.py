@@ -171,10 +171,10 @@ def test_recording_changes_no_score(finished):
         expected = model.get_scores(recorder.texts[0], recorder.videos)
     scores = recorder.all_scores()
     assert {name: values[pair] for name, values in scores.items()} == pytest.approx(
-        {name: float(values[pair]) for name, values in expected.items()}, rel=1e-4
+        {name: float(values[pair]) for name, values in expected.items()}, abs=1e-3
     )
     spread = pair_scores(plain, scale, scores)["positive spread"][3]
-    assert spread == pytest.approx(float(torch.stack(expected.to_tuple()).std(dim=0)[pair]) / scale, abs=1e-5)
+    assert spread == pytest.approx(float(torch.stack(expected.to_tuple()).std(dim=0)[pair]) / scale, abs=1e-4)
 
 
 def test_the_right_caption_is_shown_wherever_it_ranks():

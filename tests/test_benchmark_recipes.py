@@ -5,7 +5,6 @@ from pathlib import Path
 import miniatures
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_glccl import GLCCLModel
@@ -36,12 +35,6 @@ def clip(tmp_path_factory):
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,7 +10,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import torch
 from checkpoints import save_tiny_checkpoint
 from videos import write_video
 
@@ -32,7 +31,6 @@ pytestmark = [
 def address(tmp_path_factory):
     """The Space, started as its own process on a tiny checkpoint and three videos."""
     root = tmp_path_factory.mktemp("space")
-    torch.manual_seed(0)
     save_tiny_checkpoint(root / "checkpoint", [OPENING, QUERY])
     videos = root / "videos"
     videos.mkdir()

@@ -128,9 +128,9 @@ def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, 
     assert t2v["query"].tolist() == t2v["row"].tolist() == list(range(20))
     assert t2v["caption"].tolist() == list(dataset["caption"])
     assert t2v["video_id"].tolist() == list(dataset["video_id"])
-    np.testing.assert_allclose(t2v["score"], result.similarity[range(20), result.video_index], rtol=1e-5)
+    np.testing.assert_allclose(t2v["score"], result.similarity[range(20), result.video_index], rtol=0, atol=1e-4)
     assert t2v["top1_video_id"].tolist() == [result.video_ids[best] for best in result.similarity.argmax(axis=1)]
-    np.testing.assert_allclose(t2v["top1_score"], result.similarity.max(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(t2v["top1_score"], result.similarity.max(axis=1), rtol=0, atol=1e-4)
     assert v2t["caption"].isna().all()
     assert v2t["video_id"].tolist() == result.video_ids
     assert v2t["row"].tolist() == [0, 10]
@@ -232,7 +232,7 @@ def test_qb_norm_is_reported_beside_the_plain_result(checkpoint, data_dir, tmp_p
     corrected = ranks[ranks["post_processing"] == "qb_norm"]
     assert set(corrected["direction"]) == {"t2v"}
     assert corrected["rank"].tolist() == expected_ranks.tolist()
-    np.testing.assert_allclose(corrected["score"], expected[range(20), result.video_index], rtol=1e-4)
+    np.testing.assert_allclose(corrected["score"], expected[range(20), result.video_index], rtol=0, atol=1e-4)
     assert len(ranks[ranks["post_processing"] == "none"]) == 22
     assert "+ QB-Norm" in capsys.readouterr().out
     assert (tmp_path / "retrieved.png").exists()

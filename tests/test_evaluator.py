@@ -69,7 +69,7 @@ def test_equals_scoring_by_hand():
     model, dataset, processor = tiny_model(), several_captions(), Processor()
     result = evaluate(model, processor, dataset, batch_size=2, progress=False)
     similarity, video_index = by_hand(model, dataset)
-    np.testing.assert_allclose(result.similarity, similarity, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(result.similarity, similarity, rtol=0, atol=1e-4)
     assert result.video_index.tolist() == video_index
     assert result.metrics == retrieval_metrics(similarity, video_index)
     assert result.video_ids == ["v3", "v0", "v4", "v1", "v2"]
@@ -105,7 +105,7 @@ def test_batch_size_and_workers_do_not_matter():
     model, dataset = tiny_model(), several_captions()
     one = evaluate(model, Processor(), dataset, batch_size=1, progress=False)
     other = evaluate(model, Processor(), dataset, batch_size=16, num_workers=1, progress=False)
-    np.testing.assert_allclose(one.similarity, other.similarity, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one.similarity, other.similarity, rtol=0, atol=1e-4)
 
 
 def test_videos_may_come_from_a_transform():
@@ -151,7 +151,7 @@ def test_a_query_bank_changes_nothing_but_itself():
     plain = evaluate(model, Processor(), dataset, progress=False)
     result = evaluate(model, Processor(), dataset, batch_size=1, query_bank=captions, beta=3, progress=False)
     assert plain.query_bank is None
-    np.testing.assert_allclose(result.similarity, plain.similarity, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.similarity, plain.similarity, rtol=0, atol=1e-4)
     assert result.metrics == plain.metrics
 
     asked = dataset.select(range(4)).remove_columns("caption").add_column("caption", captions)
@@ -160,7 +160,7 @@ def test_a_query_bank_changes_nothing_but_itself():
     expected = QueryBank.from_similarity(scores, 3 / model.clip.logit_scale.exp().item())
     assert result.query_bank.beta == expected.beta
     assert result.query_bank.size == 4
-    np.testing.assert_allclose(result.query_bank.log_sum, expected.log_sum, rtol=1e-4)
+    np.testing.assert_allclose(result.query_bank.log_sum, expected.log_sum, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(result.query_bank.activated, expected.activated)
 
 
@@ -175,11 +175,11 @@ def test_two_processes_equal_one(tmp_path):
         alone = evaluate(
             tiny_model(), Processor(), several_captions().select(range(rows)), query_bank=BANK[:rows], progress=False
         )
-        np.testing.assert_allclose(first["similarity"], alone.similarity, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(first["similarity"], alone.similarity, rtol=0, atol=1e-4)
         assert first["metrics"] == second["metrics"] == alone.metrics
         assert second["similarity"] is second["query_bank"] is None
         assert first["query_bank"].size == min(rows, 3)
-        np.testing.assert_allclose(first["query_bank"].log_sum, alone.query_bank.log_sum, rtol=1e-4)
+        np.testing.assert_allclose(first["query_bank"].log_sum, alone.query_bank.log_sum, rtol=0, atol=1e-4)
         np.testing.assert_array_equal(first["query_bank"].activated, alone.query_bank.activated)
         # Each process decoded its own share.
         assert sorted(first["videos"] + second["videos"]) == sorted(set(several_captions()[:rows]["video"]))

@@ -34,7 +34,7 @@ def twin_scores(interaction, text, video, weights=None):
     return reference_scores(text, video, weights or matrices(interaction), LOGIT_SCALE.double(), **options)
 
 
-def assert_equal_to_twin(interaction, text, video, tolerance=1e-4):
+def assert_equal_to_twin(interaction, text, video, tolerance=5e-4):
     """Forward and every gradient, each error relative to the largest value of its tensor."""
     text = GLCCLTextFeatures(**{name: value.detach().clone() for name, value in text.items()})
     video = GLCCLVideoFeatures(**{name: value.detach().clone() for name, value in video.items()})
@@ -158,7 +158,7 @@ def test_nearly_cancelling_frames_equal_the_twin(remainder):
     text, video = random_features([3, 5], [2, 2], scale=1.0)
     opposite = -video.frames[:, 0] + remainder * video.frames[:, 1]
     video.frames = torch.stack([video.frames[:, 0], opposite], dim=1)
-    assert_equal_to_twin(noisy_interaction(glim_temperature=1e4), text, video, tolerance=5e-6 / remainder)
+    assert_equal_to_twin(noisy_interaction(glim_temperature=1e4), text, video, tolerance=2e-5 / remainder)
 
 
 def test_a_word_that_no_frame_is_near_equals_the_twin():

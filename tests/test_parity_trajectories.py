@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from benchmark_modules import import_benchmark
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from safetensors.torch import load_file, save_file
@@ -126,12 +125,6 @@ def trajectories(tmp_path_factory):
 @pytest.fixture
 def golden(trajectories, tmp_path):
     return shutil.copytree(trajectories, tmp_path / "golden")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def table(folder, capsys):

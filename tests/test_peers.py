@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from models import full_batch, random_features, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
 from peer_models import PEERS, peer_config, peer_model
 from reference import reference_contrastive_loss
@@ -330,8 +329,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def recipe(tmp_path, data_dir):
     path = write_recipe(tmp_path, data_dir)
-    yield lambda *overrides: load_recipe(path, overrides)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return lambda *overrides: load_recipe(path, overrides)
 
 
 @pytest.mark.parametrize("head", [*PEERS[:1], *(pytest.param(head, marks=pytest.mark.slow) for head in PEERS[1:])])

@@ -25,7 +25,6 @@ CAPTIONS = ["a red ball bounces", "a blue square slides to the left", "two green
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline") / "checkpoint"
-    torch.manual_seed(0)
     save_tiny_checkpoint(folder, CAPTIONS)
     return folder
 

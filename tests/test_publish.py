@@ -29,7 +29,6 @@ def hub(monkeypatch):
 @pytest.fixture
 def checkpoint(tmp_path):
     folder = tmp_path / "checkpoint"
-    torch.manual_seed(0)
     save_tiny_checkpoint(folder, CAPTIONS)
     (folder / "README.md").write_text(CARD)
     return folder
@@ -106,8 +105,7 @@ def test_it_loads_in_another_process_at_every_revision(hub, checkpoint, tmp_path
     video = str(write_video(tmp_path / "video.mp4", 12))
     first, _ = push(collect(checkpoint), "someone/model", api=hub.api)
     expected = {first.oid: logit(checkpoint, video)}
-    torch.manual_seed(1)
-    save_tiny_checkpoint(checkpoint, CAPTIONS)
+    save_tiny_checkpoint(checkpoint, CAPTIONS, seed=1)
     _, changed = push(collect(checkpoint), "someone/model", revision="second/try", api=hub.api)
     assert changed
     expected |= {"main": expected[first.oid], "second/try": logit(checkpoint, video)}

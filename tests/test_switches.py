@@ -15,9 +15,9 @@ def test_csc_compares_the_named_scores_alone(names):
     model = tiny_model(csc_weight=0.5, csc_scores=list(names))
     output = model(**full_batch(), return_loss=True)
     expected = reference_csc_loss(torch.stack([output.scores[name] for name in names]))
-    assert output.csc_loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert output.loss.item() == pytest.approx((output.contrastive_loss + 0.5 * expected).item(), rel=1e-5)
-    assert FullBatchLoss(model)(**full_batch()).csc_loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert output.csc_loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert output.loss.item() == pytest.approx((output.contrastive_loss + 0.5 * expected).item(), rel=1e-4)
+    assert FullBatchLoss(model)(**full_batch()).csc_loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert torch.equal(output.logits_per_text, torch.stack(output.scores.to_tuple()).mean(dim=0))
 
 

@@ -8,7 +8,6 @@ import hub_server
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from models import tiny_model
 from training_runs import logged, write_recipe
@@ -36,13 +35,6 @@ def tiny(tmp_path, data_dir):
     """Reads the tiny recipe with overrides; runs of one test share the output folder unless they name another."""
     path = write_recipe(tmp_path, data_dir)
     return lambda *overrides: load_recipe(path, overrides)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    """Accelerate keeps precision and processes for the life of a process; each run here stands for its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Killed(BaseException):
