@@ -1,6 +1,7 @@
 """Annotation and video files of a benchmark that somebody downloaded, in the layouts in which they circulate."""
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -37,9 +38,42 @@ def find_optional_annotation(root: Path, *names: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: another encoding; names the file and what it looks like.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf_16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise ValueError(
+            f"{path}: {'UTF-16' if utf_16 else f'byte {error.start} is not UTF-8'}; expected UTF-8: save it so"
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"{path}: holds zero bytes, as UTF-16 or a damaged file does; expected UTF-8: save it so")
+    return text
+
+
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list file, without the empty ones."""
-    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    """The lines of a list file, without the empty ones. Only \\n ends a line: U+2028 is text."""
+    lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
+    return [line for line in lines if line.strip()]
+
+
+def parse_json(text: str, place: str | Path) -> Any:
+    """The value that a text in JSON stands for.
+
+    Raises:
+        ValueError: it is no JSON; names the place and shows where it begins to go wrong.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        position = getattr(error, "pos", 0)
+        raise ValueError(f"{place}: no JSON: {error}, at {text[position : position + 40]!r}; expected JSON") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):
