@@ -155,8 +155,11 @@ class Captions(VideoBenchmark):
                 f"{', '.join(f'{count:,} in {name}' for name, count in found.items())}. In a recipe an absent split "
                 f"is null, such as data.validation_split=null"
             )
-        rows = list(self.rows(videos.values(), VideoFiles() if self.config.with_videos else None))
-        return datasets.Dataset.from_list(rows, features=self.info.features, split=self.split)
+        contents = {column: [] for column in self.info.features}
+        for row in self.rows(videos.values(), VideoFiles() if self.config.with_videos else None):
+            for column, values in contents.items():
+                values.append(row[column])
+        return datasets.Dataset.from_dict(contents, features=self.info.features, split=self.split)
 
     def _aliases(self) -> dict[str, str]:
         return {name: name for name in self.splits} | self.split_aliases
@@ -220,7 +223,7 @@ class Captions(VideoBenchmark):
                 file, path = locate(values.get(video_column))
                 start, end = _window(values.get("start"), values.get("end"))
                 captions = _captions(values.get(caption_column), isinstance(source, Path) and source.suffix == ".csv")
-                named = self._split_of(values["split"]) if "split" in columns else split
+                named = self._split_of(values.get("split")) if "split" in columns else split
                 where = f"{source.name if isinstance(source, Path) else source}, {place}"
                 records.append(_Record(file, path, captions, start, end, named, where))
             except ValueError as error:
@@ -237,11 +240,10 @@ class Captions(VideoBenchmark):
         return records
 
     def _split_of(self, value: Any) -> str:
-        name = value.strip().lower() if isinstance(value, str) else value
-        name = self.split_aliases.get(name, name)
-        if name not in self.splits:
+        split = self._aliases().get(value.strip().lower()) if isinstance(value, str) else None
+        if split is None:
             raise ValueError(f"split is {value!r}; expected {', '.join(self.splits)}")
-        return name
+        return split
 
     def _divided(self, records: list[_Record]) -> list[_Record]:
         """Every record with its split."""
@@ -249,16 +251,15 @@ class Captions(VideoBenchmark):
         if records[0].split is None:
             ratio, seed = self.config.split_ratio, self.config.split_seed
             self.division = f" (split {':'.join(f'{share:g}' for share in ratio)} with seed {seed})"
-            split_of = _split_files(
-                {record.file for record in records}, dict(zip(self.splits, ratio, strict=True)), seed
-            )
+            shares = dict(zip(self.splits, ratio, strict=True))
+            split_of = _split_files({record.file for record in records}, shares, seed)
             return [record._replace(split=split_of[record.file]) for record in records]
         first: dict[str, _Record] = {}
         for record in records:
             other = first.setdefault(record.file, record)
             if other.split != record.split:
                 raise ValueError(
-                    f"{record.place}: {record.file} is in split {record.split}, but in {other.split} at {other.place}; "
+                    f"{record.place}: {record.file} is in {record.split}, but in {other.split} at {other.place}; "
                     "expected one split for all rows of a file: a model is not tested on what it was trained on"
                 )
         return records

@@ -140,17 +140,18 @@ def check_benchmark(
     names = splits or benchmark.split_names(**options)
     inspected = [_inspect(benchmark, benchmark.check_split(split), options) for split in names]
 
-    jobs = list(dict.fromkeys(job for _, videos in inspected for job in videos.values()))
+    jobs = list(dict.fromkeys(job for _, videos, _ in inspected for job in videos.values()))
     if resume_file is None:
         key = Hasher.hash([name, str(Path(data_dir).absolute())])
         resume_file = Path(datasets.config.HF_DATASETS_CACHE) / "checks" / f"{name}-{key}.jsonl"
     results = _decode_all(jobs, Path(resume_file), num_proc, progress)
-    for report, videos in inspected:
+    for report, videos, builder in inspected:
         for video_id, job in videos.items():
             kind, reason = results[job]
             if kind != "ok":
-                getattr(report, kind)[video_id] = reason
-    return CheckReport(name, [report for report, _ in inspected])
+                place = builder.place_of(video_id)
+                getattr(report, kind)[video_id] = reason if place == video_id else f"{place}: {reason}"
+    return CheckReport(name, [report for report, _, _ in inspected])
 
 
 class _Job(NamedTuple):
@@ -161,18 +162,19 @@ class _Job(NamedTuple):
 
 def _inspect(
     benchmark: type[VideoBenchmark], split: str, options: dict[str, Any]
-) -> tuple[SplitReport, dict[str, _Job]]:
-    """What the annotations say, and what to decode by video id."""
+) -> tuple[SplitReport, dict[str, _Job], VideoBenchmark | None]:
+    """What the annotations say, what to decode by video id, and the builder that has read them."""
     try:
         builder = benchmark.from_files(split, **options)
         dataset = builder.build()
     except (OSError, ValueError) as error:
-        return SplitReport(split, problem=str(error)), {}
+        return SplitReport(split, problem=str(error)), {}, None
     report = SplitReport(split, "", *count(dataset), builder.canonical())
     absent = dataset.select(np.flatnonzero(~found_videos(dataset))).unique("video_id")
     report.missing = {video_id: f"{builder.place_of(video_id)} is missing" for video_id in absent}
     rows = dataset.select(np.flatnonzero(found_videos(dataset))).select_columns(["video_id", "video", "start", "end"])
-    return report, {row["video_id"]: _Job(row["video"]["path"], row["start"], row["end"]) for row in rows}
+    jobs = {row["video_id"]: _Job(row["video"]["path"], row["start"], row["end"]) for row in rows}
+    return report, jobs, builder
 
 
 def _decode_all(jobs: list[_Job], resume_file: Path, num_proc: int, progress: bool) -> dict[_Job, tuple[str, str]]:
