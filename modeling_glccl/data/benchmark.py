@@ -17,7 +17,7 @@ from .archives import extract, find_archives
 from .files import VideoFiles
 
 # A change of how annotations are read needs a new version, or tables cached before it pass for current ones.
-VERSION = datasets.Version("1.0.0")
+VERSION = datasets.Version("1.1.0")
 
 CAPTION_MODES = ("all", "random", "list")
 
@@ -151,9 +151,19 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         return [datasets.SplitGenerator(name=self.split, gen_kwargs={})]
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        videos = self.read(self.annotation_files())
+        videos = self._checked(self.annotation_files())
         files = self.video_files() if self.config.with_videos else None
         yield from enumerate(self.rows(videos, files))
+
+    def _checked(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
+        for video in self.read(files):
+            try:
+                check_captions(video.captions)
+            except ValueError as error:
+                # The first of several files is the list of the split, which holds no captions.
+                where = " or ".join(map(str, files[1:] or files))
+                raise ValueError(f"{where}, {video.video_id}: {error}") from None
+            yield video
 
     def rows(self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None) -> Iterator[dict[str, Any]]:
         """Rows of the dataset; `video` is None where the file is missing."""

@@ -1,6 +1,5 @@
 """Your own videos and captions: a table in the folder of the videos, or a dataset on the Hub."""
 
-import csv
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ import pyarrow.parquet
 from datasets.fingerprint import Hasher
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig, check_captions
-from .files import VIDEO_SUFFIXES, VideoFiles, parse_json, read_text, write_whole
+from .files import VIDEO_SUFFIXES, VideoFiles, parse_json, read_csv, read_text, write_whole
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10
@@ -346,36 +345,6 @@ def _given(column: pyarrow.ChunkedArray) -> Iterator[tuple[str | None, int | Non
         yield from zip(pyarrow.compute.struct_field(chunk, "path").to_pylist(), sizes.to_pylist(), strict=True)
 
 
-def _read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, Any]]]]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    expected = "expected values between commas, with double quotes around texts that contain commas or quotes"
-
-    def lines() -> Iterator[list[str]]:
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}; {expected}") from error
-
-    rows = lines()
-    header = next(rows, [])
-    if double := [name for name, count in Counter(header).items() if count > 1]:
-        raise ValueError(f"{path}, line 1: two columns are named {double[0]!r}")
-
-    def records() -> Iterator[tuple[str, dict[str, Any]]]:
-        for values in rows:
-            if len(values) != len(header) and values:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(values)} values, the header has {len(header)}; {expected}"
-                )
-            if values:
-                yield (
-                    f"line {reader.line_num}",
-                    {name: value or None for name, value in zip(header, values, strict=True)},
-                )
-
-    return header, records()
-
-
 def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     records = []
     # Not splitlines: U+2028 within a line is text.
@@ -397,7 +366,7 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, 
     return table.column_names, ((f"row {index}", values) for index, values in enumerate(rows))
 
 
-READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+READERS = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def _inside(name: Any, folder: Path) -> str:
