@@ -102,6 +102,7 @@ def _build_parser() -> argparse.ArgumentParser:
     check.add_argument("benchmark", help="such as msrvtt")
     check.add_argument("--data-dir", required=True, help="folder with its annotations and videos")
     check.add_argument("--split", action="append", help="check this split alone; may be repeated")
+    check.add_argument("--set", action="append", default=[], metavar="key=value", help="option of the benchmark")
     check.add_argument("--num-proc", type=int, default=2, help="decoding processes (default: %(default)s)")
     description = "Re-encode a folder of videos as the paper does, resumably. Exit code 1 if a video cannot be read."
     compress = actions.add_parser("compress", help=description, description=description)
@@ -317,7 +318,8 @@ def _data_check(options: argparse.Namespace) -> int:
 
     from .data.check import check_benchmark
 
-    report = check_benchmark(options.benchmark, options.data_dir, options.split, options.num_proc)
+    settings = _settings(options.set)
+    report = check_benchmark(options.benchmark, options.data_dir, options.split, options.num_proc, **settings)
     console = Console()
     console.print(report.table())
     for line in report.details():

@@ -203,6 +203,88 @@ def test_lsmdc_keeps_quotes_and_names_with_dots(tmp_path):
         load("lsmdc", tmp_path, "val")
 
 
+# Annotations that cannot be used
+
+
+def msrvtt_sentence(caption):
+    return {"sentences": [{"video_id": "video1", "caption": caption}]}
+
+
+MSRVTT, MSRVTT_TEST = "anns/train_val_videodatainfo.json", "anns/MSRVTT_JSFUSION_test.csv"
+DIDEMO = "test_data.json"
+NAME = DIDEMO_NAMES[0]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("name", "split", "file", "content", "problem"),
+    [
+        (
+            "msrvtt",
+            "test",
+            "anns/MSRVTT_JSFUSION_test.csv",
+            "key;video_id;sentence\nr;v;a cat\n",
+            "line 2: no 'video_id'",
+        ),
+        (
+            "msrvtt",
+            "test",
+            "anns/MSRVTT_JSFUSION_test.csv",
+            "video_id,sentence\nvideo9770,\n",
+            "line 2, sentence: 'None'",
+        ),
+        ("msrvtt", "train", MSRVTT, "<!DOCTYPE html>", "no JSON: .*'<!DOCTYPE html>'"),
+        ("msrvtt", "train", MSRVTT, {"videos": []}, "no 'sentences' among 'videos'"),
+        (
+            "msrvtt",
+            "train",
+            MSRVTT,
+            msrvtt_sentence(None),
+            "0, caption: 'None' is of type NoneType; expected str",
+        ),
+        ("msrvtt", "train", MSRVTT, msrvtt_sentence(" "), "video1: a caption is ' ', which is empty"),
+        ("didemo", "test", DIDEMO, {NAME: "a"}, "is of type dict; expected list"),
+        ("didemo", "test", DIDEMO, [{"video": NAME}], "moment 0: no 'description' among 'video'"),
+        ("didemo", "test", DIDEMO, [{"video": NAME, "description": None}], "moment 0, description: 'None'"),
+        ("vatex", "test", "ref_captions.json", {VATEX_IDS[1]: "a cat"}, "'a cat' is of type str; expected dict"),
+        ("vatex", "test", "ref_captions.json", [{"enCap": ["a cat"]}], "record 0: no 'videoID'"),
+        ("vatex", "test", "ref_captions.json", {VATEX_IDS[1]: ["a cat", None]}, "a caption is None; expected a text"),
+        ("msvd", "test", "captions_msvd.json", {"def_3_4": "a cat"}, "def_3_4: 'a cat' is of type str; expected list"),
+        ("msvd", "test", "captions_msvd.json", {"def_3_4": [["a", 5]]}, "def_3_4: '5' is of type int; expected str"),
+        ("msvd", "test", "captions_msvd.json", {"def_3_4": []}, r"def_3_4: captions are \[\]"),
+        *(
+            (
+                "activitynet",
+                "test",
+                "val_1.json",
+                {"v_a": {"duration": value, "sentences": ["a"]}},
+                f"v_a.*duration.*{text}",
+            )
+            for value, text in ((None, "None"), (0, "0; expected seconds"), ("9", "'9' is of type str"))
+        ),
+        ("activitynet", "test", "val_1.json", {"v_a": {"duration": 1, "sentences": "a b"}}, "v_a, sentences: 'a b'"),
+        ("lsmdc", "test", "LSMDC16_challenge_1000_publictect.csv", "a\t0\t0\t0\t0\t \n", "a: a caption is ' '"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named_with_its_file(tmp_path, name, split, file, content, problem):
+    folder = miniatures.BENCHMARKS[name](tmp_path, videos=False)
+    (write_text if isinstance(content, str) else write_json)(folder / file, content)
+    with pytest.raises(ValueError, match=problem) as error:
+        texts(name, tmp_path, split)
+    assert str(folder / file) in str(error.value)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_another_encoding_is_named_and_a_line_separator_is_text(tmp_path):
+    folder = miniatures.lsmdc(tmp_path, videos=False)
+    path = folder / "LSMDC16_challenge_1000_publictect.csv"
+    write_text(path, "a\t0\t0\t0\t0\tone\u2028more\r\nb\t0\t0\t0\t0\ttwo\n")
+    assert texts("lsmdc", tmp_path) == ["one\u2028more", "two"]
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"publictect\.csv: UTF-16; expected UTF-8"):
+        texts("lsmdc", tmp_path)
+
+
 # Missing videos, counts, caches, arguments
 
 

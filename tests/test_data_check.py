@@ -46,11 +46,11 @@ def test_missing_undecodable_and_damaged_videos_are_told_apart(tmp_path):
     report = check_benchmark("msrvtt", tmp_path, progress=False)
     train, test = report.splits
     assert not report.ok
-    assert (train.videos, train.captions, train.missing) == (3, 9, [])
+    assert (train.videos, train.captions, train.missing) == (3, 9, {})
     assert list(train.undecodable) == ["video0"]
     assert "LFS" in train.undecodable["video0"]
     assert list(train.damaged) == ["video1"]
-    assert test.missing == ["video9770"]
+    assert list(test.missing) == ["video9770"]
     assert any("test: video9770 is missing" in line for line in report.details())
     assert "3 of 9,000" in shown(report)
     assert "NOT complete" in shown(report)

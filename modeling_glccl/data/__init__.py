@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 
 # A module each, which has load(data_dir, repo_id, split, missing, with_videos, **config).
-BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc")
+BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
 
 
 def load_benchmark(
@@ -22,7 +22,8 @@ def load_benchmark(
     """Loads a text-video benchmark; one row is one caption and its video (columns: docs/data.md).
 
     Args:
-        name: the benchmark: "shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet" or "lsmdc".
+        name: the benchmark: "shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet" or "lsmdc"; or "captions":
+            your own videos and captions (docs/own_data.md).
         data_dir: folder with its files; for "shapes", where the videos are rendered (default: the `datasets` cache).
         repo_id: dataset repository on the Hub, or its copy in a folder, to load instead of local files.
         split: one of the benchmark's splits, or None for all of them in a `DatasetDict`.
@@ -31,7 +32,7 @@ def load_benchmark(
         **config: options of the benchmark, for example `num_train=500` for "shapes".
 
     Raises:
-        ValueError: unknown benchmark, split, option, or value of `missing`.
+        ValueError: unknown benchmark, split, option, or value of `missing`; annotations that cannot be used.
         FileNotFoundError: annotations or videos that are not there; names the first ten.
 
     Example:

@@ -1,6 +1,5 @@
 """ActivityNet Captions as paragraph retrieval: all sentences of a video are one text; tested on val_1."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
-from .files import VideoFiles, find_annotation
+from .files import VideoFiles, entry, expect, find_annotation, read_json
 
 FILE_NAMES = {"train": ("train.json", "train_ids.json"), "test": ("val_1.json", "val_ids.json")}
 
@@ -39,12 +38,17 @@ class ActivityNet(VideoBenchmark):
 
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
         """Videos in the order of the annotations; ids of the list without annotations are left out."""
-        annotations = json.loads(files[0].read_bytes())
-        ids = json.loads(files[1].read_bytes()) if self.config.id_lists else annotations
+        annotations = read_json(files[0], dict)
+        ids = read_json(files[1], list) if self.config.id_lists else annotations
         for video_id in ids:
             if annotation := annotations.get(video_id):
-                text = join_sentences(annotation["sentences"])
-                yield AnnotatedVideo(video_id, [text], 0.0, float(math.ceil(annotation["duration"])))
+                place = f"{files[0]}, {video_id}"
+                sentences = entry(annotation, "sentences", list, place)
+                text = join_sentences([expect(sentence, str, place) for sentence in sentences])
+                duration = entry(annotation, "duration", (int, float), place)
+                if not 0 < duration < math.inf:
+                    raise ValueError(f"{place}: duration is {duration}; expected seconds above 0")
+                yield AnnotatedVideo(video_id, [text], 0.0, float(math.ceil(duration)))
 
     def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
         """v_XXXX, or XXXX, as the files are often named."""

@@ -1,6 +1,7 @@
 """What the downloaded benchmarks share: annotations -> rows of one form, cached in Arrow, with their videos."""
 
 import difflib
+import html
 import random
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from .archives import extract, find_archives
 from .files import VideoFiles
 
 # A change of how annotations are read needs a new version, or tables cached before it pass for current ones.
-VERSION = datasets.Version("1.0.0")
+VERSION = datasets.Version("1.1.0")
 
 CAPTION_MODES = ("all", "random", "list")
 
@@ -108,13 +109,22 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         """The one split that this builder makes."""
         return self.config.name
 
+    def place_of(self, video_id: str) -> str:
+        """A video as messages name it: where the annotations do."""
+        return video_id
+
+    @property
+    def folder(self) -> Path:
+        """`data_dir`."""
+        folder = Path(self.config.data_dir).expanduser().absolute()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"data_dir={self.config.data_dir} is not a folder; {self.name} is read from there")
+        return folder
+
     @property
     def root(self) -> Path:
         """The benchmark's folder: `data_dir`, or the sub-folder of it that has the benchmark's name."""
-        root = Path(self.config.data_dir).expanduser().absolute()
-        if not root.is_dir():
-            raise FileNotFoundError(f"data_dir={self.config.data_dir} is not a folder; {self.name} is read from there")
-        return root / self.name if (root / self.name).is_dir() else root
+        return self.folder / self.name if (self.folder / self.name).is_dir() else self.folder
 
     def video_files(self) -> VideoFiles:
         """The files below the folder of videos, once archives beside or in it are extracted."""
@@ -141,9 +151,19 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         return [datasets.SplitGenerator(name=self.split, gen_kwargs={})]
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        videos = self.read(self.annotation_files())
+        videos = self._checked(self.annotation_files())
         files = self.video_files() if self.config.with_videos else None
         yield from enumerate(self.rows(videos, files))
+
+    def _checked(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
+        for video in self.read(files):
+            try:
+                check_captions(video.captions)
+            except ValueError as error:
+                # The first of several files is the list of the split, which holds no captions.
+                where = " or ".join(map(str, files[1:] or files))
+                raise ValueError(f"{where}, {video.video_id}: {error}") from None
+            yield video
 
     def rows(self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None) -> Iterator[dict[str, Any]]:
         """Rows of the dataset; `video` is None where the file is missing."""
@@ -178,6 +198,19 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         listing = probe.video_files().listing() if probe.config.with_videos else None
         return cls(config_name=split, hash=Hasher.hash([str(VERSION), content, listing, options]), **options)
 
+    def load_hub(self, repo_id: str, hub: dict[str, Any]) -> datasets.Dataset:
+        """The split from a mirror; `hub` as for [`Mirror`]."""
+        from .mirrors import Mirror
+
+        return Mirror(repo_id, **hub).load(self)
+
+    @classmethod
+    def split_names(
+        cls, repo_id: str | None = None, hub: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[str, ...]:
+        """The splits that there are."""
+        return cls.splits
+
     @classmethod
     def load(
         cls,
@@ -209,10 +242,11 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         if data_dir is None and repo_id is None:
             raise ValueError(f"{cls.benchmark_name()} needs data_dir (its folder) or repo_id (a mirror on the Hub)")
         if split is None:
+            folder = {} if data_dir is None else {"data_dir": str(data_dir)}
             return datasets.DatasetDict(
                 {
                     name: cls.load(data_dir, repo_id, name, missing, with_videos, hub=hub, **options)
-                    for name in cls.splits
+                    for name in cls.split_names(repo_id, hub, **options, **folder)
                 }
             )
         split = cls.check_split(split)
@@ -223,12 +257,10 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
             builder = cls.from_files(split, **options)
             dataset = builder.build()
         else:
-            from .mirrors import Mirror
-
             if data_dir is not None:
                 Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
             builder = cls(config_name=split, hash="mirror", **options)
-            dataset = Mirror(repo_id, **hub or {}).load(builder)
+            dataset = builder.load_hub(repo_id, hub or {})
         return builder.finish(dataset, missing)
 
     @classmethod
@@ -272,7 +304,8 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
             expected = len(dataset.unique("video_id"))
             if absent and missing == "error":
                 raise FileNotFoundError(
-                    f"{where}: {len(absent):,} of {expected:,} videos are missing: {', '.join(absent[:10])}"
+                    f"{where}: {len(absent):,} of {expected:,} videos are missing: "
+                    f"{', '.join(map(self.place_of, absent[:10]))}"
                     f"{', ...' if len(absent) > 10 else ''}. Put them below {place}, or pass "
                     "missing='skip' to leave them out, which gives results that no published ones compare with"
                 )
@@ -298,6 +331,29 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
                 stacklevel=4,
             )
         return dataset
+
+
+def check_captions(captions: Any) -> list[str]:
+    """The same captions, if they are a list of texts in which there is something to read.
+
+    Raises:
+        ValueError: they are not; says what was found and what was expected.
+    """
+    if not isinstance(captions, list | tuple) or not captions:
+        raise ValueError(f"captions are {captions!r}; expected a text or a list of texts")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise ValueError(f"a caption is {caption!r}; expected a text")
+        text = html.unescape(html.unescape(caption)).strip()
+        if not any(character.isprintable() and not character.isspace() for character in text):
+            raise ValueError(f"a caption is {caption!r}, which is empty; expected a text")
+        if text.lower() in ("nan", "null", "none"):
+            raise ValueError(f"a caption is {caption!r}, which stands for none; expected a text")
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a caption is {caption!r}, which is no Unicode text: {error.reason}") from error
+    return list(captions)
 
 
 def found_videos(dataset: datasets.Dataset) -> np.ndarray:

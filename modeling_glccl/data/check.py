@@ -32,7 +32,7 @@ class SplitReport:
         problem: why its annotations cannot be read; empty if they can.
         videos, captions: how many the annotations name.
         canonical: how many they should.
-        missing: ids of videos that have no file.
+        missing: id -> message, of videos that have no file.
         undecodable: id -> reason, of videos that cannot be decoded.
         damaged: id -> warning, of videos that can be decoded in part.
     """
@@ -42,7 +42,7 @@ class SplitReport:
     videos: int = 0
     captions: int = 0
     canonical: Canonical | None = None
-    missing: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
     undecodable: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -99,8 +99,7 @@ class CheckReport:
         """A line for each of the first `limit` missing, undecodable and damaged videos of a split."""
         lines = []
         for split in self.splits:
-            lines += [f"{split.split}: {video_id} is missing" for video_id in split.missing[:limit]]
-            for problems in (split.undecodable, split.damaged):
+            for problems in (split.missing, split.undecodable, split.damaged):
                 lines += [f"{split.split}: {reason}" for reason in list(problems.values())[:limit]]
         return lines
 
@@ -127,7 +126,8 @@ def check_benchmark(
         **options: of the benchmark, as for [`load_benchmark`].
 
     Raises:
-        ValueError: a benchmark without downloaded files, an unknown split or option.
+        ValueError: a benchmark without downloaded files, an unknown split or option; of "captions", a table that
+            cannot be used.
         FileNotFoundError: no such folder.
     """
     downloaded = [known for known in BENCHMARKS if known != "shapes"]
@@ -137,19 +137,21 @@ def check_benchmark(
     if not Path(data_dir).is_dir():
         raise FileNotFoundError(f"data_dir={data_dir} is not a folder")
     options = benchmark.check_options(options) | {"data_dir": str(data_dir)}
-    inspected = [_inspect(benchmark, benchmark.check_split(split), options) for split in splits or benchmark.splits]
+    names = splits or benchmark.split_names(**options)
+    inspected = [_inspect(benchmark, benchmark.check_split(split), options) for split in names]
 
-    jobs = list(dict.fromkeys(job for _, videos in inspected for job in videos.values()))
+    jobs = list(dict.fromkeys(job for _, videos, _ in inspected for job in videos.values()))
     if resume_file is None:
         key = Hasher.hash([name, str(Path(data_dir).absolute())])
         resume_file = Path(datasets.config.HF_DATASETS_CACHE) / "checks" / f"{name}-{key}.jsonl"
     results = _decode_all(jobs, Path(resume_file), num_proc, progress)
-    for report, videos in inspected:
+    for report, videos, builder in inspected:
         for video_id, job in videos.items():
             kind, reason = results[job]
             if kind != "ok":
-                getattr(report, kind)[video_id] = reason
-    return CheckReport(name, [report for report, _ in inspected])
+                place = builder.place_of(video_id)
+                getattr(report, kind)[video_id] = reason if place == video_id else f"{place}: {reason}"
+    return CheckReport(name, [report for report, _, _ in inspected])
 
 
 class _Job(NamedTuple):
@@ -160,17 +162,19 @@ class _Job(NamedTuple):
 
 def _inspect(
     benchmark: type[VideoBenchmark], split: str, options: dict[str, Any]
-) -> tuple[SplitReport, dict[str, _Job]]:
-    """What the annotations say, and what to decode by video id."""
+) -> tuple[SplitReport, dict[str, _Job], VideoBenchmark | None]:
+    """What the annotations say, what to decode by video id, and the builder that has read them."""
     try:
         builder = benchmark.from_files(split, **options)
         dataset = builder.build()
     except (OSError, ValueError) as error:
-        return SplitReport(split, problem=str(error)), {}
+        return SplitReport(split, problem=str(error)), {}, None
     report = SplitReport(split, "", *count(dataset), builder.canonical())
-    report.missing = dataset.select(np.flatnonzero(~found_videos(dataset))).unique("video_id")
+    absent = dataset.select(np.flatnonzero(~found_videos(dataset))).unique("video_id")
+    report.missing = {video_id: f"{builder.place_of(video_id)} is missing" for video_id in absent}
     rows = dataset.select(np.flatnonzero(found_videos(dataset))).select_columns(["video_id", "video", "start", "end"])
-    return report, {row["video_id"]: _Job(row["video"]["path"], row["start"], row["end"]) for row in rows}
+    jobs = {row["video_id"]: _Job(row["video"]["path"], row["start"], row["end"]) for row in rows}
+    return report, jobs, builder
 
 
 def _decode_all(jobs: list[_Job], resume_file: Path, num_proc: int, progress: bool) -> dict[_Job, tuple[str, str]]:

@@ -1,12 +1,11 @@
 """DiDeMo as paragraph retrieval: all descriptions of a video are one text."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
-from .files import VideoFiles, find_annotation, read_lines
+from .files import VideoFiles, entry, find_annotation, read_json, read_lines
 
 FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 
@@ -44,9 +43,10 @@ class DiDeMo(VideoBenchmark):
         key = _stem if self.config.merge_by_stem else str
         name_of = {key(name): name for name in names}
         descriptions: dict[str, list[str]] = {}
-        for moment in json.loads(files[1].read_bytes()):
-            if name := name_of.get(key(moment["video"])):
-                descriptions.setdefault(name, []).append(moment["description"])
+        for number, moment in enumerate(read_json(files[1], list)):
+            place = f"{files[1]}, moment {number}"
+            if name := name_of.get(key(entry(moment, "video", str, place))):
+                descriptions.setdefault(name, []).append(entry(moment, "description", str, place))
         for name, texts in descriptions.items():
             yield AnnotatedVideo(name, [" ".join(texts)], *self.window)
 

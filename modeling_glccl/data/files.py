@@ -1,11 +1,14 @@
 """Annotation and video files of a benchmark that somebody downloaded, in the layouts in which they circulate."""
 
+import csv
 import io
+import json
 import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,9 +40,109 @@ def find_optional_annotation(root: Path, *names: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: another encoding; names the file and what it looks like.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        utf_16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise ValueError(
+            f"{path}: {'UTF-16' if utf_16 else f'byte {error.start} is not UTF-8'}; expected UTF-8: save it so"
+        ) from error
+    if "\0" in text:
+        raise ValueError(f"{path}: holds zero bytes, as UTF-16 or a damaged file does; expected UTF-8: save it so")
+    return text
+
+
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list file, without the empty ones."""
-    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    """The lines of a list file, without the empty ones. Only \\n ends a line: U+2028 is text."""
+    lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
+    return [line for line in lines if line.strip()]
+
+
+def parse_json(text: str, place: str | Path) -> Any:
+    """The value that a text in JSON stands for.
+
+    Raises:
+        ValueError: it is no JSON; names the place and shows where it begins to go wrong.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        position = getattr(error, "pos", 0)
+        raise ValueError(f"{place}: no JSON: {error}, at {text[position : position + 40]!r}; expected JSON") from error
+
+
+def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, Any]]]]:
+    """The names of the columns of a CSV with a header, and its rows, each with its line; an empty value is None.
+
+    Raises:
+        ValueError: another encoding or form; names the file and the line, as reading the rows does.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    expected = "expected values between commas, with double quotes around texts that contain commas or quotes"
+
+    def lines() -> Iterator[list[str]]:
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}; {expected}") from error
+
+    rows = lines()
+    header = next(rows, [])
+    if double := [name for name, count in Counter(header).items() if count > 1]:
+        raise ValueError(f"{path}, line 1: two columns are named {double[0]!r}")
+
+    def records() -> Iterator[tuple[str, dict[str, Any]]]:
+        for values in rows:
+            if len(values) != len(header) and values:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(values)} values, the header has {len(header)}; {expected}"
+                )
+            if values:
+                yield (
+                    f"line {reader.line_num}",
+                    {name: value or None for name, value in zip(header, values, strict=True)},
+                )
+
+    return header, records()
+
+
+def read_json(path: Path, kind: type | tuple[type, ...]) -> Any:
+    """The content of a JSON file, which is of this type (list, dict).
+
+    Raises:
+        ValueError: it is not; names the file.
+    """
+    return expect(parse_json(read_text(path), path), kind, str(path))
+
+
+def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
+    """The same value, if it is of this type.
+
+    Raises:
+        ValueError: it is not; names the place, the value and the type.
+    """
+    if not isinstance(value, kind):
+        expected = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{place}: {str(value)[:60]!r} is of type {type(value).__name__}; expected {expected}")
+    return value
+
+
+def entry(record: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
+    """`record[key]`, if the record is a dict and the value of this type.
+
+    Raises:
+        ValueError: one of them is not so; names the place, what is there and what was expected.
+    """
+    if key not in expect(record, dict, place):
+        raise ValueError(f"{place}: no {key!r} among {', '.join(map(repr, record)) or 'nothing'}; expected it there")
+    return expect(record[key], kind, f"{place}, {key}")
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -1,14 +1,12 @@
 """MSR-VTT with the 1k-A test split (JSFusion) and its training splits of 9,000 or 7,010 videos."""
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
-from .files import find_annotation, find_optional_annotation
+from .files import entry, find_annotation, find_optional_annotation, read_csv, read_json
 
 
 @dataclass
@@ -52,19 +50,21 @@ class MSRVTT(VideoBenchmark):
 
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
         """Videos in the order of the list, captions in that of the JSON."""
-        with files[0].open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = [(row, f"{files[0]}, {place}") for place, row in read_csv(files[0])[1]]
         if self.split == "test":
-            for row in rows:
-                yield AnnotatedVideo(row["video_id"], [row["sentence"]])
+            for row, place in rows:
+                yield AnnotatedVideo(entry(row, "video_id", str, place), [entry(row, "sentence", str, place)])
             return
         captions: dict[str, list[str]] = {}
         for path in files[1:]:
-            for sentence in json.loads(path.read_bytes())["sentences"]:
-                captions.setdefault(sentence["video_id"], []).append(sentence["caption"])
-        for row in rows:
-            if row["video_id"] in captions:
-                yield AnnotatedVideo(row["video_id"], captions[row["video_id"]])
+            sentences = entry(read_json(path, dict), "sentences", list, str(path))
+            for number, sentence in enumerate(sentences):
+                place = f"{path}, sentence {number}"
+                caption = entry(sentence, "caption", str, place)
+                captions.setdefault(entry(sentence, "video_id", str, place), []).append(caption)
+        for row, place in rows:
+            if (video_id := entry(row, "video_id", str, place)) in captions:
+                yield AnnotatedVideo(video_id, captions[video_id])
 
     def mirror_config(self) -> str:
         """As in friedrichor/MSR-VTT."""

@@ -1,11 +1,11 @@
 """MSVD: 1,970 short YouTube clips with about 40 captions each."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
-from .files import find_annotation, read_lines, read_plain_pickle
+from .files import expect, find_annotation, read_json, read_lines, read_plain_pickle
 
 FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 
@@ -25,18 +25,24 @@ class MSVD(VideoBenchmark):
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
         """Videos in the order of the list. The pickle holds captions as lists of words."""
         path = files[1]
-        captions = read_plain_pickle(path) if path.suffix == ".pkl" else json.loads(path.read_bytes())
+        captions = expect(read_plain_pickle(path), dict, str(path)) if path.suffix == ".pkl" else read_json(path, dict)
         for video_id in read_lines(files[0]):
             if video_id in captions:
-                yield AnnotatedVideo(
-                    video_id,
-                    [text if isinstance(text, str) else " ".join(text) for text in captions[video_id]],
-                )
+                place = f"{path}, {video_id}"
+                texts = expect(captions[video_id], (list, tuple), place)
+                yield AnnotatedVideo(video_id, [_text(text, place) for text in texts])
 
     def canonical(self) -> Canonical:
         """The usual split."""
         sizes = {"train": (1200, 48_774), "validation": (100, 4290), "test": (670, 27_763)}
         return Canonical(f"MSVD {self.split}", *sizes[self.split])
+
+
+def _text(value: Any, place: str) -> str:
+    """A caption, or the words of one, as text."""
+    if isinstance(value, str):
+        return value
+    return " ".join(expect(word, str, place) for word in expect(value, (str, list, tuple), place))
 
 
 BENCHMARK = MSVD

@@ -1,11 +1,10 @@
 """VATEX, English captions, with the split of HGR (25,991 / 1,500 / 1,500 videos)."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
-from .files import VideoFiles, find_annotation, find_optional_annotation, read_lines
+from .files import VideoFiles, entry, find_annotation, find_optional_annotation, read_json, read_lines
 
 FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 # In HGR's split the official training videos are the training set, the official validation videos the other two.
@@ -77,10 +76,15 @@ def split_clip_id(video_id: str) -> tuple[str, float, float]:
 
 def _captions(path: Path) -> dict[str, list[str]]:
     """Captions by clip, from a list of {videoID, enCap}, or from clip -> captions, or clip -> {enCap}."""
-    content = json.loads(path.read_bytes())
+    content = read_json(path, (list, dict))
     if isinstance(content, list):
-        content = {record["videoID"]: record for record in content}
-    return {clip: value if isinstance(value, list) else value["enCap"] for clip, value in content.items()}
+        content = {
+            entry(record, "videoID", str, f"{path}, record {number}"): record for number, record in enumerate(content)
+        }
+    return {
+        clip: value if isinstance(value, list) else entry(value, "enCap", list, f"{path}, {clip}")
+        for clip, value in content.items()
+    }
 
 
 BENCHMARK = VATEX

@@ -1,0 +1,434 @@
+"""Your own videos and captions: a table in the folder of the videos, or a dataset on the Hub."""
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+
+import datasets
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+from datasets.fingerprint import Hasher
+
+from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig, check_captions
+from .files import VIDEO_SUFFIXES, VideoFiles, parse_json, read_csv, read_text, write_whole
+
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+PROBLEMS_SHOWN = 10
+
+
+@dataclass
+class CaptionsConfig(VideoBenchmarkConfig):
+    """Adds to [`VideoBenchmarkConfig`], where `videos_dir` is the folder that file names start from:
+
+    Args:
+        video_column: with file names, or on the Hub with videos; null: "file_name", on the Hub "video".
+        caption_column: with a text or a list of texts; null: "caption" or "captions".
+        split_ratio: shares of train, validation and test where the table names no split. All rows of a file are in
+            one split; which depends on `split_seed` and the file's name.
+        split_seed: of that split.
+    """
+
+    videos_dir: str = "."
+    video_column: str | None = None
+    caption_column: str | None = None
+    split_ratio: Sequence[float] = (0.8, 0.1, 0.1)
+    split_seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        ratio = self.split_ratio
+        numbers = isinstance(ratio, list | tuple) and all(isinstance(share, int | float) for share in ratio)
+        if not numbers or len(ratio) != 3 or not all(share >= 0 for share in ratio) or abs(sum(ratio) - 1) > 1e-6:
+            raise ValueError(
+                f"split_ratio={ratio!r} must be three shares, of train, validation and test, that sum to 1, such as "
+                "[0.8, 0.1, 0.1]"
+            )
+
+
+class _Record(NamedTuple):
+    """A usable row of the table."""
+
+    file: str
+    path: str
+    captions: list[str]
+    start: float | None
+    end: float | None
+    split: str | None
+    place: str
+
+    @property
+    def video_id(self) -> str:
+        """The file's name and, of a part of it, the window, written as players of web pages do."""
+        if self.start is None and self.end is None:
+            return self.file
+        return f"{self.file}#t={self.start or 0:.10g}{'' if self.end is None else f',{self.end:.10g}'}"
+
+
+class Captions(VideoBenchmark):
+    """One row per caption. Another window of a file is another video; all windows of a file are in one split."""
+
+    BUILDER_CONFIG_CLASS = CaptionsConfig
+    title = "own captions"
+    split_aliases: ClassVar = {"val": "validation", "valid": "validation", "dev": "validation"}
+
+    @classmethod
+    def from_files(cls, split: str, **options: Any) -> "Captions":
+        """A builder. The table is read anew each time, so there is no cache that could be out of date."""
+        return cls(config_name=split, hash="table", **options)
+
+    @classmethod
+    def split_names(
+        cls, repo_id: str | None = None, hub: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[str, ...]:
+        """The splits that the table has, or that it is divided into."""
+        builder = cls.from_files("train", **options)
+        found = builder._hub_splits(repo_id, **hub or {}) if repo_id else {}
+        if not found:
+            records = builder._hub_records(repo_id, **hub or {})[0] if repo_id else builder._folder_records()
+            found = {record.split for record in records}
+        return tuple(name for name in cls.splits if name in found)
+
+    @property
+    def root(self) -> Path:
+        """The folder itself: a sub-folder of any name holds videos."""
+        return self.folder
+
+    def annotation_files(self) -> list[Path]:
+        """The table of the folder or, as `datasets` has it too, one in each folder named like a split."""
+        return [path for path, _ in self._tables()]
+
+    def canonical(self) -> Canonical:
+        """No published results: the table, and how it was divided."""
+        return Canonical(f"own captions, {self.split}{self.division}", None, None)
+
+    def build(self) -> datasets.Dataset:
+        """The split from the folder."""
+        return self._dataset(self._folder_records())
+
+    def load_hub(self, repo_id: str, hub: dict[str, Any]) -> datasets.Dataset:
+        """The split from the Hub; videos that are embedded in the table are written to files once.
+
+        Args:
+            repo_id: the dataset, or its copy in a folder.
+            hub: `config_name`, `revision` and `split` of the dataset, where they are not plain.
+        """
+        records, write = self._hub_records(repo_id, **hub)
+        dataset = self._dataset(records)
+        if self.config.with_videos:
+            write(set(self.paths.values()))
+        return dataset
+
+    def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
+        """Exactly the file that the table names."""
+        return self.paths[video.video_id], video
+
+    def place_of(self, video_id: str) -> str:
+        """The first row of the table with this video."""
+        return f"{video_id} ({self.places[video_id]})"
+
+    def _dataset(self, records: list[_Record]) -> datasets.Dataset:
+        videos: dict[str, AnnotatedVideo] = {}
+        self.paths: dict[str, str | None] = {}
+        self.places: dict[str, str] = {}
+        for record in records:
+            if record.split != self.split:
+                continue
+            if (name := record.video_id) not in videos:
+                videos[name] = AnnotatedVideo(name, [], record.start, record.end)
+                self.paths[name], self.places[name] = record.path, record.place
+            videos[name].captions.extend(record.captions)
+        if not videos:
+            found = Counter(record.split for record in records)
+            raise ValueError(
+                f"{self.source}: no row is in split {self.split}; there are "
+                f"{', '.join(f'{count:,} in {name}' for name, count in found.items())}. In a recipe an absent split "
+                f"is null, such as data.validation_split=null"
+            )
+        contents = {column: [] for column in self.info.features}
+        for row in self.rows(videos.values(), VideoFiles() if self.config.with_videos else None):
+            for column, values in contents.items():
+                values.append(row[column])
+        return datasets.Dataset.from_dict(contents, features=self.info.features, split=self.split)
+
+    def _aliases(self) -> dict[str, str]:
+        return {name: name for name in self.splits} | self.split_aliases
+
+    def _tables(self) -> list[tuple[Path, str | None]]:
+        """The tables, each with the split that its folder is named after."""
+        for folders in ({self.root: None}, {self.root / name: split for name, split in self._aliases().items()}):
+            found = [(folder / name, split) for folder, split in folders.items() for name in TABLES]
+            found = [(path, split) for path, split in found if path.is_file()]
+            for (path, _), (other, _) in pairwise(found):
+                if path.parent == other.parent:
+                    raise ValueError(f"{path.parent} has {path.name} and {other.name}: keep one of them")
+            if found:
+                return found
+        others = sorted(path.name for path in self.root.iterdir() if path.suffix in (".csv", ".json", ".jsonl"))
+        hint = f"; it has {', '.join(others[:5])}: rename or rewrite one" if others else ""
+        raise FileNotFoundError(
+            f"{self.root}: none of {', '.join(TABLES)} is there{hint}. It needs the columns file_name and caption "
+            "(docs/own_data.md)"
+        )
+
+    def _folder_records(self) -> list[_Record]:
+        records, self.source = [], str(self.root)
+        tables = self._tables()
+        for table, split in tables:
+            folder = table.parent / self.config.videos_dir
+            prefix = PurePosixPath(*table.parent.relative_to(self.root).parts)
+            columns, rows = READERS[table.suffix](table)
+
+            def locate(name: Any, folder: Path = folder, prefix: PurePosixPath = prefix) -> tuple[str, str | None]:
+                file = _inside(name, folder)
+                path = folder / file
+                return str(prefix / file), str(path) if path.is_file() else None
+
+            if len(tables) == 1:
+                self.source = str(table)
+            records += self._records(table, columns, rows, self.config.video_column or "file_name", locate, split)
+        return self._divided(records)
+
+    def _records(
+        self, source: Any, columns: list[str], rows: Iterable[tuple[str, dict]], video_column: str, locate, split
+    ) -> list[_Record]:
+        """The rows of a table, checked; all that is wrong with them becomes one error."""
+        caption_column = self.config.caption_column
+        if caption_column is None:
+            several = [name for name in ("caption", "captions") if name in columns]
+            if len(several) == 2:
+                raise ValueError(f"{source} has a column caption and a column captions: choose with caption_column=")
+            caption_column = several[0] if several else "caption"
+        for option, name in (("video_column", video_column), ("caption_column", caption_column)):
+            if name not in columns:
+                separated = next((mark for mark in (";", "\t", "|") if len(columns) == 1 and mark in columns[0]), None)
+                hint = f"; they are separated by {separated!r}, expected ','" if separated else ""
+                raise ValueError(
+                    f"{source}: no column {name!r}; it has {', '.join(map(repr, columns)) or 'none'}{hint}. Rename "
+                    f"one, or name it with {option}="
+                )
+        records, problems = [], []
+        for place, values in rows:
+            try:
+                file, path = locate(values.get(video_column))
+                start, end = _window(values.get("start"), values.get("end"))
+                captions = _captions(values.get(caption_column), isinstance(source, Path) and source.suffix == ".csv")
+                named = self._split_of(values.get("split")) if "split" in columns else split
+                where = f"{source.name if isinstance(source, Path) else source}, {place}"
+                records.append(_Record(file, path, captions, start, end, named, where))
+            except ValueError as error:
+                name = values.get(video_column)
+                problems.append(f"{place}{f', {name}' if isinstance(name, str) and name else ''}: {error}")
+        if problems:
+            shown = problems[:PROBLEMS_SHOWN] + ["..."] * (len(problems) > PROBLEMS_SHOWN)
+            raise ValueError(
+                f"{source}: {len(problems):,} of {len(problems) + len(records):,} rows cannot be used\n  "
+                + "\n  ".join(shown)
+            )
+        if not records:
+            raise ValueError(f"{source}: no rows")
+        return records
+
+    def _split_of(self, value: Any) -> str:
+        split = self._aliases().get(value.strip().lower()) if isinstance(value, str) else None
+        if split is None:
+            raise ValueError(f"split is {value!r}; expected {', '.join(self.splits)}")
+        return split
+
+    def _divided(self, records: list[_Record]) -> list[_Record]:
+        """Every record with its split."""
+        self.division = ""
+        if records[0].split is None:
+            ratio, seed = self.config.split_ratio, self.config.split_seed
+            self.division = f" (split {':'.join(f'{share:g}' for share in ratio)} with seed {seed})"
+            shares = dict(zip(self.splits, ratio, strict=True))
+            split_of = _split_files({record.file for record in records}, shares, seed)
+            return [record._replace(split=split_of[record.file]) for record in records]
+        first: dict[str, _Record] = {}
+        for record in records:
+            other = first.setdefault(record.file, record)
+            if other.split != record.split:
+                raise ValueError(
+                    f"{record.place}: {record.file} is in {record.split}, but in {other.split} at {other.place}; "
+                    "expected one split for all rows of a file: a model is not tested on what it was trained on"
+                )
+        return records
+
+    def _hub_splits(
+        self, repo_id: str, config_name: str | None = None, revision: str | None = None, split: str | None = None
+    ) -> dict[str, str]:
+        """Our names of the dataset's splits -> its own; empty where its only one, or `split`, is divided by ratio."""
+        names = datasets.get_dataset_split_names(repo_id, config_name, revision=revision)
+        if split is not None or len(names) == 1:
+            return {}
+        found = {ours: name for name, ours in self._aliases().items() if name in names}
+        if not found:
+            raise ValueError(
+                f"{repo_id} has splits {', '.join(names)}; expected {', '.join(self.splits)}, or choose one to divide "
+                "with hub={'split': ...}"
+            )
+        return found
+
+    def _hub_records(
+        self, repo_id: str, config_name: str | None = None, revision: str | None = None, split: str | None = None
+    ) -> tuple[list[_Record], Callable[[set[str]], None]]:
+        """The records, and a function that writes embedded videos to their paths."""
+        names = self._hub_splits(repo_id, config_name, revision, split)
+        if names and self.split not in names:
+            raise ValueError(f"{repo_id} has no split {self.split}; it has {', '.join(names.values())}")
+        chosen = split or names.get(self.split)
+        if chosen is None:
+            (chosen,) = datasets.get_dataset_split_names(repo_id, config_name, revision=revision)
+        table = datasets.load_dataset(repo_id, config_name, split=chosen, revision=revision)
+        self.source = f"{repo_id}, split {chosen}"
+        column = self.config.video_column or "video"
+        texts = table.remove_columns([column]) if column in table.column_names else table
+        columns, content, indices, folder = table.column_names, None, {}, self._hub_folder(repo_id, table)
+        if column in columns:
+            table = table.cast_column(column, datasets.Video(decode=False))
+            content = table.data.column(column)
+        given = iter(_given(content)) if content is not None else iter(())
+        ids: dict[tuple, str] = {}
+        same_name: Counter = Counter()
+
+        def rows():
+            for index, values in enumerate(texts):
+                yield f"row {index}", values | {column: (index, *next(given))}
+
+        def locate(value: tuple[int, str | None, int | None]) -> tuple[str, str]:
+            index, path, size = value
+            name = PurePosixPath((path or f"{index}.mp4").replace("\\", "/")).name
+            if size is not None:
+                suffix = "" if name.lower().endswith(VIDEO_SUFFIXES) else ".mp4"
+                path = str(folder / str(size) / f"{name}{suffix}")
+                indices.setdefault(path, index)
+            elif path is None or not os.path.isfile(path):
+                raise ValueError(
+                    f"the video is {path!r}; expected its bytes, or a file on this machine. Download the files of "
+                    "the repository (hf download) and load that folder with data_dir="
+                )
+            if path not in ids:
+                same_name[name] += 1
+                ids[path] = name if same_name[name] == 1 else f"{name} ({same_name[name]})"
+            return ids[path], path
+
+        def write(wanted: set[str]) -> None:
+            for path in wanted & indices.keys():
+                if not os.path.exists(path):
+                    write_whole(Path(path), io.BytesIO(table[indices[path]][column]["bytes"]))
+
+        records = self._records(self.source, columns, rows(), column, locate, self.split if names else None)
+        return self._divided(records), write
+
+    def _hub_folder(self, repo_id: str, table: datasets.Dataset) -> Path:
+        """Where embedded videos are written: another folder for another version of the dataset."""
+        if self.config.data_dir is not None:
+            parent = self.root
+        else:
+            parent = Path(datasets.config.HF_DATASETS_CACHE) / "videos"
+        return parent / f"captions-{Hasher.hash([str(repo_id), table._fingerprint])}"
+
+
+def _given(column: pyarrow.ChunkedArray) -> Iterator[tuple[str | None, int | None]]:
+    """Path and number of bytes of every video of a table, without reading the bytes."""
+    for chunk in column.chunks:
+        sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(chunk, "bytes"))
+        yield from zip(pyarrow.compute.struct_field(chunk, "path").to_pylist(), sizes.to_pylist(), strict=True)
+
+
+def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    records = []
+    # Not splitlines: U+2028 within a line is text.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            values = parse_json(line, f"{path}, line {number}")
+            if not isinstance(values, dict):
+                raise ValueError(f"{path}, line {number}: {line[:60]!r} is no object; expected one such as {{...}}")
+            records.append((f"line {number}", values))
+    return list(dict.fromkeys(name for _, values in records for name in values)), records
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, Any]]]]:
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: no Parquet file that can be read: {error}") from error
+    rows = (row for batch in table.to_batches() for row in batch.to_pylist())
+    return table.column_names, ((f"row {index}", values) for index, values in enumerate(rows))
+
+
+READERS = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+
+
+def _inside(name: Any, folder: Path) -> str:
+    """The normal form of a file name, which must stay inside the folder."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"the file name is {name!r}; expected a text such as clips/a.mp4")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"the file name leads out of {folder}; expected a name within that folder")
+    return str(path)
+
+
+def _captions(value: Any, is_csv: bool) -> list[str]:
+    """One text or a list of them; a CSV holds a list as JSON."""
+    if is_csv and isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        with suppress(json.JSONDecodeError):  # a text in brackets
+            value = json.loads(value)
+    return check_captions([value] if isinstance(value, str) or value is None else value)
+
+
+def _window(start: Any, end: Any) -> tuple[float | None, float | None]:
+    """Seconds, or None for "from the first" and "to the last"."""
+    values = []
+    for name, value in (("start", start), ("end", end)):
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            seconds = None if value is None else float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} is {value!r}; expected seconds, or nothing for the whole video") from None
+        if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"{name} is {value!r}; expected seconds from 0 on, or nothing for the whole video")
+        values.append(seconds)
+    if values[1] is not None and values[1] <= (values[0] or 0):
+        raise ValueError(f"the window ends at {end} and starts at {start or 0}; expected an end after the start")
+    return values[0], values[1]
+
+
+def _split_files(files: set[str], ratio: Mapping[str, float], seed: int) -> dict[str, str]:
+    """File -> split.
+
+    Files are ordered by a hash of seed and name, so a folder that grows keeps almost all of them where they were.
+    Each split gets two files at least, if there are so many: with one, every retrieval is right.
+    """
+    names = [name for name, share in ratio.items() if share > 0]
+    if len(files) < len(names):
+        raise ValueError(
+            f"{len(files)} videos cannot be divided into {', '.join(names)}; expected {len(names)} at least, or "
+            "another split_ratio, such as [0, 0, 1]"
+        )
+    largest = max(names, key=ratio.get)
+    least = min(2, len(files) // len(names))
+    sizes = {name: max(least, round(len(files) * ratio[name])) for name in names if name != largest}
+    sizes[largest] = len(files) - sum(sizes.values())
+    order = sorted(files, key=lambda file: hashlib.sha256(f"{seed} {file}".encode()).digest())
+    # From the end: the test's files then are the last to change when the folder grows.
+    split_of, position = {}, 0
+    for name in reversed(names):
+        split_of |= dict.fromkeys(order[position : position + sizes[name]], name)
+        position += sizes[name]
+    return split_of
+
+
+BENCHMARK = Captions
+load = Captions.load
