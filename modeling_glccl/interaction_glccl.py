@@ -88,10 +88,7 @@ class GLCCLInteraction(nn.Module):
     def __init__(self, config):
         super().__init__()
         width, words = config.width, config.max_words
-        self.glim_temperature = config.glim_temperature
-        self.aosm_temperature = config.aosm_temperature
-        self.glim_global = config.glim_global
-        self.glim_local = config.glim_local
+        self.config = config  # read when it is used: a value changed later counts
         self.width = width
         self.global_mat_weight = nn.Parameter(torch.eye(width))
         self.local_mat_weight = nn.Parameter(torch.eye(width))
@@ -142,7 +139,9 @@ class GLCCLInteraction(nn.Module):
             word_mat=self.word_mat_weight.float(),
             word_frame_mat=self.word_frame_mat_weight.float(),
         )
-        settings = ScoreSettings(self.aosm_temperature, self.glim_global, self.glim_local, precision, memory_budget)
+        settings = ScoreSettings(
+            self.config.aosm_temperature, self.config.glim_global, self.config.glim_local, precision, memory_budget
+        )
         with torch.autocast(logit_scale.device.type, enabled=False):
             return GLCCLScores(*(logit_scale.float().exp() * score_states(text, video, weights, settings)))
 
@@ -166,12 +165,12 @@ class GLCCLInteraction(nn.Module):
             sentence_norm, word_norm = sentence.norm(dim=-1), words.norm(dim=-1)
             return GLCCLTextState(
                 TextTensors(
-                    sentence=sentence / self.glim_temperature,
+                    sentence=sentence / self.config.glim_temperature,
                     sentence_global=(sentence / sentence_norm[:, None]) @ self.global_mat_weight.float(),
-                    words=words / self.glim_temperature,
-                    words_unit=words / (self.aosm_temperature * word_norm)[:, None],
-                    sentence_scale=self.glim_temperature / (self.aosm_temperature * sentence_norm),
-                    word_scale=self.glim_temperature / (self.aosm_temperature * word_norm),
+                    words=words / self.config.glim_temperature,
+                    words_unit=words / (self.config.aosm_temperature * word_norm)[:, None],
+                    sentence_scale=self.config.glim_temperature / (self.config.aosm_temperature * sentence_norm),
+                    word_scale=self.config.glim_temperature / (self.config.aosm_temperature * word_norm),
                 ),
                 order=order,
                 lengths=lengths.tolist(),
@@ -199,15 +198,15 @@ class GLCCLInteraction(nn.Module):
         sentence = torch.einsum("ad,vkd->avk", text.sentence.float(), frames)
         words = torch.einsum("and,vkd->avnk", text.words.float(), frames)
         return GLCCLFrameWeights(
-            sentence=self._glim(sentence[:, :, None], counted, self.glim_global)[:, :, 0],
-            words=self._glim(words, counted, self.glim_local) * text.word_mask[:, None, :, None],
+            sentence=self._glim(sentence[:, :, None], counted, self.config.glim_global)[:, :, 0],
+            words=self._glim(words, counted, self.config.glim_local) * text.word_mask[:, None, :, None],
         )
 
     def _glim(self, products: Tensor, counted: Tensor, guided: bool) -> Tensor:
         """Softmax over the counted frames of [A, V, N, Nf] products; equal weights where GLIM is switched off."""
         if not guided:
             products = torch.zeros_like(products)
-        return (products / self.glim_temperature).masked_fill(~counted, -torch.inf).softmax(dim=-1)
+        return (products / self.config.glim_temperature).masked_fill(~counted, -torch.inf).softmax(dim=-1)
 
 
 def check_features(name: str, values: Tensor, mask: Tensor, width: int) -> None:

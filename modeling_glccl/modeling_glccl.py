@@ -176,8 +176,8 @@ class GLCCLModel(PreTrainedModel):
         """As the base class; and a plain CLIP (or MetaCLIP 2, SigLIP) checkpoint becomes a zero-shot GLCCL.
 
         That is CLIP's own weights without a temporal encoder, the learned matrices as identities, padding masked:
-        nothing is random and nothing trained. GLIM's temperature is [`zero_shot_temperature`]'s. Values of
-        [`GLCCLConfig`] can be given by name (`max_frames=24`, `glim_temperature=5.0`).
+        nothing is random and nothing trained. GLIM's temperature is that of [`~GLCCLModel.zero_shot_temperature`].
+        Values of [`GLCCLConfig`] can be given by name (`max_frames=24`, `glim_temperature=5.0`).
 
         Raises:
             ValueError: a checkpoint of another kind (lists the families), or a plain one that is not complete.
@@ -210,7 +210,7 @@ class GLCCLModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: a checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
             zero_shot: no temporal encoder, texts as long as the text tower takes them, and GLIM's temperature from
-                the text tower: to be used as it is.
+                [`~GLCCLModel.zero_shot_temperature`]: to be used as it is.
             clip_kwargs: passed to `from_pretrained` of the plain model (`dtype`, `revision`, `cache_dir`, `token`).
             **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).
 
@@ -228,12 +228,36 @@ class GLCCLModel(PreTrainedModel):
         model.clip.load_state_dict(clip.state_dict())
         model.init_temporal_from_clip()
         if zero_shot:
+            if "glim_temperature" not in config:
+                model.config.glim_temperature = model.zero_shot_temperature()
             model.name_or_path = model.config.name_or_path = pretrained_model_name_or_path
             logger.warning(
                 f"{pretrained_model_name_or_path} is a plain {clip.config.model_type}: zero-shot GLCCL, nothing is "
                 "trained. To train it on your videos: glccl train recipes/own_videos.yaml (docs/own_data.md)"
             )
         return model.eval()
+
+    @torch.no_grad()
+    def zero_shot_temperature(self) -> float:
+        """GLIM's temperature for encoders that were not trained with it: 5 |s| |x| / exp(logit_scale).
+
+        GLIM's softmax over t . x_k / temperature then is one over CLIP's own logits divided by 5, for a text and a
+        frame of usual norms |s| and |x|; the paper's 5 is this value where |s| |x| = exp(logit_scale). The norms are
+        measured here, on rows of random tokens and on smooth random pictures, which have those of captions and frames
+        (docs/method.md): neither texts nor videos are needed. Rounded to three digits, so that machines agree on it.
+        """
+        config, device = self.config.clip_config, self.device
+        generator = torch.Generator().manual_seed(0)
+        slots = self.config.text_slots or 8
+        input_ids = torch.randint(4, config.text_config.vocab_size - 2, (32, slots), generator=generator)
+        input_ids[:, 7:] = self.config.eos_token_id
+        sentences = self.get_text_features(input_ids.to(device)).sentence
+        side = config.vision_config.image_size
+        coarse = torch.randn(32, config.vision_config.num_channels, 4, 4, generator=generator)
+        pictures = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").to(device, self.dtype)
+        frames = torch.cat([self._encode_frames(part) for part in pictures.split(8)])
+        norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
+        return float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
 
     @torch.no_grad()
     def init_temporal_from_clip(self) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class EvaluationResult:
         similarity: [A, V] float32 logits; on the main process only.
         ranks: {"t2v": [A], "v2t": [videos with captions]} int64, 1 = best; on the main process only.
         query_bank: for [`qb_norm`], with `query_bank` captions; on the main process only.
+        also: {name: [A, V]} logits of the other scores that were asked for; on the main process only.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -57,6 +58,7 @@ class EvaluationResult:
     similarity: np.ndarray | None = None
     ranks: dict[str, np.ndarray] | None = None
     query_bank: QueryBank | None = None
+    also: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -70,6 +72,7 @@ def evaluate(
     progress: bool = True,
     query_bank: Sequence[str] = (),
     beta: float = 20.0,
+    also: Mapping[str, Callable[[ModelOutput, ModelOutput], Tensor]] | None = None,
 ) -> EvaluationResult:
     """Scores every caption of a dataset against every distinct video of it.
 
@@ -92,6 +95,7 @@ def evaluate(
             [`qb_norm`]. Metrics and ranks do not depend on them.
         beta: inverse temperature of the bank on the scale of cosines; it is divided by exp(logit_scale) of the model,
             by which logits are larger.
+        also: other scores [a, V] of the same text and video features, by name: baselines that cost no encoding.
 
     Returns:
         An [`EvaluationResult`] on every process.
@@ -122,37 +126,42 @@ def evaluate(
             videos = _to(_concatenate(_all_gather(features, accelerator)), model.device)
             seconds = {"videos": time.perf_counter() - started}
 
-            def scores(texts: Sequence[str], name: str) -> Iterator[np.ndarray]:
-                """Logits of this process's slice of the texts with all videos, block by block: [a, V] float32."""
+            def scores(texts: Sequence[str], name: str, functions: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+                """What each function makes of this process's slice of the texts and all videos, [a, V] float32."""
                 own = np.array_split(np.arange(len(texts)), world)[rank]
                 step = TEXTS_PER_VIDEO * batch_size
                 for start in bar(range(0, len(own), step), desc=name, unit="batch"):
                     inputs = processor(text=[texts[text] for text in own[start : start + step]], return_tensors="pt")
                     with autocast():
                         text = model.get_text_features(**_inputs(inputs, model))
-                    yield model.similarity(text, videos).float().cpu().numpy()
+                    yield [function(text, videos).float().cpu().numpy() for function in functions]
 
             started = time.perf_counter()
-            rows = [np.zeros((0, len(video_ids)), "float32"), *scores(captions, "texts")]
-            similarity = _gather_rows(np.concatenate(rows), accelerator)
+            functions = [model.similarity, *(also or {}).values()]
+            nothing = [np.zeros((0, len(video_ids)), "float32")] * len(functions)
+            blocks = zip(nothing, *scores(captions, "texts", functions), strict=True)
+            similarity, *others = (_gather_rows(np.concatenate(rows), accelerator) for rows in blocks)
             seconds["texts"] = time.perf_counter() - started
 
             bank = None
             if query_bank:
                 started = time.perf_counter()
                 logit_beta = beta / model.clip.logit_scale.exp().item()
-                banks = [QueryBank.from_similarity(rows, logit_beta) for rows in scores(query_bank, "query bank")]
+                bank_scores = scores(query_bank, "query bank", [model.similarity])
+                banks = [QueryBank.from_similarity(rows, logit_beta) for (rows,) in bank_scores]
                 bank = reduce(QueryBank.merge, _all_gather(banks, accelerator))
                 seconds["query bank"] = time.perf_counter() - started
     finally:
         model.train(was_training)
 
     ranks = metrics = None
+    named = {}
     if rank == 0:
+        named = dict(zip(also or {}, others, strict=True))
         ranks = retrieval_ranks(similarity, video_index)
         metrics = {direction: summarize_ranks(values) for direction, values in ranks.items()}
     metrics = _broadcast(metrics, accelerator)
-    return EvaluationResult(metrics, *index, seconds, similarity, ranks, bank if rank == 0 else None)
+    return EvaluationResult(metrics, *index, seconds, similarity, ranks, bank if rank == 0 else None, named)
 
 
 def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarray, np.ndarray]:

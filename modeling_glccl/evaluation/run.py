@@ -14,6 +14,7 @@ from ..checkpoints import load_checkpoint
 from ..data import load_benchmark
 from ..environment import describe_environment
 from ..modeling_glccl import GLCCLModel
+from ..peers import CLIP4ClipModel
 from ..processing_glccl import GLCCLProcessor
 from .evaluator import EvaluationResult, evaluate
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
@@ -88,6 +89,7 @@ def evaluate_checkpoint(
         num_workers=num_workers,
         query_bank=bank,
         beta=BETA,
+        also=baselines(model),
     )
     accelerator.end_training()
     if not accelerator.is_main_process:
@@ -99,6 +101,7 @@ def evaluate_checkpoint(
         ranked[post_processing] = {
             direction: retrieval_queries(matrix, result.video_index)[direction] for direction, matrix in scores.items()
         }
+    ranked |= {name: retrieval_queries(matrix, result.video_index) for name, matrix in result.also.items()}
     summaries = {name: summarize(directions, confidence) for name, directions in ranked.items()}
     results = {
         "checkpoint": checkpoint,
@@ -132,23 +135,40 @@ def evaluate_checkpoint(
         "seconds": result.seconds,
         **describe_environment(),
     }
+    if model.config.zero_shot:
+        results["glim_temperature"] = model.config.glim_temperature
+    if result.also:
+        results["baselines"] = {name: summaries[name] for name in result.also}
     if post_processing:
         results["post_processing"] = {"name": post_processing, **summaries[post_processing]}
     if result.query_bank:
         activated = int(result.query_bank.activated.sum())
         results["post_processing"] |= {"beta": BETA, "bank_captions": result.query_bank.size, "activated": activated}
-    labels = {name: checkpoint if name == "none" else f"+ {POST_PROCESSING[name]}" for name in ranked}
+    trained = " (zero-shot)" if model.config.zero_shot else ""
+    labels = {"none": f"{checkpoint}{trained}"} | {name: name for name in result.also}
+    labels |= {name: f"+ {POST_PROCESSING[name]}" for name in ranked if name in POST_PROCESSING}
     print_metrics({labels[name]: summary for name, summary in summaries.items()}, results)
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        pyarrow.parquet.write_table(rank_table(result, ranked), output_dir / "ranks.parquet")
+        pyarrow.parquet.write_table(
+            rank_table(result, {name: ranks for name, ranks in ranked.items() if name not in result.also}),
+            output_dir / "ranks.parquet",
+        )
         plot_cmc({labels[name]: cmc_curves(directions) for name, directions in ranked.items()}).savefig(
             output_dir / "cmc.png"
         )
     if queries:
         show_queries(model, processor, dataset, result, queries, output_dir)
     return results
+
+
+def baselines(model: GLCCLModel) -> dict[str, Any]:
+    """What is reported beside a zero-shot model: mean pooling, which is how CLIP is used without GLCCL."""
+    if not model.config.zero_shot:
+        return {}
+    pooling = CLIP4ClipModel.interaction_class(model.config)
+    return {"mean pooling": lambda text, video: pooling(text, video, model.clip.logit_scale).logits}
 
 
 def override_settings(

@@ -132,7 +132,9 @@ class VideoIndex:
                     f"{self._store.uri} was made with a model that was not loaded from a checkpoint; pass model and "
                     "processor to VideoIndex.open"
                 )
-            model, processor = load_checkpoint(checkpoint, **self._store.about.get("settings", {}))
+            config = self._store.about["model"]["config"]
+            measured = {"glim_temperature": config["glim_temperature"]} if config.get("zero_shot") else {}
+            model, processor = load_checkpoint(checkpoint, **measured)
             self._use(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
         return self._model, self._processor
 
