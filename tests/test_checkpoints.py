@@ -46,9 +46,9 @@ def test_half_precision_is_computed_in_float32_without_a_gpu(checkpoint, tmp_pat
 
 
 def test_values_of_the_configuration_can_be_given(checkpoint, tmp_path):
-    assert load_checkpoint(checkpoint, glim_temperature=9.0)[0].interaction.glim_temperature == 9.0
+    assert load_checkpoint(checkpoint, glim_temperature=9.0)[0].config.glim_temperature == 9.0
     plain = save_plain("clip", tmp_path / "clip")
-    assert load_checkpoint(plain, glim_temperature=9.0)[0].interaction.glim_temperature == 9.0
+    assert load_checkpoint(plain, glim_temperature=9.0)[0].config.glim_temperature == 9.0
 
 
 def test_a_plain_clip_says_in_one_line_what_it_becomes(tmp_path, caplog):

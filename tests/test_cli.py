@@ -10,8 +10,10 @@ import datasets
 import miniatures
 import pytest
 from checkpoints import save_tiny_checkpoint
+from families import save_plain
 
 from modeling_glccl import cli
+from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.peers import CLIP4ClipModel
@@ -155,3 +157,17 @@ def test_data_check_reports_a_download_and_sets_the_exit_code(tmp_path, capsys, 
     capsys.readouterr()
     assert main(command) == 1
     assert "is missing" in capsys.readouterr().out
+
+
+def test_a_plain_clip_is_evaluated_beside_mean_pooling(data_dir, tmp_path, capsys):
+    plain = save_plain("clip", tmp_path / "clip")
+    assert evaluate(plain, data_dir, "--output", str(tmp_path / "report")) == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["glim_temperature"] == load_checkpoint(plain)[0].config.glim_temperature
+    pooled = CLIP4ClipModel.from_pretrained(plain)
+    pooled.save_pretrained(tmp_path / "pooled")
+    load_checkpoint(plain)[1].save_pretrained(tmp_path / "pooled")
+    assert evaluate(tmp_path / "pooled", data_dir, "--output", str(tmp_path / "pooled_report")) == 0
+    expected = json.loads((tmp_path / "pooled_report" / "results.json").read_text())["metrics"]
+    assert results["baselines"] == {"mean pooling": {"metrics": expected}}
+    assert "mean pooling" in capsys.readouterr().out

@@ -29,8 +29,8 @@ def matrices(interaction):
 
 
 def twin_scores(interaction, text, video, weights=None):
-    options = {name: getattr(interaction, name) for name in ("glim_temperature", "glim_global", "glim_local")}
-    options["aosm_temperature"] = interaction.aosm_temperature
+    options = {name: getattr(interaction.config, name) for name in ("glim_temperature", "glim_global", "glim_local")}
+    options["aosm_temperature"] = interaction.config.aosm_temperature
     return reference_scores(text, video, weights or matrices(interaction), LOGIT_SCALE.double(), **options)
 
 

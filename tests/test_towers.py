@@ -5,6 +5,7 @@ import pytest
 import torch
 from families import FAMILY_NAMES, plain_model, save_plain
 from PIL import Image
+from torch import nn
 from transformers import AutoConfig
 from videos import write_video
 
@@ -87,7 +88,8 @@ def test_a_training_from_each_family_starts_saves_reloads_and_indexes(name, tmp_
     with torch.no_grad():
         for key, value in again_processor(text=CAPTIONS).items():
             assert torch.equal(value, inputs[key])
-        assert torch.equal(again(**inputs).logits_per_text, model(**inputs).logits_per_text)
+        expected = model(**inputs).logits_per_text
+        torch.testing.assert_close(again(**inputs).logits_per_text, expected, atol=1e-5, rtol=0)
 
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", 10, fps=5)
@@ -235,3 +237,37 @@ def test_a_saved_zero_shot_model_stays_one(tmp_path):
     loaded, _ = load_checkpoint(tmp_path / "saved")
     assert (loaded.config.zero_shot, loaded.config.glim_temperature) == (True, 7.0)
     assert AutoConfig.from_pretrained(tmp_path / "saved").clip_config.model_type == "clip"
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_zero_shot_temperature_makes_glim_a_softmax_over_a_fifth_of_clips_logits(name, tmp_path):
+    model, processor = load_checkpoint(save_plain(name, tmp_path))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        text = model.get_text_features(**processor(text=CAPTIONS))
+        video = model.get_video_features(torch.randn(2, 8, 3, 16, 16))
+        weights = model.frame_weights(text, video).sentence
+        cosines = torch.einsum(
+            "ad,vkd->avk", *(nn.functional.normalize(x, dim=-1) for x in (text.sentence, video.frames))
+        )
+        expected = (model.clip.logit_scale.exp() * cosines / 5).softmax(dim=-1)
+    assert (weights - expected).abs().max() < 0.25 * expected.max()  # as far as norms are usual
+    assert load_checkpoint(tmp_path)[0].config.glim_temperature == model.config.glim_temperature
+
+
+def test_a_configuration_that_is_changed_later_counts(tmp_path):
+    model, processor = load_checkpoint(save_plain("clip", tmp_path))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        text = model.get_text_features(**processor(text=CAPTIONS))
+        video = model.get_video_features(torch.randn(2, 8, 3, 16, 16))
+        for name, value in {"glim_temperature": 0.1, "aosm_temperature": 1.0, "glim_local": False}.items():
+            before = model.similarity(text, video)
+            setattr(model.config, name, value)
+            changed = load_checkpoint(tmp_path, **{key: getattr(model.config, key) for key in CHANGED})[0]
+            assert not torch.allclose(model.similarity(text, video), before, atol=1e-4)
+            expected = changed.similarity(text, video)
+            torch.testing.assert_close(model.similarity(text, video), expected, atol=1e-5, rtol=0)
+
+
+CHANGED = ("glim_temperature", "aosm_temperature", "glim_local")

@@ -73,7 +73,7 @@ def one_frame_logits(model: GLCCLModel, text: GLCCLTextFeatures, pooled: Tensor)
     video_sentence, sentence_frame, word, local = (pooled @ torch.cat(queries).T).split([1, 1, n, n], dim=1)
 
     def aggregate(scores: Tensor, weight: Tensor) -> Tensor:
-        attention = (scores / interaction.aosm_temperature).softmax(dim=-1)
+        attention = (scores / interaction.config.aosm_temperature).softmax(dim=-1)
         return ((attention @ weight[:n, :n].float()) * scores).sum(dim=-1)
 
     def mean_sum(weight: Tensor) -> Tensor:
