@@ -66,9 +66,14 @@ def export_benchmark(
     readme.data.configs = [{"config_name": "default", "data_files": files}]
     table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
     part = folder.with_name(f"{folder.name}.part")
+    mark = part / ".glccl-export"
+    if part.exists() and not mark.exists():
+        raise FileExistsError(f"{part} would be replaced but was not written by an export: move it or choose another folder")
     shutil.rmtree(part, ignore_errors=True)  # of an export that was interrupted
     try:
-        (part / "data").mkdir(parents=True)
+        part.mkdir(parents=True)
+        mark.touch()
+        (part / "data").mkdir()
         for split, dataset in loaded.items():
             _write_split(dataset, part / "data", split, shard_bytes)
         text = f"{str(readme).rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n"
