@@ -71,7 +71,9 @@ def extract(parts: list[Path], folder: Path) -> int:
     limit = min(MAX_BYTES, max(1 << 20, MAX_RATIO * sum(part.stat().st_size for part in parts)))
     written = total = 0
     try:
-        for name, kind, size, source in tqdm(_members(parts), desc=f"extract {parts[0].name}", unit="file", leave=False):
+        for name, kind, size, source in tqdm(
+            _members(parts), desc=f"extract {parts[0].name}", unit="file", leave=False
+        ):
             path = safe_path(folder, name, parts[0])
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ValueError(f"{parts[0]}: {name!r} is a link or device; archives of videos have none")
@@ -108,7 +110,9 @@ def _members(parts: list[Path]) -> Iterator[tuple]:
         head = file.read(6)
     stream = io.BufferedReader(_Joined(parts))
     # Not tarfile's "r|*", which decompresses a bomb in memory.
-    stream = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), lambda file: file)(stream)
+    stream = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), lambda file: file)(
+        stream
+    )
     with stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             kind = stat.S_IFREG if member.isfile() else stat.S_IFDIR if member.isdir() else stat.S_IFLNK

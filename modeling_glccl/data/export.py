@@ -68,7 +68,9 @@ def export_benchmark(
     part = folder.with_name(f"{folder.name}.part")
     mark = part / ".glccl-export"
     if part.exists() and not mark.exists():
-        raise FileExistsError(f"{part} would be replaced but was not written by an export: move it or choose another folder")
+        raise FileExistsError(
+            f"{part} would be replaced but was not written by an export: move it or choose another folder"
+        )
     shutil.rmtree(part, ignore_errors=True)  # of an export that was interrupted
     try:
         part.mkdir(parents=True)

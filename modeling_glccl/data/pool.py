@@ -65,7 +65,9 @@ def map_videos(function: Callable, jobs: Iterable[tuple], num_proc: int = 1) -> 
             pools.put(None)
         try:
             # Few at a time: jobs and values may be large.
-            while running := running | {threads.submit(run, job) for job in islice(waiting, 2 * num_proc - len(running))}:
+            while running := running | {
+                threads.submit(run, job) for job in islice(waiting, 2 * num_proc - len(running))
+            }:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         finally:
