@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from miniatures import write_text
 
+from modeling_glccl.data import archives
 from modeling_glccl.data.archives import extract, find_archives
 from modeling_glccl.data.files import VideoFiles, find_annotation, read_plain_pickle
 
@@ -40,24 +41,54 @@ def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, make, name):
     assert not list(tmp_path.rglob("*evil*"))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        member = tarfile.TarInfo("a.mp4")
-        member.type, member.linkname = kind, "/etc/passwd"
-        archive.addfile(member)
-    with pytest.raises(ValueError, match=r"a\.mp4.*link or device"):
-        extract([tmp_path / "x.tar"], tmp_path / "videos")
-    assert not (tmp_path / "videos" / "a.mp4").is_symlink()
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, "zip"])
+def test_links_and_devices_are_refused(tmp_path, kind):
+    if kind == "zip":
         member = zipfile.ZipInfo("a.mp4")
         member.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(member, "/etc/passwd")
-    with pytest.raises(ValueError, match="is a link"):
-        extract([tmp_path / "x.zip"], tmp_path / "videos")
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr(member, "/etc/passwd")
+    else:
+        member = tarfile.TarInfo("a.mp4")
+        member.type, member.linkname = kind, "/etc/passwd"
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            archive.addfile(member)
+    with pytest.raises(ValueError, match=r"a\.mp4.*is a link or device"):
+        extract([next(tmp_path.glob("x.*"))], tmp_path / "videos")
+    assert not (tmp_path / "videos").exists()
+
+
+def bomb(path: Path) -> Path:
+    """An archive of a few hundred bytes, whose only member would take gigabytes."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.mp4", bytes(10 << 20))
+        return path
+    member = tarfile.TarInfo("b.mp4")
+    member.pax_headers = {f"GNU.sparse.{key}": value for key, value in (("major", "1"), ("minor", "0"))}
+    member.pax_headers |= {"GNU.sparse.name": "a.mp4", "GNU.sparse.realsize": str(3 << 30)}
+    member.size = 512
+    with tarfile.open(path, f"w:{path.suffix[1:]}", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.bz2", "x.tar.xz"])
+def test_a_bomb_is_refused_before_it_is_written(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archives, "write_whole", lambda path, source: pytest.fail("written"))
+    with pytest.raises(
+        ValueError, match=rf"{name}: with 'a\.mp4' its files take [\d,]+ bytes, above the limit of 1,048"
+    ):
+        extract([bomb(tmp_path / name)], tmp_path / "videos")
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_all_members_together_are_limited(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_BYTES", 3000)
+    archive = make(tmp_path / ("x.zip" if make is zip_of else "x.tar"), **{"a.mp4": b"a" * 2000, "b.mp4": b"b" * 2000})
+    with pytest.raises(ValueError, match=r"with 'b\.mp4' its files take 5,024 bytes, above the limit of 3,000"):
+        extract([archive], tmp_path / "videos")
+    assert not (tmp_path / "videos" / "b.mp4").exists()
 
 
 @pytest.mark.parametrize("make", [zip_of, tar_of])
@@ -91,10 +122,12 @@ def test_a_tar_in_parts_is_one_archive(tmp_path):
     assert (tmp_path / "videos" / "b.mp4").read_bytes() == b"bb"
 
 
-def test_a_damaged_archive_is_named(tmp_path):
-    (tmp_path / "x.zip").write_bytes(b"PK not really")
-    with pytest.raises(ValueError, match=r"x\.zip.*download it again"):
-        extract([tmp_path / "x.zip"], tmp_path / "videos")
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tar.bz2", "x.tar.xz"])
+def test_a_damaged_archive_is_named(tmp_path, name):
+    head = {".gz": b"\x1f\x8b", ".bz2": b"BZh9", ".xz": b"\xfd7zXZ\0"}.get(Path(name).suffix, b"PK")
+    (tmp_path / name).write_bytes(head + b" not really" * 99)
+    with pytest.raises(ValueError, match=rf"{name}.*download it again"):
+        extract([tmp_path / name], tmp_path / "videos")
 
 
 class Malicious:

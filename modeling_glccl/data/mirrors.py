@@ -82,7 +82,7 @@ class Mirror:
         return datasets.Dataset.from_dict(contents, features=builder.info.features, split=builder.split)
 
     def _table(self, builder: "VideoBenchmark") -> datasets.Dataset:
-        """The mirror's rows under our names: caption, and where there are, video_id, duration, video.path and .bytes."""
+        """The rows under our names: caption and, if there, video_id, duration, video.path and video.bytes."""
         configs = datasets.get_dataset_config_names(self.repo_id, revision=self.revision)
         config, usual = self.config_name, builder.mirror_config()
         if config is None and usual in configs:
@@ -123,7 +123,7 @@ class Mirror:
             if table.features["video"] == datasets.Value("large_string"):
                 table = table.cast_column("video", datasets.Value("string"))
             table = table.cast_column("video", datasets.Video(decode=False))  # path, bytes or struct -> struct
-        return table.flatten()
+        return table.flatten().with_format(None)  # flatten leaves the format with the old columns
 
     def _place(self, row: dict[str, Any], folder: Path) -> str:
         """Where the row says its video is: an absolute path (for bytes too), a name in an archive, or ""."""
