@@ -260,7 +260,7 @@ def compare_loading(paths: list[str], repetitions: int, cache_dir: Path) -> list
                 image.load()
         read = (time.process_time() - started) / len(paths)
         folder = next(cache_dir.glob(f"{name.split()[0]}-*"), None)
-        size = sum(path.stat().st_size for path in (folder.glob("*.arrow") if folder else map(Path, paths)))
+        size = sum(p.stat().st_size for p in (folder.glob(f"*.{name.split()[0]}") if folder else map(Path, paths)))
         error = (processor([row["video"] for row in dataset])["pixel_values_videos"] - expected).abs() * levels
         row = {
             "videos from": name,

@@ -268,44 +268,54 @@ def test_two_calls_at_once_do_not_mix(source, tmp_path):
 def test_what_a_killed_call_left_behind_is_put_right(source, tmp_path, encoded):
     out = tmp_path / "out"
     run(source, out)
+    (out / "a.mp4").unlink()  # in the ledger, but not written any more
+    *lines, last = (out / LEDGER).read_text().splitlines()
+    name = json.loads(last)[0]
+    (out / name).unlink()
+    (out / LEDGER).write_text("\n".join([*lines, last[:20]]))  # in the middle of a line
     (out / "more" / ".-b.mp4.123.partial").write_bytes(b"half")
-    lines = (out / LEDGER).read_text().splitlines()
-    (out / LEDGER).write_text("\n".join([*lines[:3], lines[3][:20]]))  # in the middle of a line
+    (out / ".holiday.mp4.123.partial").write_bytes(b"somebody's")
     encoded.clear()
-    assert run(source, out).skipped == 3
-    assert encoded == [os.path.basename(json.loads(lines[3])["video"]).replace(".mp4", ".avi")]
-    assert not list(out.rglob(".*.partial"))
+    assert run(source, out).skipped == 2
+    assert sorted(encoded) == sorted(["a.mp4", os.path.basename(name).replace(".mp4", ".avi")])
+    assert [path.name for path in out.rglob(".*.partial")] == [".holiday.mp4.123.partial"]
     encoded.clear()
     assert run(source, out).skipped == 4
 
 
-def test_a_decoder_that_crashes_fails_its_video_alone(source, tmp_path, monkeypatch):
-    def alone(job):
-        return compress._Result("failed", "crashed") if job.source.name == "a.mp4" else compress._compress(job)
+def test_an_interrupted_call_says_what_is_finished(source, tmp_path, monkeypatch):
+    def interrupted(path, settings):
+        if path.name == "a.mp4":
+            raise KeyboardInterrupt
+        return compress_video(path, settings)
 
-    class Pool:
-        """Breaks for good on a.mp4, as a pool of processes does."""
+    monkeypatch.setattr(compress, "compress_video", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="1 of 4 videos are compressed; the same command goes on from there"):
+        run(source, tmp_path / "out")
+    assert files(tmp_path / "out") == ["1@N0.mp4"]
 
-        def __init__(self, num_proc):
-            self.broken = False
 
-        def submit(self, function, job):
-            future = compress.Future()
-            self.broken = self.broken or job.source.name == "a.mp4"
-            if self.broken:
-                future.set_exception(compress.BrokenProcessPool())
-            else:
-                future.set_result(function(job))
-            return future
+def test_pipes_sockets_and_broken_links_fail_by_name(source, tmp_path):
+    os.mkfifo(source / "pipe.mp4")
+    os.mkfifo(source / "pipe")
+    (source / "gone.mp4").symlink_to(tmp_path / "gone.mp4")
+    report = run(source, tmp_path / "out")
+    assert report.compressed == 4
+    assert report.failed == {
+        str(source / "gone.mp4"): f"{source / 'gone.mp4'}: no such file",
+        str(source / "pipe.mp4"): f"{source / 'pipe.mp4'}: is not a regular file",
+    }
 
-        def shutdown(self, cancel_futures=False):
-            pass
 
-    monkeypatch.setattr(compress, "_pool", Pool)
-    monkeypatch.setattr(compress, "_compress_alone", alone)
-    report = run(source, tmp_path / "out", num_proc=2)
-    assert report.failed == {str(source / "a.mp4"): "crashed"}
-    assert report.compressed == 3
+@pytest.mark.parametrize("cut", [False, True])
+def test_metadata_that_is_not_utf_8_stops_nothing(source, tmp_path, cut):
+    (source / "a.mp4").unlink()
+    content = write_video(source / "a.mkv", 9).read_bytes()
+    assert content.count(b"Lavf") > 1  # the name of the program that wrote it
+    (source / "a.mkv").write_bytes(content.replace(b"Lavf", b"\xe4avf")[: 600 if cut else None])
+    report = run(source, tmp_path / "out")
+    assert list(report.failed) == ([str(source / "a.mkv")] if cut else [])
+    assert report.compressed == 3 + (not cut)
 
 
 def test_the_command_prints_a_table_and_failures(source, tmp_path, capsys, monkeypatch):

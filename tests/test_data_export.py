@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard, constants
 
 from modeling_glccl.cli import main
 from modeling_glccl.data import BENCHMARKS, load_benchmark
-from modeling_glccl.data.export import export_benchmark
+from modeling_glccl.data.export import MARK, export_benchmark
 
 CARDS = Path(__file__).parent.parent / "hub" / "datasets"
 SHAPES = {"num_train": 5, "num_validation": 0, "num_test": 4, "image_size": 32}
@@ -89,6 +89,19 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
             export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
     assert not list(tmp_path.glob("out*"))
     assert export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES) == {"train": 5, "test": 4}
+
+
+def test_only_what_an_export_left_behind_is_replaced(tmp_path):
+    export = ["shapes", tmp_path / "out", CARDS / "shapes" / "README.md"]
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"out\.part was not written by an export"):
+        export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
+    assert (tmp_path / "out.part" / "thesis.txt").read_text() == "precious"
+    (tmp_path / "out.part" / MARK).touch()  # as a killed export leaves it
+    export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"data", "README.md"}
+    assert not (tmp_path / "out.part").exists()
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 from miniatures import write_text
 
+from modeling_glccl.data import archives
 from modeling_glccl.data.archives import extract, find_archives
 from modeling_glccl.data.files import VideoFiles, find_annotation, read_plain_pickle
 
 
-def zip_of(path: Path, **members: bytes) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def tar_of(path: Path, **members: bytes) -> Path:
+def archive_of(path: Path, **members: bytes) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return path
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
@@ -31,41 +30,71 @@ def tar_of(path: Path, **members: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [zip_of, tar_of])
+both = pytest.mark.parametrize("archive_name", ["x.zip", "x.tar"])
+
+
+@both
 @pytest.mark.parametrize("name", ["../evil.mp4", "a/../../evil.mp4", "/tmp/evil.mp4", "C:\\evil.mp4", "..\\evil.mp4"])
-def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, make, name):
-    archive = make(tmp_path / ("x.zip" if make is zip_of else "x.tar"), **{name: b"video"})
+def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, archive_name, name):
+    archive = archive_of(tmp_path / archive_name, **{name: b"video"})
     with pytest.raises(ValueError, match=r"x\.(zip|tar).*leads out"):
         extract([archive], tmp_path / "below" / "videos")
     assert not list(tmp_path.rglob("*evil*"))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        member = tarfile.TarInfo("a.mp4")
-        member.type, member.linkname = kind, "/etc/passwd"
-        archive.addfile(member)
-    with pytest.raises(ValueError, match=r"a\.mp4.*link or device"):
-        extract([tmp_path / "x.tar"], tmp_path / "videos")
-    assert not (tmp_path / "videos" / "a.mp4").is_symlink()
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, "zip"])
+def test_links_and_devices_are_refused(tmp_path, kind):
+    if kind == "zip":
         member = zipfile.ZipInfo("a.mp4")
         member.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(member, "/etc/passwd")
-    with pytest.raises(ValueError, match="is a link"):
-        extract([tmp_path / "x.zip"], tmp_path / "videos")
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr(member, "/etc/passwd")
+    else:
+        member = tarfile.TarInfo("a.mp4")
+        member.type, member.linkname = kind, "/etc/passwd"
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            archive.addfile(member)
+    with pytest.raises(ValueError, match=r"a\.mp4.*is a link or device"):
+        extract([next(tmp_path.glob("x.*"))], tmp_path / "videos")
+    assert not (tmp_path / "videos").exists()
 
 
-@pytest.mark.parametrize("make", [zip_of, tar_of])
-def test_extraction_goes_on_where_it_stopped_and_is_done_once(tmp_path, make):
-    archive = make(
-        tmp_path / ("x.zip" if make is zip_of else "x.tar"),
-        **{"v/a.mp4": b"aaaa", "v/b.mp4": b"bb", "notes.txt": b"-"},
-    )
+def bomb(path: Path) -> Path:
+    """An archive of a few hundred bytes, whose only member would take gigabytes."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.mp4", bytes(10 << 20))
+        return path
+    member = tarfile.TarInfo("b.mp4")
+    member.pax_headers = {f"GNU.sparse.{key}": value for key, value in (("major", "1"), ("minor", "0"))}
+    member.pax_headers |= {"GNU.sparse.name": "a.mp4", "GNU.sparse.realsize": str(3 << 30)}
+    member.size = 512
+    with tarfile.open(path, f"w:{path.suffix[1:]}", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    return path
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar.bz2", "x.tar.xz"])
+def test_a_bomb_is_refused_before_it_is_written(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(archives, "write_whole", lambda path, source: pytest.fail("written"))
+    with pytest.raises(
+        ValueError, match=rf"{name}: with 'a\.mp4' its files take [\d,]+ bytes, above the limit of 1,048"
+    ):
+        extract([bomb(tmp_path / name)], tmp_path / "videos")
+
+
+@both
+def test_all_members_together_are_limited(tmp_path, archive_name, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_BYTES", 3000)
+    archive = archive_of(tmp_path / archive_name, **{"a.mp4": b"a" * 2000, "b.mp4": b"b" * 2000})
+    with pytest.raises(ValueError, match=r"with 'b\.mp4' its files take 5,024 bytes, above the limit of 3,000"):
+        extract([archive], tmp_path / "videos")
+    assert not (tmp_path / "videos" / "b.mp4").exists()
+
+
+@both
+def test_extraction_goes_on_where_it_stopped_and_is_done_once(tmp_path, archive_name):
+    archive = archive_of(tmp_path / archive_name, **{"v/a.mp4": b"aaaa", "v/b.mp4": b"bb", "notes.txt": b"-"})
     videos = tmp_path / "videos"
     write_text(videos / "v" / "a.mp4", "aaaa")
     written = os.stat(videos / "v" / "a.mp4").st_mtime_ns
@@ -79,7 +108,7 @@ def test_extraction_goes_on_where_it_stopped_and_is_done_once(tmp_path, make):
 
 
 def test_a_tar_in_parts_is_one_archive(tmp_path):
-    content = tar_of(tmp_path / "whole.tar", **{"a.mp4": os.urandom(70_000), "b.mp4": b"bb"}).read_bytes()
+    content = archive_of(tmp_path / "whole.tar", **{"a.mp4": os.urandom(70_000), "b.mp4": b"bb"}).read_bytes()
     (tmp_path / "parts").mkdir()
     for i in range(3):
         (tmp_path / "parts" / f"V.tar.part-00{i}").write_bytes(
@@ -91,10 +120,12 @@ def test_a_tar_in_parts_is_one_archive(tmp_path):
     assert (tmp_path / "videos" / "b.mp4").read_bytes() == b"bb"
 
 
-def test_a_damaged_archive_is_named(tmp_path):
-    (tmp_path / "x.zip").write_bytes(b"PK not really")
-    with pytest.raises(ValueError, match=r"x\.zip.*download it again"):
-        extract([tmp_path / "x.zip"], tmp_path / "videos")
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tar.bz2", "x.tar.xz"])
+def test_a_damaged_archive_is_named(tmp_path, name):
+    head = {".gz": b"\x1f\x8b", ".bz2": b"BZh9", ".xz": b"\xfd7zXZ\0"}.get(Path(name).suffix, b"PK")
+    (tmp_path / name).write_bytes(head + b" not really" * 99)
+    with pytest.raises(ValueError, match=rf"{name}.*download it again"):
+        extract([tmp_path / name], tmp_path / "videos")
 
 
 class Malicious:

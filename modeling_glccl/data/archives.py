@@ -1,24 +1,29 @@
-"""Zip and tar archives of videos -> files, without trusting the names in them."""
+"""Zip and tar archives of videos -> files, without trusting the names and sizes in them."""
 
+import bz2
+import gzip
 import io
+import lzma
 import re
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
 from .files import write_whole
 
-_ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz)$", re.IGNORECASE)
-_PART = re.compile(r"^(.*\.(?:tar|tar\.gz|tgz))\.(?:part[-_.]?\w+|\d{2,}|[a-z]{2})$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz))$", re.IGNORECASE)
+_PART = re.compile(r"(.+\.(?:tar|tar\.gz|tgz))\.(?:part[-_.]?\w+|\d{2,}|[a-z]{2})$", re.IGNORECASE)
 # Annotations and features lie in archives beside the videos.
 _NO_VIDEO = (".json", ".jsonl", ".csv", ".txt", ".md", ".pkl", ".npy", ".h5", ".hdf5", ".parquet", ".jpg", ".png")
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ARCHIVE_PATTERNS = ("*.zip", "*.tar", "*.tar.*", "*.tgz")
+# Videos are compressed already: their archives hold little more than their own bytes.
+MAX_BYTES, MAX_RATIO = 4 << 40, 50
 
 
 def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
@@ -36,19 +41,16 @@ def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
 def find_archives(*folders: Path) -> list[list[Path]]:
     """The archives that lie directly in these folders, each as its parts in order (one part, if it is whole)."""
     archives: dict[Path, list[Path]] = {}
-    for folder in folders:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.startswith(".") or not path.is_file():
-                continue
-            if _ARCHIVE.search(path.name):
-                archives.setdefault(path, []).append(path)
-            elif part := _PART.match(path.name):
-                archives.setdefault(path.with_name(part[1]), []).append(path)
+    for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.glob("[!.]*"))):
+        if (match := _ARCHIVE.match(path.name) or _PART.match(path.name)) and path.is_file():
+            archives.setdefault(path.with_name(match[1]), []).append(path)
     return list(archives.values())
 
 
 def extract(parts: list[Path], folder: Path) -> int:
     """Extracts the videos of an archive; a call that was stopped is taken up by the next, a finished one not redone.
+
+    The extraction of `datasets` skips bad members, limits no size, and starts anew after an interruption.
 
     Args:
         parts: of one zip or tar archive, in order.
@@ -58,82 +60,79 @@ def extract(parts: list[Path], folder: Path) -> int:
         How many files were written.
 
     Raises:
-        ValueError: a member that leads out of `folder`, or is a link or device; or a damaged archive. The rest of an
-            archive with such a member is not extracted.
+        ValueError: a member that leads out of `folder`, is a link or device, or with which all members together would
+            be larger than `MAX_BYTES` or `MAX_RATIO` times the archive; or a damaged archive. Neither this member nor
+            any after it is written.
     """
     state = " ".join(f"{part.stat().st_size}-{part.stat().st_mtime_ns}" for part in parts)
     done = folder / f".{parts[0].name}.extracted"
     if done.exists() and done.read_text() == state:
         return 0
-    written = 0
+    limit = min(MAX_BYTES, max(1 << 20, MAX_RATIO * sum(part.stat().st_size for part in parts)))
+    written = total = 0
     try:
-        with _members(parts) as members:
-            for name, size, source in tqdm(members, desc=f"extract {parts[0].name}", unit="file", leave=False):
-                path = safe_path(folder, name, parts[0])
-                if path.suffix.lower() in _NO_VIDEO:
-                    continue
-                if not path.exists() or path.stat().st_size != size:
-                    write_whole(path, source())
-                    written += 1
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        for name, kind, size, source in tqdm(
+            _members(parts), desc=f"extract {parts[0].name}", unit="file", leave=False
+        ):
+            path = safe_path(folder, name, parts[0])
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{parts[0]}: {name!r} is a link or device; archives of videos have none")
+            total += size + tarfile.BLOCKSIZE
+            if total > limit:
+                raise ValueError(
+                    f"{parts[0]}: with {name!r} its files take {total:,} bytes, above the limit of {limit:,} for an "
+                    "archive of its size; it is not written. If you trust the archive, extract it yourself"
+                )
+            if kind == stat.S_IFDIR or path.suffix.lower() in _NO_VIDEO:
+                continue
+            if not path.exists() or path.stat().st_size != size:
+                with source() as file:
+                    write_whole(path, file)
+                written += 1
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None):  # the disk's, not the archive's
+            raise
         raise ValueError(f"{parts[0]}: cannot be extracted: {error}; download it again") from error
     folder.mkdir(parents=True, exist_ok=True)
     done.write_text(state)
     return written
 
 
-@contextmanager
-def _members(parts: list[Path]) -> Iterator[Iterator]:
-    """(name, size, function that opens it) of every file of the archive."""
-    with ExitStack() as stack:
-        if parts[0].suffix.lower() == ".zip":
-            yield _zip_members(stack.enter_context(zipfile.ZipFile(parts[0])))
-        else:
-            stream = io.BufferedReader(_Concatenated(parts), 1 << 20)
-            yield _tar_members(stack.enter_context(tarfile.open(fileobj=stream, mode="r|*")), parts[0])
+def _members(parts: list[Path]) -> Iterator[tuple]:
+    """Name, type of file, bytes once unpacked, and a function that opens it, of every member."""
+    if parts[0].suffix.lower() == ".zip":
+        with zipfile.ZipFile(parts[0]) as archive:
+            for member in archive.infolist():
+                kind = stat.S_IFDIR if member.is_dir() else stat.S_IFMT(member.external_attr >> 16)
+                yield member.filename, kind, member.file_size, lambda member=member: archive.open(member)
+        return
+    with parts[0].open("rb") as file:
+        head = file.read(6)
+    stream = io.BufferedReader(_Joined(parts))
+    # Not tarfile's "r|*", which decompresses a bomb in memory.
+    stream = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), lambda file: file)(
+        stream
+    )
+    with stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            kind = stat.S_IFREG if member.isfile() else stat.S_IFDIR if member.isdir() else stat.S_IFLNK
+            yield member.name, kind, member.size, lambda member=member: archive.extractfile(member)
 
 
-def _zip_members(archive: zipfile.ZipFile) -> Iterator:
-    for member in archive.infolist():
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise ValueError(f"{archive.filename}: {member.filename!r} is a link; archives of videos have none")
-        if not member.is_dir():
-            yield member.filename, member.file_size, lambda member=member: archive.open(member)
-
-
-def _tar_members(archive: tarfile.TarFile, path: Path) -> Iterator:
-    for member in archive:
-        if not (member.isfile() or member.isdir()):
-            raise ValueError(f"{path}: {member.name!r} is a link or device; archives of videos have none")
-        if member.isfile():
-            yield member.name, member.size, lambda member=member: archive.extractfile(member)
-
-
-class _Concatenated(io.RawIOBase):
+class _Joined(io.RawIOBase):
     """Files read one after the other, as one."""
 
     def __init__(self, paths: list[Path]):
-        self._waiting = list(paths)
-        self._current: BinaryIO | None = None
+        self.waiting, self.file = list(paths), io.BytesIO()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        while True:
-            if self._current is None:
-                if not self._waiting:
-                    return 0
-                self._current = open(self._waiting.pop(0), "rb")  # noqa: SIM115 (closed below, over several calls)
-            if count := self._current.readinto(buffer):
-                return count
-            self._current.close()
-            self._current = None
-
-    def close(self) -> None:
-        if self._current is not None:
-            self._current.close()
-        super().close()
+        while not (count := self.file.readinto(buffer)) and self.waiting:
+            self.file.close()
+            self.file = self.waiting.pop(0).open("rb")
+        return count
 
 
 __all__ = ["ARCHIVE_PATTERNS", "extract", "find_archives", "safe_path"]

@@ -2,25 +2,19 @@
 
 import io
 import json
-import multiprocessing
 import os
-import threading
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+import re
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import av
 from filelock import FileLock, Timeout
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from ..video_decoding_glccl import VideoDecodeError
 from .files import VIDEO_SUFFIXES, write_whole
+from .pool import map_videos
 from .reencode import CompressSettings, compress_video
 
 # Hidden, so that nothing takes them for videos of the folder.
@@ -55,7 +49,6 @@ class CompressReport:
 
     def table(self) -> Table:
         """One row of totals."""
-        table = Table(title="compressed" if self.ok else "NOT all could be compressed")
         row = {
             "videos": f"{self.compressed + self.skipped:,}",
             "skipped": f"{self.skipped:,}",
@@ -65,8 +58,9 @@ class CompressReport:
             "damaged": f"{len(self.damaged):,}",
             "failed": f"{len(self.failed):,}",
         }
-        for column in row:
-            table.add_column(column, justify="right")
+        table = Table(*row, title="compressed" if self.ok else "NOT all could be compressed")
+        for column in table.columns:
+            column.justify = "right"
         table.add_row(*row.values())
         return table
 
@@ -79,18 +73,6 @@ class CompressReport:
         return lines
 
 
-class _Job(NamedTuple):
-    source: Path
-    target: Path
-    settings: CompressSettings
-
-
-class _Result(NamedTuple):
-    kind: str  # "ok", "damaged" or "failed"
-    message: str = ""
-    size: int = 0
-
-
 def compress_folder(
     source_dir: str | Path,
     output_dir: str | Path,
@@ -100,8 +82,9 @@ def compress_folder(
 ) -> CompressReport:
     """Re-encodes every video below a folder as H.264 in MP4, under the same relative name with the suffix .mp4.
 
-    What an earlier call finished is skipped: a ledger in `output_dir` holds size and time of each source. A call that
-    is killed loses the videos it was working on and nothing else. A video that cannot be read stops nothing.
+    What an earlier call finished is skipped: a ledger in `output_dir` holds size and time of each source, which
+    `datasets.map` does not (its cache knows whole data sets). A call that is killed or interrupted loses the videos it
+    was working on and nothing else. A video that cannot be read stops nothing.
 
     Args:
         source_dir: the videos: files with a video's suffix, and those without any that FFmpeg takes for one. Hidden
@@ -122,194 +105,99 @@ def compress_folder(
         raise FileNotFoundError(f"{source_dir} is not a folder")
     if output_dir.resolve().is_relative_to(source_dir.resolve()):
         raise ValueError(f"the compressed videos of {source_dir} cannot go into that folder itself: got {output_dir}")
-    report = CompressReport()
-    targets = _targets(source_dir, output_dir, report)
-    ledger_file = output_dir / LEDGER
-    if not ledger_file.exists() and (foreign := [target for target in targets.values() if target.exists()]):
+    report, found = CompressReport(), {}
+    for source in sorted(source_dir.rglob("*")):
+        name = source.relative_to(source_dir)
+        if source.is_dir() or any(part.startswith(".") for part in name.parts):
+            continue
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in VIDEO_SUFFIXES or (suffix in ("", ".") and _is_video(source)):
+            found.setdefault(f"{stem}.mp4", []).append(source)
+        else:
+            report.ignored.append(str(source))
+    if not found:
+        raise ValueError(f"{source_dir}: no videos there (suffixes {', '.join(VIDEO_SUFFIXES)})")
+    if doubles := [f"{' and '.join(map(str, same))} -> {to}" for to, same in found.items() if len(same) > 1]:
         raise ValueError(
-            f"{len(foreign)} files such as {foreign[0]} exist and were not written by this command, which would "
-            "replace them: choose another folder for the compressed videos"
+            f"{len(doubles)} names stand for several videos ({'; '.join(doubles[:5])}): rename all but one"
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output_dir / LOCK, timeout=0):
-            for partial in output_dir.rglob(".*.partial"):
-                partial.unlink()
-            _compress_all(targets, ledger_file, settings, num_proc, progress, report)
+            _compress(
+                {name: same[0] for name, same in found.items()}, output_dir, settings, num_proc, progress, report
+            )
     except Timeout as error:
         raise ValueError(f"another process compresses videos into {output_dir}: wait for it to end") from error
+    except KeyboardInterrupt:
+        done = f"{report.compressed + report.skipped} of {len(found)} videos are compressed"
+        raise KeyboardInterrupt(f"{done}; the same command goes on from there") from None
     return report
-
-
-def _targets(source_dir: Path, output_dir: Path, report: CompressReport) -> dict[Path, Path]:
-    """Source -> target of every video."""
-    targets, sources = {}, {}
-    for root, folders, names in os.walk(source_dir):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            source = Path(root, name)
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in VIDEO_SUFFIXES and not (suffix in ("", ".") and _is_video(source)):
-                report.ignored.append(str(source))
-                continue
-            targets[source] = output_dir / source.parent.relative_to(source_dir) / f"{stem}.mp4"
-            sources.setdefault(targets[source], []).append(source)
-    if not targets:
-        raise ValueError(f"{source_dir}: no videos there (suffixes {', '.join(VIDEO_SUFFIXES)})")
-    if collisions := [f"{' and '.join(map(str, same))} -> {to}" for to, same in sources.items() if len(same) > 1]:
-        raise ValueError(
-            f"{len(collisions)} names stand for several videos ({'; '.join(collisions[:5])}): rename all but one"
-        )
-    return targets
 
 
 def _is_video(path: Path) -> bool:
     """Whether FFmpeg finds pictures in a file whose name says nothing (some of DiDeMo's)."""
-    try:
-        with av.open(str(path)) as container:
-            return bool(container.streams.video)
-    except (av.FFmpegError, OSError):
-        return False
+    with suppress(av.FFmpegError, OSError):
+        if path.is_file():
+            with av.open(str(path), metadata_errors="ignore") as container:
+                return bool(container.streams.video)
+    return False
 
 
-def _compress_all(
-    targets: dict[Path, Path],
-    ledger_file: Path,
+def _compress(
+    sources: dict[str, Path],
+    output_dir: Path,
     settings: CompressSettings,
     num_proc: int,
     progress: bool,
     report: CompressReport,
 ) -> None:
-    """Compresses what the ledger does not hold, and notes each video in the ledger once its file is in place."""
-    ledger = _read_ledger(ledger_file)
-    waiting = []
-    for source, target in targets.items():
-        entry = ledger.get(_key(target, ledger_file))
-        if target.exists() and entry == _entry(source, target, settings, ledger_file):
+    """Compresses to these names what the ledger does not hold."""
+    ledger_file, ledger = output_dir / LEDGER, {}
+    for line in ledger_file.read_text(encoding="utf-8").splitlines() if ledger_file.exists() else ():
+        with suppress(ValueError):  # the line at which a call was killed
+            name, state = json.loads(line)
+            ledger[name] = state
+    if foreign := [name for name in sources if name not in ledger and (output_dir / name).exists()]:
+        raise ValueError(
+            f"{len(foreign)} files such as {output_dir / foreign[0]} exist and were not written by this command, "
+            "which would replace them: delete them or choose another folder for the compressed videos"
+        )
+    for path in output_dir.rglob(".*.partial"):
+        name = re.fullmatch(r"\.(.+)\.\d+\.partial", path.name)
+        if name and str(path.with_name(name[1]).relative_to(output_dir)) in ledger:
+            path.unlink()  # a call was killed here
+    jobs, states = {}, {}
+    for name, source in sources.items():
+        status, target = source.stat() if source.exists() else None, output_dir / name
+        states[name] = [status and status.st_size, status and status.st_mtime_ns, *astuple(settings)]
+        size = target.stat().st_size if target.exists() else None
+        if ledger.get(name) == [size, *states[name]]:
             report.skipped += 1
-            _count(report, source, target)
+            report.bytes_before += status.st_size
+            report.bytes_after += size
         else:
-            waiting.append(_Job(source, target, settings))
+            jobs[source, settings] = name
     with (
         ledger_file.open("a", encoding="utf-8") as log,
-        tqdm(total=len(targets), initial=report.skipped, desc="compress", unit="video", disable=not progress) as bar,
+        tqdm(total=len(sources), initial=report.skipped, desc="compress", unit="video", disable=not progress) as bar,
     ):
-        for job, result in _results(waiting, num_proc):
-            if result.kind == "failed":
-                report.failed[str(job.source)] = result.message
-            else:
-                if result.kind == "damaged":
-                    report.damaged[str(job.source)] = result.message
-                report.compressed += 1
-                _count(report, job.source, job.target)
-                log.write(json.dumps(_entry(job.source, job.target, settings, ledger_file)) + "\n")
-                log.flush()
+        for job, content, error, warning in map_videos(compress_video, jobs, num_proc):
             bar.update()
-
-
-def _count(report: CompressReport, source: Path, target: Path) -> None:
-    report.bytes_before += source.stat().st_size
-    report.bytes_after += target.stat().st_size
-
-
-def _key(target: Path, ledger_file: Path) -> str:
-    return str(target.relative_to(ledger_file.parent))
-
-
-def _entry(source: Path, target: Path, settings: CompressSettings, ledger_file: Path) -> dict[str, Any]:
-    """What the ledger says of a video; another one whenever source, settings or target change."""
-    status = source.stat()
-    return {
-        "video": _key(target, ledger_file),
-        "source_bytes": status.st_size,
-        "source_mtime_ns": status.st_mtime_ns,
-        "bytes": target.stat().st_size,
-        **asdict(settings),
-    }
-
-
-def _read_ledger(ledger_file: Path) -> dict[str, dict[str, Any]]:
-    """The newest entry of every video; makes the file, and ends a line at which a call was killed."""
-    ledger_file.touch()
-    content = ledger_file.read_text(encoding="utf-8")
-    if content and not content.endswith("\n"):
-        with ledger_file.open("a", encoding="utf-8") as log:
-            log.write("\n")
-    entries = {}
-    for line in content.splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        entries[entry["video"]] = entry
-    return entries
-
-
-def _results(jobs: list[_Job], num_proc: int) -> Iterator[tuple[_Job, _Result]]:
-    """Every job with its result, as they end."""
-    if num_proc <= 1:
-        yield from ((job, _compress(job)) for job in jobs)
-        return
-    waiting, suspects = iter(jobs), []
-    running: dict[Future, _Job] = {}
-    pool = _pool(num_proc)
-    try:
-        while True:
-            # Few at a time: all that is under way when a process crashes must be tried again one by one.
-            for job in islice(waiting, 0 if suspects else 2 * num_proc - len(running)):
-                running[pool.submit(_compress, job)] = job
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append(job)
-                else:
-                    yield job, future.result()
-            if suspects and not running:
-                yield from ((job, _compress_alone(job)) for job in suspects)
-                suspects, pool = [], _pool(num_proc)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _pool(num_proc: int) -> ProcessPoolExecutor:
-    # Not forked: a process that has run PyTorch or FFmpeg threads must not be.
-    return ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is killed; it would wait for work for ever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _compress_alone(job: _Job) -> _Result:
-    """Compresses in a process of its own a video that may have been what crashed the others."""
-    with _pool(1) as pool:
-        try:
-            return pool.submit(_compress, job).result()
-        except BrokenProcessPool:
-            return _Result("failed", f"{job.source}: the process that read it crashed or was killed (out of memory?)")
-
-
-def _compress(job: _Job) -> _Result:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            encoded = compress_video(job.source, job.settings)
-        except VideoDecodeError as error:
-            return _Result("failed", str(error))
-    try:
-        write_whole(job.target, io.BytesIO(encoded))
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write the compressed video ({error.strerror}); what is finished is kept",
-            str(job.target),
-        ) from error
-    return _Result("damaged", str(caught[0].message)) if caught else _Result("ok")
+            if error:
+                report.failed[str(job[0])] = error
+                continue
+            name = jobs[job]
+            try:
+                # First into the ledger: what is not in there, this command did not write.
+                log.write(f"\n{json.dumps([name, [len(content), *states[name]]])}")
+                log.flush()
+                write_whole(output_dir / name, io.BytesIO(content))
+            except OSError as error:
+                reason = f"cannot write the compressed video ({error.strerror}); what is finished is kept"
+                raise OSError(error.errno, reason, str(output_dir / name)) from error
+            report.compressed += 1
+            report.bytes_before += states[name][0]
+            report.bytes_after += len(content)
+            if warning:
+                report.damaged[str(job[0])] = warning

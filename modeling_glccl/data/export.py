@@ -16,6 +16,8 @@ from . import load_benchmark
 # Benchmarks whose videos may be passed on. Of the others, owners allow captions and identifiers at most.
 FREE_VIDEOS = {"shapes": "Apache-2.0"}
 ROWS_AT_ONCE = 100
+# In a folder that is not complete: only such a one is ever deleted.
+MARK = ".glccl-export"
 
 
 def export_benchmark(
@@ -48,6 +50,7 @@ def export_benchmark(
         OSError: the folder cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
+    part = folder.with_name(f"{folder.name}.part")
     if videos and name not in FREE_VIDEOS:
         raise ValueError(
             f"the videos of {name} may not be passed on, so they are not embedded: export without videos. "
@@ -56,19 +59,21 @@ def export_benchmark(
     readme = DatasetCard(Path(card).read_text(encoding="utf-8"))
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder or delete it")
-    if splits is None:
-        loaded = dict(load_benchmark(name, split=None, with_videos=videos, **options))
-    else:
-        loaded = {split: load_benchmark(name, split=split, with_videos=videos, **options) for split in splits}
+    if part.exists() and not (part / MARK).exists():
+        raise FileExistsError(f"{part} was not written by an export, which would replace it: move it away")
+    options |= {"with_videos": videos}
+    loaded = {split: load_benchmark(name, split=split, **options) for split in splits} if splits else None
+    loaded = loaded or dict(load_benchmark(name, split=None, **options))
     rows = {split: len(dataset) for split, dataset in loaded.items()}
     # Exactly the splits that are written: `load_dataset` fails if it misses one that the card names.
     files = [{"split": split, "path": f"data/{split}-*"} for split in rows]
     readme.data.configs = [{"config_name": "default", "data_files": files}]
     table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
-    part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of an export that was interrupted
     try:
-        (part / "data").mkdir(parents=True)
+        part.mkdir(parents=True)
+        (part / MARK).touch()
+        (part / "data").mkdir()
         for split, dataset in loaded.items():
             _write_split(dataset, part / "data", split, shard_bytes)
         text = f"{str(readme).rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n"
@@ -76,6 +81,7 @@ def export_benchmark(
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
+        (folder / MARK).unlink()
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise OSError(f"{folder} could not be written: {error}") from error
@@ -83,14 +89,12 @@ def export_benchmark(
 
 
 def _write_split(dataset: datasets.Dataset, folder: Path, split: str, shard_bytes: int) -> None:
-    size = 0
-    if "video" in dataset.column_names:
-        size = sum(Path(video["path"]).stat().st_size for video in dataset["video"])
+    size = sum(Path(video["path"]).stat().st_size for video in dataset["video"]) if "video" in dataset.features else 0
     count = max(1, min(len(dataset), math.ceil(size / shard_bytes)))
     schema = dataset.features.arrow_schema
     for number in range(count):
-        path = folder / f"{split}-{number:05}-of-{count:05}.parquet"
         shard = dataset.shard(count, number, contiguous=True).with_format("arrow")
-        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        # `Dataset.to_parquet` would keep paths in place of the videos, unless all are first copied to a cache file.
+        with pyarrow.parquet.ParquetWriter(folder / f"{split}-{number:05}-of-{count:05}.parquet", schema) as writer:
             for table in shard.iter(ROWS_AT_ONCE):
                 writer.write_table(embed_table_storage(table.cast(schema)))

@@ -2,7 +2,6 @@
 
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from .archives import ARCHIVE_PATTERNS, extract, find_archives, safe_path
 from .files import VIDEO_SUFFIXES, VideoFiles, write_whole
 
 if TYPE_CHECKING:
-    from .benchmark import AnnotatedVideo, VideoBenchmark
+    from .benchmark import VideoBenchmark
 
 COLUMNS = {
     "video_id": ("video_id", "videoID", "video_name", "id"),
@@ -56,14 +55,24 @@ class Mirror:
         cache of `datasets`.
         """
         table = self._table(builder)
-        columns = self._columns(table)
-        videos = list(builder.select_mirrored(self._videos(table.select_columns(_texts(columns)), columns, builder)))
-        given, files = {}, None
+        captions, first = {}, {}
+        # A mirror may have a row for each caption. The bytes of videos are not read on the way.
+        for number, row in enumerate(table.select_columns([n for n in table.column_names if n != "video.bytes"])):
+            if texts := row["caption"]:
+                video_id = _video_id(row)
+                captions.setdefault(video_id, []).extend([texts] if isinstance(texts, str) else texts)
+                first.setdefault(video_id, (number, row.get("duration")))
+        mirrored = (builder.mirrored(video_id, texts, first[video_id][1]) for video_id, texts in captions.items())
+        videos, given, files = list(builder.select_mirrored(mirrored)), {}, None
         if builder.config.with_videos:
-            wanted = {video.video_id for video in videos}
-            given = self._given(table, columns, builder, wanted)
-            complete = all(os.path.isabs(given.get(video_id, "")) for video_id in wanted)
-            files = VideoFiles() if complete else self._extracted(builder)
+            folder = Path(datasets.config.HF_DATASETS_CACHE) / "videos"
+            folder /= f"{builder.name}-{Hasher.hash([str(self.repo_id), self.revision])}"
+            if builder.config.data_dir is not None:
+                folder = builder.root / builder.config.videos_dir
+            if "video.path" in table.column_names:
+                given = {video.video_id: self._place(table[first[video.video_id][0]], folder) for video in videos}
+            complete = all(os.path.isabs(given.get(video.video_id, "")) for video in videos)
+            files = VideoFiles() if complete else self._extracted(folder)
         contents = {column: [] for column in builder.info.features}
         for row in builder.rows(videos, files):
             if path := given.get(row["video_id"]):
@@ -73,19 +82,17 @@ class Mirror:
         return datasets.Dataset.from_dict(contents, features=builder.info.features, split=builder.split)
 
     def _table(self, builder: "VideoBenchmark") -> datasets.Dataset:
+        """The rows under our names: caption and, if there, video_id, duration, video.path and video.bytes."""
         configs = datasets.get_dataset_config_names(self.repo_id, revision=self.revision)
-        config = self.config_name
-        if config is None and builder.mirror_config() in configs:
-            config = builder.mirror_config()
+        config, usual = self.config_name, builder.mirror_config()
+        if config is None and usual in configs:
+            config = usual
         names = datasets.get_dataset_split_names(self.repo_id, config, revision=self.revision)
+        wanted = [name for name in SPLITS[builder.split] if name in names][:1]
         if self.split is not None:
             wanted = [self.split]
-        elif builder.mirror_needs_all_splits():
+        elif builder.mirror_needs_all_splits() or (not wanted and config and config == usual and len(names) == 1):
             wanted = names
-        else:
-            wanted = [name for name in SPLITS[builder.split] if name in names][:1]
-            if not wanted and config is not None and config == builder.mirror_config() and len(names) == 1:
-                wanted = names
         if not wanted or not set(wanted) <= set(names):
             raise ValueError(
                 f"{self.repo_id} has no split for {builder.name} {builder.split}"
@@ -94,78 +101,46 @@ class Mirror:
             )
         parts = [datasets.load_dataset(self.repo_id, config, split=name, revision=self.revision) for name in wanted]
         table = datasets.concatenate_datasets(parts)
-        for name, feature in table.features.items():
-            if isinstance(feature, datasets.Video):
-                table = table.cast_column(name, datasets.Video(decode=False))
-        return table
-
-    def _columns(self, table: datasets.Dataset) -> dict[str, str]:
         if unknown := set(self.columns) - set(COLUMNS):
             raise ValueError(f"columns: {sorted(unknown)[0]!r} must be one of {', '.join(COLUMNS)}")
-        found = {}
+        found, theirs = {}, ", ".join(table.column_names)
         for ours, usual in COLUMNS.items():
             names = [self.columns[ours]] if ours in self.columns else usual
-            name = next((name for name in names if name in table.column_names), None)
-            if name:
-                found[ours] = name
+            if name := next((name for name in names if name in table.column_names), None):
+                found[name] = ours
             elif ours in self.columns or ours == "caption":
                 raise ValueError(
-                    f"{self.repo_id} has no column {' or '.join(names)} for {ours!r}; it has "
-                    f"{', '.join(table.column_names)}. Name it with hub={{'columns': {{{ours!r}: ...}}}}"
+                    f"{self.repo_id} has no column {' or '.join(names)} for {ours!r}; it has {theirs}. "
+                    f"Name it with hub={{'columns': {{{ours!r}: ...}}}}"
                 )
-        if "video_id" not in found and "video" not in found:
+        if not {"video_id", "video"} & set(found.values()):
             raise ValueError(
-                f"{self.repo_id} has no column of video ids among {', '.join(table.column_names)}; "
+                f"{self.repo_id} has no column of video ids among {theirs}; "
                 "name it with hub={'columns': {'video_id': ...}}"
             )
-        return found
+        table = table.select_columns(list(found)).rename_columns(found)
+        if "video" in table.column_names:
+            if table.features["video"] == datasets.Value("large_string"):
+                table = table.cast_column("video", datasets.Value("string"))
+            table = table.cast_column("video", datasets.Video(decode=False))  # path, bytes or struct -> struct
+        return table.flatten().with_format(None)  # flatten leaves the format with the old columns
 
-    def _videos(
-        self, table: datasets.Dataset, columns: dict[str, str], builder: "VideoBenchmark"
-    ) -> Iterator["AnnotatedVideo"]:
-        """One per video: a mirror may have a row for each caption."""
-        captions: dict[str, list[str]] = {}
-        durations: dict[str, float | None] = {}
-        for row in table:
-            texts = row[columns["caption"]]
-            if texts:
-                video_id = _video_id(row, columns)
-                captions.setdefault(video_id, []).extend([texts] if isinstance(texts, str) else texts)
-                durations[video_id] = row.get(columns.get("duration"))
-        for video_id, texts in captions.items():
-            yield builder.mirrored(video_id, texts, durations[video_id])
+    def _place(self, row: dict[str, Any], folder: Path) -> str:
+        """Where the row says its video is: an absolute path (for bytes too), a name in an archive, or ""."""
+        path = row["video.path"] or ""
+        name = PurePosixPath(path.replace("\\", "/"))
+        if row["video.bytes"] is not None:
+            suffix = name.suffix.lower() if name.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
+            target = safe_path(folder, _video_id(row) + suffix, self.repo_id).absolute()
+            if not target.exists() or target.stat().st_size != len(row["video.bytes"]):
+                write_whole(target, io.BytesIO(row["video.bytes"]))
+            return str(target)
+        return path if os.path.isabs(path) and os.path.isfile(path) else name.name
 
-    def _given(
-        self, table: datasets.Dataset, columns: dict[str, str], builder: "VideoBenchmark", wanted: set[str]
-    ) -> dict[str, str]:
-        """Where the mirror says each wanted video is: an absolute path (for bytes too) or a name in an archive."""
-        given: dict[str, str] = {}
-        if "video" not in columns:
-            return given
-        for row in table.select_columns([columns[name] for name in ("video_id", "video") if name in columns]):
-            video_id, video = _video_id(row, columns), row[columns["video"]]
-            if video_id in given or video_id not in wanted or video is None:
-                continue
-            content, path = _content(video), _path(video) or ""
-            if content is not None:
-                suffix = PurePosixPath(path).suffix.lower()
-                name = video_id + (suffix if suffix in VIDEO_SUFFIXES else ".mp4")
-                target = safe_path(self._folder(builder), name, self.repo_id)
-                if not target.exists() or target.stat().st_size != len(content):
-                    write_whole(target, io.BytesIO(content))
-                given[video_id] = str(target.absolute())
-            elif os.path.isabs(path) and os.path.isfile(path):
-                given[video_id] = path
-            elif path:
-                given[video_id] = PurePosixPath(path.replace("\\", "/")).name
-        return given
-
-    def _extracted(self, builder: "VideoBenchmark") -> VideoFiles:
-        """Videos that lie below `data_dir`, in the repository, or in archives of either."""
-        folder = self._folder(builder)
-        if Path(self.repo_id).is_dir():
-            repository = Path(self.repo_id).absolute()
-        else:
+    def _extracted(self, folder: Path) -> VideoFiles:
+        """Videos that lie in the folder, in the repository, or in archives of either."""
+        repository = Path(self.repo_id).absolute()
+        if not repository.is_dir():
             patterns = [*ARCHIVE_PATTERNS, *(f"*{suffix}" for suffix in VIDEO_SUFFIXES)]
             repository = Path(
                 snapshot_download(self.repo_id, repo_type="dataset", revision=self.revision, allow_patterns=patterns)
@@ -174,35 +149,13 @@ class Mirror:
             extract(archive, folder)
         return VideoFiles(folder, repository)
 
-    def _folder(self, builder: "VideoBenchmark") -> Path:
-        """Where videos are written."""
-        if builder.config.data_dir is not None:
-            return builder.root / builder.config.videos_dir
-        name = f"{builder.name}-{Hasher.hash([str(self.repo_id), self.revision])}"
-        return Path(datasets.config.HF_DATASETS_CACHE) / "videos" / name
 
-
-def _texts(columns: dict[str, str]) -> list[str]:
-    """The columns to read for captions: not the videos, unless the id is in their path."""
-    needed = [columns[name] for name in ("video_id", "caption", "duration") if name in columns]
-    return needed if "video_id" in columns else [*needed, columns["video"]]
-
-
-def _video_id(row: dict[str, Any], columns: dict[str, str]) -> str:
+def _video_id(row: dict[str, Any]) -> str:
     """The id, else the name of the video's file without .mp4."""
-    if "video_id" in columns:
-        return str(row[columns["video_id"]])
-    path = _path(row[columns["video"]])
-    if path is None:
+    if "video_id" in row:
+        return str(row["video_id"])
+    if row["video.path"] is None:
         raise ValueError(
             "a row has neither an id nor a path of its video; name the column of ids with hub={'columns'}"
         )
-    return PurePosixPath(path.replace("\\", "/")).name.removesuffix(".mp4")
-
-
-def _content(video: Any) -> bytes | None:
-    return video.get("bytes") if isinstance(video, dict) else video if isinstance(video, bytes) else None
-
-
-def _path(video: Any) -> str | None:
-    return video.get("path") if isinstance(video, dict) else video if isinstance(video, str) else None
+    return PurePosixPath(row["video.path"].replace("\\", "/")).name.removesuffix(".mp4")

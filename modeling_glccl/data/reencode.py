@@ -15,8 +15,6 @@ import numpy as np
 
 from ..video_decoding_glccl import VideoDecodeError, decode_video
 
-DAY = 86_400
-
 
 @dataclass(frozen=True)
 class CompressSettings:
@@ -36,11 +34,13 @@ class CompressSettings:
         if not 0 < self.fps <= 1000:
             raise ValueError(f"fps={self.fps} must be above 0 and at most 1000 frames a second")
         if self.short_side < 2 or self.short_side % 2:
-            raise ValueError(
-                f"short_side={self.short_side} must be even, as H.264's 4:2:0 pixels need, and at least 2"
-            )
+            raise ValueError(f"short_side={self.short_side} must be even, as H.264's 4:2:0 needs, and at least 2")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf={self.crf} must lie in 0 (lossless) to 51 (worst)")
+
+
+class _BrokenTimestamps(Exception):
+    """The timestamps of a file run backwards, or far beyond its duration."""
 
 
 def compress_video(source: str | Path, settings: CompressSettings | None = None) -> bytes:
@@ -54,6 +54,8 @@ def compress_video(source: str | Path, settings: CompressSettings | None = None)
         VideoDecodeError: no frame of it can be read. One that can be read in part gives a warning, as in decoding.
     """
     settings = settings or CompressSettings()
+    if os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
+        raise VideoDecodeError(f"{source}: is not a regular file")  # reading a pipe might never end
     try:
         try:
             return _encode(source, settings)
@@ -64,52 +66,47 @@ def compress_video(source: str | Path, settings: CompressSettings | None = None)
         raise VideoDecodeError(f"{source}: cannot be re-encoded ({error})") from error
 
 
-class _BrokenTimestamps(Exception):
-    """The timestamps of a file run backwards, or far beyond its duration."""
-
-
 def _encode(source: str | Path, settings: CompressSettings, by_number: bool = False) -> bytes:
     output, problems = io.BytesIO(), []
-    rate = Fraction(settings.fps).limit_denominator(1001)
-    with av.open(os.path.abspath(source)) as container:
-        stream = next(
-            (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic), None
-        )
-        if stream is None or stream.codec_context is None:
+    rate, shown, number = Fraction(settings.fps).limit_denominator(1001), None, 0
+    with (
+        av.open(os.path.abspath(source), metadata_errors="ignore") as container,
+        av.open(output, "w", format="mp4") as target,
+    ):
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams or streams[0].codec_context is None:
             raise OSError("no video stream that can be decoded")
-        stream.thread_count = 1
-        frames = _frames(container, stream, problems, by_number)
-        with av.open(output, "w", format="mp4") as target:
-            encoder = None
-            for number, image in enumerate(_at_rate(frames, rate, settings.short_side)):
-                if encoder is None:
-                    encoder = target.add_stream("libx264", rate=rate, options={"crf": str(settings.crf)})
-                    encoder.codec_context.thread_count = 1
-                    encoder.pix_fmt = "yuv420p"
+        encoder = target.add_stream("libx264", rate=rate, options={"crf": str(settings.crf)})
+        encoder.codec_context.thread_count, encoder.pix_fmt = 1, "yuv420p"
+        # FFmpeg's filter "fps" takes the same frames, but where timestamps are broken or end, and rounds its clock.
+        for seconds, frame in _frames(container, streams[0], problems, by_number):
+            # A frame that begins within a microsecond of the instant counts as begun: timestamps are rounded.
+            last = max(math.ceil((seconds - 1e-6) * rate), frame is None)
+            shown = shown or frame
+            if number < last:
+                image = _upright(shown, settings.short_side)
+                if not number:
                     encoder.height, encoder.width = image.shape[:2]
-                frame = av.VideoFrame.from_ndarray(image)
-                frame.pts, frame.time_base = number, 1 / rate
-                target.mux(encoder.encode(frame))
-            if encoder is None:
-                raise OSError("not one frame decodes")
-            target.mux(encoder.encode(None))
+            while number < last:
+                picture = av.VideoFrame.from_ndarray(image)
+                picture.pts, picture.time_base = number, 1 / rate
+                target.mux(encoder.encode(picture))
+                number += 1
+            shown = frame
+        if not number:
+            raise OSError("not one frame decodes")
+        target.mux(encoder.encode(None))
     if problems:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            decode_video(source, max_frames=1)
-        # The decoder's own words, where it finds the file damaged as well.
-        warnings.warn(str(caught[0].message) if caught else f"{source}: {problems[0]}; using the rest", stacklevel=3)
+        warnings.warn(f"{source}: {problems[-1]}; using the rest", stacklevel=3)
     return output.getvalue()
 
 
-def _frames(
-    container: Any, stream: Any, problems: list[str], by_number: bool
-) -> Iterator[tuple[float, av.VideoFrame]]:
+def _frames(container: Any, stream: Any, problems: list[str], by_number: bool) -> Iterator[tuple[float, Any]]:
     """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`."""
-    start = (container.start_time or 0) / av.time_base
+    stream.thread_count = 1
+    start, duration = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     spacing = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-    duration = (container.duration or 0) / av.time_base
-    longest = 2 * duration + 60 if duration else DAY
+    longest = 2 * duration + 60 if duration else 86_400
     count, first, time = 0, 0.0, -spacing
     try:
         for packet in container.demux(stream):
@@ -119,13 +116,11 @@ def _frames(
                 problems.append(f"a part of it cannot be decoded ({error})")
                 continue
             for frame in decoded:
-                now = count * spacing
-                if not by_number:
-                    if frame.pts is None:
-                        raise _BrokenTimestamps
-                    now = float(frame.pts * stream.time_base) - start
-                    if (count and now <= time) or now > longest:
-                        raise _BrokenTimestamps
+                if not by_number and frame.pts is None:
+                    raise _BrokenTimestamps
+                now = count * spacing if by_number else float(frame.pts * stream.time_base) - start
+                if not by_number and ((count and now <= time) or now > longest):
+                    raise _BrokenTimestamps
                 first = now if count == 0 else first
                 count, time = count + 1, now
                 yield now, frame
@@ -138,21 +133,6 @@ def _frames(
         )
     if count:
         yield end, None
-
-
-def _at_rate(frames: Iterator[tuple[float, av.VideoFrame]], rate: Fraction, short_side: int) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3] RGB, upright: what is on screen at 0, 1 / rate, 2 / rate, ... seconds; one image at least."""
-    shown, image, number = None, None, 0
-    for seconds, frame in frames:
-        # A frame that begins within a microsecond of the instant counts as begun: timestamps are rounded.
-        last = max(math.ceil((seconds - 1e-6) * rate), frame is None)
-        shown = shown or frame
-        if number < last:
-            image = image if image is not None else _upright(shown, short_side)
-        while number < last:
-            yield image
-            number += 1
-        shown, image = frame, None
 
 
 def _upright(frame: av.VideoFrame, short_side: int) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""The pool that decodes videos: failures and crashes cost one video, and no process outlives the call."""
+
+import multiprocessing
+import os
+import signal
+import warnings
+
+import pytest
+
+from modeling_glccl.data.pool import map_videos
+
+
+def work(name, action):
+    """A job of the pool."""
+    if action == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "full disk":
+        raise OSError(28, "No space left on device", name)
+    if action == "fail":
+        b"\xff".decode()
+    if action == "warn":
+        warnings.warn(f"{name} is cut", stacklevel=1)
+    return name.upper()
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_video_that_fails_or_crashes_its_process_fails_alone(num_proc):
+    actions = {"a": "", "b": "fail", "c": "warn", "d": "crash" if num_proc > 1 else "fail", "e": "", "f": "", "g": ""}
+    outcomes = {outcome.job[0]: outcome for outcome in map_videos(work, actions.items(), num_proc)}
+    assert {name: outcome.value for name, outcome in outcomes.items() if not outcome.error} == {
+        name: name.upper() for name in "acefg"
+    }
+    assert outcomes["b"].error.startswith("b: UnicodeDecodeError: ")
+    assert outcomes["d"].error.startswith("d: the process that read it crashed" if num_proc > 1 else "d: Unicode")
+    assert [outcome.warning for outcome in outcomes.values() if outcome.warning] == ["c is cut"]
+
+
+def test_a_full_disk_ends_the_call():
+    with pytest.raises(OSError, match=r"No space left.*'b'"):
+        list(map_videos(work, [("a", ""), ("b", "full disk"), ("c", "")]))
+
+
+def test_no_process_is_left_when_the_caller_stops():
+    outcomes = map_videos(work, ((str(number), "") for number in range(10**9)), 2)
+    next(outcomes)
+    assert multiprocessing.active_children()
+    outcomes.close()
+    assert not multiprocessing.active_children()
