@@ -19,7 +19,7 @@ from table import RESULTS, show, write_csv
 from transformers import pipeline
 
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor, IndexedVideos
-from modeling_glccl.interaction_glccl import GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLVideoFeatures
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 QUERY = "a man in a white shirt is cutting onions and then puts them into a pan on the stove"

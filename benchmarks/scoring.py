@@ -22,7 +22,8 @@ from table import RESULTS, show, write_csv
 from torch import Tensor
 
 from modeling_glccl import GLCCLConfig
-from modeling_glccl.interaction_glccl import GLCCLInteraction, GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.interaction_glccl import GLCCLInteraction
 
 WIDTH = 512
 LOGIT_SCALE = torch.tensor(100.0).log()

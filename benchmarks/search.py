@@ -35,7 +35,7 @@ from torch.nn.functional import normalize
 
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
 from modeling_glccl.data import load_benchmark
-from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.ann import update_ann
 from modeling_glccl.search.candidates import read_ids

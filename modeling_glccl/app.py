@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .checkpoints import load_checkpoint
-from .interaction_glccl import GLCCLVideoFeatures
+from .features_glccl import GLCCLVideoFeatures
 from .pipeline_glccl import IndexedVideos, TextVideoRetrievalPipeline
 
 RESULTS = 4

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from .features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from .scoring_glccl import (
     GLCCLTextState,
     GLCCLVideoState,
@@ -24,34 +25,6 @@ from .scoring_glccl import (
     frame_factors,
     score_states,
 )
-
-
-@dataclass
-class GLCCLTextFeatures(ModelOutput):
-    """Features of A texts, not normalised.
-
-    Args:
-        sentence: [A, D], the projected state of the first EOS.
-        words: [A, Nw, D], the projected state of every position, BOS and EOS included.
-        word_mask: [A, Nw] bool, the slots that count in the scores; the counted slots come first.
-    """
-
-    sentence: Tensor | None = None
-    words: Tensor | None = None
-    word_mask: Tensor | None = None
-
-
-@dataclass
-class GLCCLVideoFeatures(ModelOutput):
-    """Features of V videos, not normalised.
-
-    Args:
-        frames: [V, Nf, D], frame features after the temporal encoder.
-        frame_mask: [V, Nf] bool, the frames that count in the scores.
-    """
-
-    frames: Tensor | None = None
-    frame_mask: Tensor | None = None
 
 
 @dataclass

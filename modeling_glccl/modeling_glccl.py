@@ -17,14 +17,8 @@ from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedMo
 from transformers.utils import ModelOutput, logging
 
 from .configuration_glccl import GLCCLConfig
-from .interaction_glccl import (
-    GLCCLFrameWeights,
-    GLCCLInteraction,
-    GLCCLScores,
-    GLCCLTextFeatures,
-    GLCCLVideoFeatures,
-    check_finite,
-)
+from .features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
 from .towers_glccl import load_clip, read_model_type
@@ -113,6 +107,8 @@ class GLCCLModel(PreTrainedModel):
     config_class = GLCCLConfig
     # Makes scores of features: `interaction_class(config)`. Subclasses put another one in its place.
     interaction_class = GLCCLInteraction
+    text_features_class = GLCCLTextFeatures
+    video_features_class = GLCCLVideoFeatures
     # A plain CLIP checkpoint then loads straight into the attribute of this name.
     base_model_prefix = "clip"
     main_input_name = "pixel_values_videos"
@@ -410,6 +406,10 @@ class GLCCLModel(PreTrainedModel):
     def get_scores(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLScores:
         """The four scores of every text with every video, each [A, V] float32 and times exp(logit_scale)."""
         return self.interaction(text, video, self.clip.logit_scale)
+
+    def prepare_videos(self, video: GLCCLVideoFeatures) -> Any:
+        """What [`~GLCCLModel.similarity`] takes in place of video features, made once for any number of texts."""
+        return self.interaction.prepare_video(video)
 
     def similarity(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> Tensor:
         """Logits [A, V] in float32, the mean of the four scores: exact, block by block, in bounded memory.

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import Pipeline
-from transformers.utils import ModelOutput
+
+from .features_glccl import GLCCLFeatures, GLCCLTextFeatures, GLCCLVideoFeatures, find_moment
 
 FEATURE_FILE_SUFFIX = ".safetensors"
 
@@ -26,14 +24,14 @@ class IndexedVideos:
     """V encoded videos, which any number of queries can be ranked against.
 
     Args:
-        features: the model's video features: frames [V, Nf, D] and frame_mask [V, Nf].
+        features: the model's video features, such as frames [V, Nf, D] and frame_mask [V, Nf].
         ids: V names; by default the path of a file, else the place of the video in its list.
         timestamps: float64 [V, Nf], seconds of every frame; NaN where the slot holds none or its time is not known.
         durations: float64 [V], seconds; NaN where not known.
         prepared: what the scores need of the features, made for the first query.
     """
 
-    features: ModelOutput
+    features: GLCCLVideoFeatures
     ids: list[str]
     timestamps: Tensor
     durations: Tensor
@@ -92,7 +90,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             progress: whether to show progress bars.
             top_k: how many results (default: 10; `None`: all).
             moments: whether to add `start` and `end`, the seconds of the video that the text is most about
-                ([`best_moment`]); None where the time of its frames is not known.
+                ([`find_moment`]); None where the time of its frames is not known.
 
         Returns:
             For one input its results, best first, each a dict of `index` (place among the candidates), `id` of a
@@ -116,7 +114,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             for features in self._encode_texts(texts, batch_size, progress):
                 scores = self.model_scores(features, index)
                 for row in range(len(scores)):
-                    results.append(self.postprocess((scores[row], self._row(features, row), index), **ranking))
+                    results.append(self.postprocess((scores[row], features.select([row]), index), **ranking))
         else:
             single, texts = _is_one_video(inputs), list(texts)
             index = self.index(
@@ -162,7 +160,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             raise ValueError(f"{len(ids)} ids for {len(videos)} videos")
         if not videos:
             raise ValueError("videos is an empty list; pass at least one video")
-        frames, masks, times, durations = [], [], [], []
+        batches, times, durations = [], [], []
         starts = tqdm(range(0, len(videos), batch_size), "videos", unit="batch", disable=not progress, leave=False)
         for start in starts:
             batch = videos[start : start + batch_size]
@@ -171,24 +169,20 @@ class TextVideoRetrievalPipeline(Pipeline):
             except ValueError as error:
                 raise ValueError(f"in the batch that starts with video {start} ({ids[start]}), {error}") from error
             metadata = inputs.pop("video_metadata")
-            features = self.forward(inputs)
-            frames.extend(features.frames)
-            masks.extend(features.frame_mask)
+            batches.append(self.forward(inputs))
             for video in metadata:
-                times.append(torch.tensor(np.nan if video["timestamps"] is None else video["timestamps"]).double())
+                times.append(np.full(1, np.nan) if video["timestamps"] is None else video["timestamps"])
                 durations.append(np.nan if video["duration"] is None else video["duration"])
-        frames, masks = pad_sequence(frames, batch_first=True), pad_sequence(masks, batch_first=True)
-        timestamps = torch.full(masks.shape, torch.nan, dtype=torch.float64)
+        features = batches[0].concatenate(batches)
+        timestamps = torch.full((len(videos), features.num_slots), torch.nan, dtype=torch.float64)
         for row, values in zip(timestamps, times, strict=True):
-            row[: values.numel()] = values
-        return IndexedVideos(
-            self._video_features(frames, masks), ids, timestamps, torch.tensor(durations, dtype=torch.float64)
-        )
+            row[: len(values)] = torch.from_numpy(values)
+        return IndexedVideos(features, ids, timestamps, torch.tensor(durations, dtype=torch.float64))
 
     def save_index(
         self, path: str | os.PathLike, videos: Any, ids: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
-        """Writes a feature file: `frames`, `frame_mask`, `timestamps` and `durations`, and the ids in its header.
+        """Writes a feature file: the features, `timestamps` and `durations`, and the ids in its header.
 
         Args:
             path: the file, `*.safetensors`; replaced as a whole.
@@ -199,72 +193,59 @@ class TextVideoRetrievalPipeline(Pipeline):
         Raises:
             OSError: the file cannot be written, for example because the disk is full; an older one stays.
         """
-        path = Path(path)
-        if path.suffix != FEATURE_FILE_SUFFIX:
+        if Path(path).suffix != FEATURE_FILE_SUFFIX:
             raise ValueError(f"{path}: a feature file is recognised by its name, so it must end in .safetensors")
         index = self.index(videos, ids, **kwargs)
-        tensors = {
-            "frames": index.features.frames,
-            "frame_mask": index.features.frame_mask,
-            "timestamps": index.timestamps,
-            "durations": index.durations,
-        }
-        new = path.with_name(f"{path.name}.new")
-        header = {"format": "pt", "ids": json.dumps(index.ids)}
-        try:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, new, header)
-        except SafetensorError as error:
-            new.unlink(missing_ok=True)
-            raise OSError(f"{path} could not be written: {error}") from error
-        new.replace(path)
+        times = {"timestamps": index.timestamps, "durations": index.durations}
+        index.features.save(path, {"ids": json.dumps(index.ids)}, **times)
 
     def _read_index(self, path: Path) -> IndexedVideos:
-        if not path.exists():
-            raise FileNotFoundError(f"no feature file {path}; save_index writes one")
+        features, more, metadata = self.model.video_features_class.load(path)
         try:
-            with safe_open(path, "pt") as file:
-                ids = json.loads((file.metadata() or {})["ids"])
-                frames, mask, timestamps, durations = map(
-                    file.get_tensor, ("frames", "frame_mask", "timestamps", "durations")
-                )
-        except (KeyError, SafetensorError, json.JSONDecodeError) as error:
+            ids, timestamps, durations = json.loads(metadata["ids"]), more["timestamps"], more["durations"]
+        except (KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a feature file ({error}); save_index writes one") from error
-        width = self.model.config.width
-        if frames.shape != (len(ids), mask.shape[1], width):
+        width, shape = self.model.config.width, features.frame_mask.shape
+        if features.frames.shape[-1] != width:
             raise ValueError(
-                f"{path} has frames {list(frames.shape)} for {len(ids)} ids, where this model needs "
-                f"[{len(ids)}, frames, {width}]: it was written by another model; write it again with this one"
+                f"{path} has frames {list(features.frames.shape)}, where this model has width {width}: it was "
+                "written by another model; write it again with this one"
             )
-        return IndexedVideos(
-            self._video_features(frames.to(self.device), mask.to(self.device)), ids, timestamps, durations
-        )
+        if (len(ids), timestamps.shape, durations.shape) != (shape[0], shape, shape[:1]):
+            raise ValueError(f"{path} is damaged: {len(ids)} ids for {shape[0]} videos; write it again")
+        return IndexedVideos(features.to(self.device), ids, timestamps, durations)
 
-    def model_scores(self, text: ModelOutput, index: IndexedVideos) -> Tensor:
+    def model_scores(self, text: GLCCLTextFeatures, index: IndexedVideos) -> Tensor:
         """Float32 [A, V] logits of text features and indexed videos, on the CPU."""
         with self.device_placement(), self.get_inference_context()():
             if index.prepared is None:
-                # Models with another head score the features themselves.
-                exact = type(self.model).__name__ == "GLCCLModel"
-                index.prepared = self.model.interaction.prepare_video(index.features) if exact else index.features
+                index.prepared = self.model.prepare_videos(index.features)
             return self.model.similarity(text, index.prepared).cpu()
 
-    def moments(self, text: ModelOutput, index: IndexedVideos) -> list[dict[str, float | None]]:
+    def moments(self, text: GLCCLTextFeatures, index: IndexedVideos) -> list[dict[str, float | None]]:
         """`start` and `end` of the moment that one text (its features, A = 1) is about in each of V videos."""
         with self.device_placement(), self.get_inference_context()():
             weights = self.model.frame_weights(text, index.features).sentence[0].cpu().double().numpy()
         found = []
         for row, times, duration in zip(weights, index.timestamps.numpy(), index.durations.tolist(), strict=True):
             known = ~np.isnan(times)
-            start, end = best_moment(row[known], times[known], duration) if known.any() else (None, None)
-            found.append({"start": start, "end": end})
+            if not known.any():
+                found.append({"start": None, "end": None})
+                continue
+            # Where only a part was read, the video is known up to one step beyond its frames.
+            times = times[known]
+            distinct = np.unique(times)
+            step = (distinct[-1] - distinct[0]) / (len(distinct) - 1) if len(distinct) > 1 else duration
+            first, last = max(0.0, distinct[0] - step), np.fmin(duration, distinct[-1] + step)
+            moment = find_moment(row[known], times, first, last)
+            found.append({"start": moment.start, "end": moment.end})
         return found
 
     def select(self, index: IndexedVideos, positions: Sequence[int]) -> IndexedVideos:
         """The videos at these positions, in this order."""
         rows = torch.as_tensor(positions)
-        features = {name: values[rows.to(values.device)] for name, values in index.features.items()}
         return IndexedVideos(
-            self._video_features(**features),
+            index.features.select(rows),
             [index.ids[position] for position in rows.tolist()],
             index.timestamps[rows],
             index.durations[rows],
@@ -288,19 +269,19 @@ class TextVideoRetrievalPipeline(Pipeline):
             return self.processor(text=input_["text"])
         return self.processor(videos=input_["videos"], num_workers=num_workers, end=end, return_metadata=True)
 
-    def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> ModelOutput:
+    def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> GLCCLFeatures:
         """Features, on the model's device and of the model's own classes, which the base class would lose."""
         with self.device_placement(), self.get_inference_context()():
             return self._forward(self.ensure_tensor_on_device(**model_inputs), **forward_params)
 
-    def _forward(self, input_tensors: dict[str, Any]) -> ModelOutput:
+    def _forward(self, input_tensors: dict[str, Any]) -> GLCCLFeatures:
         if "input_ids" in input_tensors:
             return self.model.get_text_features(**input_tensors)
         return self.model.get_video_features(**input_tensors)
 
     def postprocess(
         self,
-        model_outputs: tuple[Tensor, ModelOutput | list[str], IndexedVideos],
+        model_outputs: tuple[Tensor, GLCCLTextFeatures | list[str], IndexedVideos],
         top_k: int | None = 10,
         moments: bool = False,
     ) -> list[dict[str, Any]]:
@@ -311,7 +292,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             names = [{"text": text[position]} for position in order]
             if moments:
                 features = self.forward(self.preprocess({"text": [text[position] for position in order]}))
-                found = [self.moments(self._row(features, row), index)[0] for row in range(len(order))]
+                found = [self.moments(features.select([row]), index)[0] for row in range(len(order))]
         else:
             names = [{"id": index.ids[position]} for position in order]
             if moments:
@@ -319,7 +300,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         results = zip(order, names, values, found if moments else [{}] * len(order), strict=True)
         return [{"index": place} | name | {"score": value} | moment for place, name, value, moment in results]
 
-    def _encode_texts(self, texts: list[str], batch_size: int, progress: bool) -> Iterable[ModelOutput]:
+    def _encode_texts(self, texts: list[str], batch_size: int, progress: bool) -> Iterable[GLCCLTextFeatures]:
         """Features of all texts, batch by batch."""
         if not texts:
             return
@@ -327,37 +308,6 @@ class TextVideoRetrievalPipeline(Pipeline):
         starts = range(0, len(texts), batch_size)
         for start in tqdm(starts, "texts", unit="batch", disable=not progress, leave=False):
             yield self.forward({name: values[start : start + batch_size] for name, values in inputs.items()})
-
-    def _row(self, features: ModelOutput, row: int) -> ModelOutput:
-        return type(features)(**{name: values[row : row + 1] for name, values in features.items()})
-
-    def _video_features(self, frames: Tensor, frame_mask: Tensor) -> ModelOutput:
-        # As remote code this file may be loaded apart from the model's: an import here would give another class.
-        return self.model.get_video_features.__annotations__["return"](frames=frames, frame_mask=frame_mask)
-
-
-def best_moment(weights: np.ndarray, times: np.ndarray, duration: float) -> tuple[float, float]:
-    """The stretch of a video whose frames count more than the average frame, by the largest sum.
-
-    Args:
-        weights: [n] frame weights of a text, which sum to 1.
-        times: [n] seconds, ascending. A frame stands for the time up to halfway to its neighbours.
-        duration: seconds; NaN where not known.
-
-    Returns:
-        Start and end in seconds: of the frames i..j with the largest sum of `weights - mean(weights)`; the whole video
-        where no frame stands out.
-    """
-    distinct, place = np.unique(times, return_inverse=True)  # a frame that stands still is sampled repeatedly
-    spacing = (distinct[-1] - distinct[0]) / (len(distinct) - 1) if len(distinct) > 1 else duration
-    first, last = max(0.0, distinct[0] - spacing), np.fmin(duration, distinct[-1] + spacing)
-    edges = np.concatenate([[first], (distinct[1:] + distinct[:-1]) / 2, [last]])
-    sums = np.concatenate([[0.0], np.cumsum(weights - weights.mean())])
-    gains = np.triu(sums[None, :] - sums[:, None], k=1)
-    begin, end = np.unravel_index(gains.argmax(), gains.shape)
-    if gains[begin, end] < 1e-6:
-        begin, end = 0, len(times)
-    return float(edges[place[begin]]), float(edges[place[end - 1] + 1])
 
 
 def _is_one_video(videos: Any) -> bool:

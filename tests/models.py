@@ -3,7 +3,7 @@
 import torch
 
 from modeling_glccl import GLCCLConfig, GLCCLModel
-from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 
 BOS, EOS = 98, 99
 

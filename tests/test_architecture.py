@@ -14,13 +14,21 @@ CHECKPOINT_SET = {
     "configuration_glccl": {"towers_glccl"},
     "scoring_glccl": set(),
     "loss_glccl": set(),
-    "interaction_glccl": {"configuration_glccl", "scoring_glccl"},
+    "features_glccl": set(),
+    "interaction_glccl": {"features_glccl", "scoring_glccl"},
     # The model does not use the pipeline: importing its file saves that file with the model's.
-    "modeling_glccl": {"configuration_glccl", "interaction_glccl", "loss_glccl", "pipeline_glccl", "towers_glccl"},
+    "modeling_glccl": {
+        "configuration_glccl",
+        "features_glccl",
+        "interaction_glccl",
+        "loss_glccl",
+        "pipeline_glccl",
+        "towers_glccl",
+    },
     "video_decoding_glccl": set(),
     "video_processing_glccl": {"video_decoding_glccl"},
     "processing_glccl": {"configuration_glccl", "towers_glccl", "video_processing_glccl"},
-    "pipeline_glccl": set(),
+    "pipeline_glccl": {"features_glccl"},
 }
 CHECKPOINT_THIRD_PARTY = {
     "torch",

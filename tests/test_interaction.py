@@ -8,7 +8,8 @@ from models import random_features, tiny_config
 from reference import SCORES, guided_features, reference_scores
 from safetensors.torch import load_file
 
-from modeling_glccl.interaction_glccl import GLCCLInteraction, GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.interaction_glccl import GLCCLInteraction
 
 GOLDEN = Path(__file__).parent / "golden"
 LOGIT_SCALE = torch.tensor(2.0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
+from peer_models import PEERS, peer_model
 from PIL import Image
 from remote_code import run_without_package
 from safetensors import SafetensorError, safe_open
@@ -16,8 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, pipeline
 from videos import write_video
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipeline, pipeline_glccl
-from modeling_glccl.pipeline_glccl import best_moment
+from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipeline, features_glccl
 
 CAPTIONS = ["a red ball bounces", "a blue square slides to the left", "two green stars spin"]
 
@@ -129,20 +129,19 @@ def test_what_comes_after_the_end_is_not_read(pipe, paths):
     assert torch.equal(longer.features.frames, whole.features.frames)
 
 
-@pytest.mark.parametrize(
-    ("weights", "times", "duration", "moment"),
-    [
-        ([0.25, 0.25, 0.25, 0.25], [1, 3, 5, 7], 8, (0, 8)),
-        ([0.7, 0.1, 0.1, 0.1], [1, 3, 5, 7], 8, (0, 2)),
-        ([0.1, 0.1, 0.1, 0.7], [1, 3, 5, 7], 8, (6, 8)),
-        ([0.4, 0.2, 0.4, 0.0], [1, 3, 5, 7], 8, (0, 6)),  # one weak frame between two strong ones
-        ([0.45, 0.05, 0.05, 0.45], [1, 3, 5, 7], 8, (0, 2)),  # too far apart: the first
-        ([0.1, 0.8, 0.1], [2, 2, 6], 8, (0, 4)),  # a frame that stands still, sampled twice
-        ([1.0], [0.0], 3.5, (0, 3.5)),
-    ],
-)
-def test_best_moment(weights, times, duration, moment):
-    assert best_moment(np.array(weights), np.array(times, float), duration) == pytest.approx(moment)
+@pytest.mark.parametrize("head", PEERS)
+def test_every_peer_is_ranked_by_its_own_scores(head, checkpoint, paths, tmp_path):
+    processor = GLCCLProcessor.from_pretrained(checkpoint)
+    clip = GLCCLModel.from_pretrained(checkpoint).config.clip_config
+    model = peer_model(head, clip_config=clip, max_words=32)
+    made = TextVideoRetrievalPipeline(model, processor=processor)
+    with torch.no_grad():
+        expected = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text
+    made.save_index(tmp_path / "features.safetensors", paths, batch_size=3)
+    for videos in (paths, str(tmp_path / "features.safetensors")):
+        for row, results in zip(expected, made(CAPTIONS, videos=videos, top_k=None, batch_size=2), strict=True):
+            scores = torch.tensor([result["score"] for result in sorted(results, key=lambda r: r["index"])])
+            torch.testing.assert_close(scores, row, atol=1e-4, rtol=0)
 
 
 def test_progress_is_shown_when_asked_for(pipe, paths, capsys):
@@ -215,7 +214,7 @@ def test_a_full_disk_keeps_the_older_feature_file(pipe, paths, tmp_path, monkeyp
         path.write_bytes(b"a part")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(pipeline_glccl, "save_file", full)
+    monkeypatch.setattr(features_glccl, "save_file", full)
     with pytest.raises(OSError, match=r"index\.safetensors could not be written: .*No space left"):
         pipe.save_index(file, paths)
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("index.safetensors", before)]
@@ -234,6 +233,7 @@ def test_the_installed_package_asks_for_no_trust(checkpoint, pipe, monkeypatch):
 def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_path):
     code = {
         "configuration_glccl.py",
+        "features_glccl.py",
         "interaction_glccl.py",
         "loss_glccl.py",
         "modeling_glccl.py",

@@ -12,7 +12,7 @@ from search_data import CAPTIONS, contents, synthetic_records
 from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
-from modeling_glccl.interaction_glccl import GLCCLTextFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures
 from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, clips, ingest, searcher, store
 from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
 

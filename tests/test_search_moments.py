@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_glccl.search.moments import find_moment
+from modeling_glccl.features_glccl import find_moment
 
 TIMES = np.array([1.0, 3.0, 5.0, 7.0, 9.0])
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..environment import describe_environment
-from ..interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..peers.heads import HEADS
 from .grid import CostRecipe, Grid
 

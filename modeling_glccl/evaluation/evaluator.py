@@ -122,8 +122,8 @@ def evaluate(
             for batch in bar(loader, desc="videos", unit="batch"):
                 with autocast():
                     encoded = model.get_video_features(**_inputs(batch, model))
-                features.append(_to(encoded, "cpu"))
-            videos = _to(_concatenate(_all_gather(features, accelerator)), model.device)
+                features.append(encoded.to("cpu", torch.float32))
+            videos = model.video_features_class.concatenate(_all_gather(features, accelerator)).to(model.device)
             seconds = {"videos": time.perf_counter() - started}
 
             def scores(texts: Sequence[str], name: str, functions: Sequence[Any]) -> Iterator[list[np.ndarray]]:
@@ -191,32 +191,6 @@ def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarr
 
 def _inputs(batch: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
-
-
-def _to(features: ModelOutput, device: torch.device | str) -> ModelOutput:
-    """The features on the device, masks as they are and values in float32."""
-    return type(features)(
-        **{
-            name: tensor.to(device, torch.float32 if tensor.is_floating_point() else None)
-            for name, tensor in features.items()
-        }
-    )
-
-
-def _concatenate(batches: list[ModelOutput]) -> ModelOutput:
-    """Features of all batches as one; a batch with fewer slots is padded with zeros, in its mask too."""
-    joined = {}
-    for name in batches[0]:
-        slots = max(features[name].shape[1] for features in batches)
-        joined[name] = torch.cat([_pad_slots(features[name], slots) for features in batches])
-    return type(batches[0])(**joined)
-
-
-def _pad_slots(values: Tensor, slots: int) -> Tensor:
-    """[N, n, ...] -> [N, slots, ...]."""
-    padded = values.new_zeros(len(values), slots, *values.shape[2:])
-    padded[:, : values.shape[1]] = values
-    return padded
 
 
 def _all_gather(items: list[Any], accelerator: Accelerator | None) -> list[Any]:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..configuration_glccl import GLCCLConfig
-from ..interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, check_features, check_finite
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..interaction_glccl import check_features, check_finite
 from ..modeling_glccl import GLCCLModel
 
 
@@ -41,6 +42,10 @@ class PeerModel(GLCCLModel):
                 "compares: set it to 0"
             )
         super().__init__(config)
+
+    def prepare_videos(self, video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
+        """The features themselves: a peer has nothing to make of them beforehand."""
+        return video
 
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
         """As [`GLCCLModel`]'s, but `frame_mask` is True for real frames alone, always.

@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 from transformers.utils import ModelOutput
 
 from ..configuration_glccl import GLCCLConfig
-from ..interaction_glccl import GLCCLFrameWeights, GLCCLTextFeatures, GLCCLVideoFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..interaction_glccl import GLCCLFrameWeights
 from .base import PeerConfig, PeerModel, check_inputs
 
 

@@ -27,6 +27,7 @@ leaves them out there as well.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -35,7 +36,8 @@ from torch.nn.functional import mse_loss, normalize, relu, scaled_dot_product_at
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..interaction_glccl import GLCCLFrameWeights, GLCCLTextFeatures, GLCCLVideoFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..interaction_glccl import GLCCLFrameWeights
 from .base import PeerConfig, PeerModel, check_inputs, counted_slots, masked_softmax
 
 # How alike the same concept of a matching text and video should be, and by how much different concepts should differ.
@@ -76,12 +78,16 @@ class GLSCLConfig(PeerConfig):
 class GLSCLTextFeatures(GLCCLTextFeatures):
     """[`GLCCLTextFeatures`] with the normalised concepts [A, K, D], where the local score is used."""
 
+    optional: ClassVar[tuple[str, ...]] = ("concepts",)
+
     concepts: Tensor | None = None
 
 
 @dataclass
 class GLSCLVideoFeatures(GLCCLVideoFeatures):
     """[`GLCCLVideoFeatures`] with the normalised concepts [V, K, D], where the local score is used."""
+
+    optional: ClassVar[tuple[str, ...]] = ("concepts",)
 
     concepts: Tensor | None = None
 
@@ -187,6 +193,8 @@ class GLSCLModel(PeerModel):
 
     config_class = GLSCLConfig
     interaction_class = GLSCLInteraction
+    text_features_class = GLSCLTextFeatures
+    video_features_class = GLSCLVideoFeatures
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -17,6 +17,7 @@ take part in every agg, as in its release; the mean is over real frames in any c
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -25,7 +26,8 @@ from torch.nn.functional import normalize
 from transformers import initialization as init
 
 from ..configuration_glccl import GLCCLConfig
-from ..interaction_glccl import GLCCLFrameWeights, GLCCLScores, GLCCLTextFeatures, GLCCLVideoFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..interaction_glccl import GLCCLFrameWeights, GLCCLScores
 from .base import PeerConfig, PeerModel, check_inputs, counted_slots, masked_softmax, score_in_blocks
 from .clip4clip import mean_of_real_frames
 
@@ -40,6 +42,8 @@ class XCLIPConfig(PeerConfig):
 @dataclass
 class XCLIPVideoFeatures(GLCCLVideoFeatures):
     """[`GLCCLVideoFeatures`] with CLIP's own frames [V, Nf, D]; where those are absent, `frames` stand for them."""
+
+    slotted: ClassVar[tuple[str, ...]] = ("clip_frames", "frames", "frame_mask")
 
     clip_frames: Tensor | None = None
 
@@ -143,6 +147,7 @@ class XCLIPModel(PeerModel):
 
     config_class = XCLIPConfig
     interaction_class = XCLIPInteraction
+    video_features_class = XCLIPVideoFeatures
     has_four_scores = True
 
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> XCLIPVideoFeatures:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import initialization as init
 
-from ..interaction_glccl import GLCCLFrameWeights, GLCCLTextFeatures, GLCCLVideoFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..interaction_glccl import GLCCLFrameWeights
 from .base import PeerConfig, PeerModel, check_inputs, counted_slots, masked_softmax, score_in_blocks
 from .clip4clip import CosineScores
 

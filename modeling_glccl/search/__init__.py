@@ -13,8 +13,8 @@ try:
 except ImportError as _error:
     raise ImportError(f"an index needs LanceDB: pip install 'modeling_glccl[search]' ({_error})") from _error
 
+from ..features_glccl import Moment  # noqa: E402
 from .index import IndexMismatchError, SearchResult, VideoIndex  # noqa: E402
 from .ingest import IngestReport  # noqa: E402
-from .moments import Moment  # noqa: E402
 
 __all__ = ["IndexMismatchError", "IngestReport", "Moment", "SearchResult", "VideoIndex"]

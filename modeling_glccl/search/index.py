@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import load_checkpoint
-from ..interaction_glccl import GLCCLTextFeatures
+from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .ann import SAMPLE_QUERIES, update_ann

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..interaction_glccl import GLCCLTextFeatures
+from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..scoring_glccl import GLCCLTextState, GLCCLVideoState, VideoTensors, frame_factors
@@ -22,13 +22,7 @@ _BLOCK = 64
 def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[str]) -> list[GLCCLTextFeatures]:
     """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D]."""
     text = model.get_text_features(**processor(text=queries).to(model.device))
-    lengths = text.word_mask.sum(dim=1).tolist()
-    return [
-        GLCCLTextFeatures(
-            sentence=text.sentence[i : i + 1], words=text.words[i : i + 1, :n], word_mask=text.word_mask[i : i + 1, :n]
-        )
-        for i, n in enumerate(lengths)
-    ]
+    return [text.select([row]).trim() for row in range(len(queries))]
 
 
 def pool_frames(frames: Tensor, frame_mask: Tensor) -> Tensor:

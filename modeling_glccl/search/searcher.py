@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..scoring_glccl import GLCCLTextState
 from .candidates import IndexedSnapshot, Snapshot, matrix, read_ids
-from .moments import Moment, find_moment
 from .ranking import exact_logits, one_frame_logits, prepare_text, proxy_vectors
 from .store import Store
 

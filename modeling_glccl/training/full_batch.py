@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..interaction_glccl import GLCCLVideoFeatures
+from ..features_glccl import GLCCLVideoFeatures
 from ..loss_glccl import contrastive_loss, csc_loss
 from ..modeling_glccl import GLCCLModel, GLCCLOutput
 
@@ -87,7 +87,7 @@ class FullBatchLoss(nn.Module):
                 strict=False,
             )
         ]
-        return type(chunks[0])(**{name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
+        return chunks[0].concatenate(chunks)
 
 
 def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:

@@ -1,0 +1,185 @@
+"""Features of texts and videos, what is done with them everywhere, and the moment that frame weights point to."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+class GLCCLFeatures(ModelOutput):
+    """Tensors with one row a text or video. Subclasses are dataclasses of tensors."""
+
+    # Those with a second dimension of slots; the mask is the last.
+    slotted: ClassVar[tuple[str, ...]] = ()
+    # Those that a model may leave out.
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Texts or videos."""
+        return len(self[self.slotted[-1]])
+
+    @property
+    def num_slots(self) -> int:
+        """Word or frame slots, padding included."""
+        return self[self.slotted[-1]].shape[1]
+
+    def select(self, rows: Sequence[int] | Tensor) -> Self:
+        """These rows, in this order."""
+        rows = torch.as_tensor(rows, device=self[self.slotted[-1]].device)
+        return type(self)(**{name: values[rows] for name, values in self.items()})
+
+    def pad(self, slots: int) -> Self:
+        """With that many slots: zeros that the mask does not count, or without slots that it does not count anyway."""
+        if self[self.slotted[-1]][:, slots:].any():
+            raise ValueError(f"{slots} slots are less than the features count")
+        padded = {}
+        for name, values in self.items():
+            if name in self.slotted and slots != self.num_slots:
+                zeros = values.new_zeros(len(values), max(0, slots - self.num_slots), *values.shape[2:])
+                values = torch.cat([values[:, :slots], zeros], dim=1)
+            padded[name] = values
+        return type(self)(**padded)
+
+    def trim(self) -> Self:
+        """Without the slots that no row counts."""
+        counted = self[self.slotted[-1]].any(dim=0).nonzero()
+        return self.pad(int(counted.max()) + 1 if len(counted) else 1)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, padded to the most slots; gradients flow through."""
+        slots = max(part.num_slots for part in parts)
+        padded = [part.pad(slots) for part in parts]
+        return type(parts[0])(**{name: torch.cat([part[name] for part in padded]) for name in padded[0]})
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """On another device; with `dtype` also as other numbers, masks as they are."""
+        return type(self)(
+            **{name: values.to(device, dtype if values.is_floating_point() else None) for name, values in self.items()}
+        )
+
+    def save(self, path: str | os.PathLike, metadata: dict[str, str] | None = None, **more: Tensor) -> None:
+        """Writes a safetensors file, whole or not at all.
+
+        Args:
+            path: replaced if it exists.
+            metadata: strings for the header.
+            **more: tensors that lie beside the features in the file.
+
+        Raises:
+            OSError: it cannot be written, for example because the disk is full; an older file stays.
+        """
+        path = Path(path)
+        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        tensors = {name: values.detach().contiguous().cpu() for name, values in {**self, **more}.items()}
+        try:
+            save_file(tensors, new, {"format": "pt", **(metadata or {})})
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+        else:
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> tuple[Self, dict[str, Tensor], dict[str, str]]:
+        """The features, the other tensors and the metadata that [`~GLCCLFeatures.save`] wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: no file of these features; the message names the file and what is wrong in it.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no feature file {path}")
+        try:
+            with safe_open(path, "pt") as file:
+                tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is not a feature file, or damaged: {error}") from error
+        own: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            if name in tensors:
+                own[name] = tensors.pop(name)
+            elif name not in cls.optional:
+                raise ValueError(f"{path} is not a feature file of this kind: it has no tensor {name!r}")
+        mask = own[cls.slotted[-1]]
+        wrong = [f"{name} {list(values.shape)}" for name, values in own.items() if len(values) != len(mask)]
+        wrong += [f"{name} {list(own[name].shape)}" for name in cls.slotted if own[name].shape[:2] != mask.shape]
+        if mask.ndim != 2 or mask.dtype != torch.bool or wrong:
+            raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'its mask'} does not fit {list(mask.shape)}")
+        return cls(**own), tensors, metadata
+
+
+@dataclass
+class GLCCLTextFeatures(GLCCLFeatures):
+    """Features of A texts, not normalised.
+
+    Args:
+        sentence: [A, D], the projected state of the first EOS.
+        words: [A, Nw, D], the projected state of every position, BOS and EOS included.
+        word_mask: [A, Nw] bool, the slots that count in the scores; the counted slots come first.
+    """
+
+    slotted: ClassVar[tuple[str, ...]] = ("words", "word_mask")
+
+    sentence: Tensor | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+
+
+@dataclass
+class GLCCLVideoFeatures(GLCCLFeatures):
+    """Features of V videos, not normalised.
+
+    Args:
+        frames: [V, Nf, D], frame features after the temporal encoder.
+        frame_mask: [V, Nf] bool, the frames that count in the scores.
+    """
+
+    slotted: ClassVar[tuple[str, ...]] = ("frames", "frame_mask")
+
+    frames: Tensor | None = None
+    frame_mask: Tensor | None = None
+
+
+class Moment(NamedTuple):
+    """Seconds in the video: the span that a text is about, and the frame within it that counts most."""
+
+    start: float
+    end: float
+    peak: float
+
+
+def find_moment(weights: np.ndarray, times: np.ndarray, start: float, end: float) -> Moment:
+    """The run of frames that outweighs all others, where frames with less than half of an equal weight count against.
+
+    Half, because GLIM's weights spread over all frames that a text is about, and a caption of several events gives
+    each of them less than an equal weight where one event stands out (docs/search.md has the measurements). A frame
+    stands for the time nearer to it than to its neighbours, so a moment is no finer than their spacing.
+
+    Args:
+        weights: [n], GLIM's weights of a text over the frames of a clip (they sum to 1).
+        times: [n] seconds of the frames, ascending.
+        start, end: seconds of the clip.
+    """
+    excess = weights - weights.mean() / 2
+    best, first, last = -np.inf, 0, 0
+    total, run_start = 0.0, 0
+    for position, value in enumerate(excess):
+        if total <= 0:
+            total, run_start = 0.0, position
+        total += value
+        if total > best:
+            best, first, last = total, run_start, position
+    borders = np.concatenate([[start], (times[1:] + times[:-1]) / 2, [end]])
+    peak = first + int(weights[first : last + 1].argmax())
+    return Moment(float(borders[first]), float(borders[last + 1]), float(times[peak]))
