@@ -68,7 +68,7 @@ def assert_equal_batches(cached, rows, processor=PROCESSOR):
     [
         {"size": 32, "crop_size": 32},
         {"size": 37, "crop_size": 32},
-        {"size": 32, "crop_size": 31},
+        {"size": 32, "crop_size": 31, "keep_aspect_ratio": False, "resample": 2},
         {"size": 40, "crop_size": 37, "sampling": "release"},
         {"size": 32, "crop_size": 32, "pad_to_max_frames": True, "image_mean": [0.1, 0.2, 0.3]},
     ],
@@ -153,6 +153,8 @@ def test_a_changed_file_is_decoded_anew(tmp_path, videos, decoded):
         ({"crop_size": 30}, True),
         ({"max_frames": 3}, True),
         ({"sampling": "release"}, True),
+        ({"keep_aspect_ratio": False}, True),
+        ({"resample": 2}, True),
         ({"image_mean": [0.0, 0.0, 0.0]}, False),
         ({"image_std": [1.0, 1.0, 1.0]}, False),
         ({"pad_to_max_frames": True}, False),

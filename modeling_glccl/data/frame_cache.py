@@ -85,7 +85,7 @@ def with_frame_cache(
 
     Videos that `cache_dir` does not hold yet are decoded first, each once, however many rows it has; a file that
     changed (path, size, modification time) is a new video, and so is another window (`start`, `end`) of it. Other
-    settings of the processor that change pixels (`size`, `crop_size`, `max_frames`, `sampling`) get a folder of their
+    settings of the processor that change pixels (`size`, `crop_size`, `max_frames`, ...) get a folder of their
     own; normalisation and padding are left to the processor and may change. Splits and runs share a cache, and may
     fill it at the same time. An interrupted call leaves what it has decoded, and the next goes on from there. Nothing
     is removed: of a changed file the old frames stay until the folder is deleted. No global random generator is used.
