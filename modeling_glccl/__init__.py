@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .checkpoints import PipelineModel
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel, GLCCLOutput
 from .pipeline_glccl import IndexedVideos, TextVideoRetrievalPipeline
@@ -16,7 +17,7 @@ AutoModel.register(GLCCLConfig, GLCCLModel)
 AutoProcessor.register(GLCCLConfig, GLCCLProcessor)
 AutoVideoProcessor.register(GLCCLConfig, GLCCLVideoProcessor)
 PIPELINE_REGISTRY.register_pipeline(
-    "text-video-retrieval", TextVideoRetrievalPipeline, pt_model=AutoModel, type="multimodal"
+    "text-video-retrieval", TextVideoRetrievalPipeline, pt_model=PipelineModel, type="multimodal"
 )
 
 __all__ = [

@@ -7,15 +7,28 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import AutoModel
 from transformers.utils import logging
 
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor
-from .towers_glccl import family_of, read_model_type, refuse_incomplete
+from .towers_glccl import FAMILIES, family_of, read_model_type, refuse_incomplete
 
 MODELS: dict[str, type[GLCCLModel]] = {model.config_class.model_type: model for model in (GLCCLModel, *PEERS)}
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class PipelineModel(AutoModel):
+    """What `transformers.pipeline` loads a model with: as AutoModel, and a plain CLIP as zero-shot GLCCL."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+        """As AutoModel's."""
+        if config is not None and config.model_type in FAMILIES:
+            kwargs.pop("trust_remote_code", None)
+            return GLCCLModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
 
 def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel, GLCCLProcessor]:

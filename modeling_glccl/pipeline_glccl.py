@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import Pipeline
 
 from .features_glccl import GLCCLFeatures, GLCCLTextFeatures, GLCCLVideoFeatures, find_moment
+from .processing_glccl import GLCCLProcessor
 
 FEATURE_FILE_SUFFIX = ".safetensors"
 
@@ -66,6 +67,11 @@ class TextVideoRetrievalPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = False
+
+    def __init__(self, model: Any, processor: Any = None, **kwargs: Any):
+        if not hasattr(processor, "video_processor"):  # of a plain CLIP: made for images
+            processor = GLCCLProcessor.from_pretrained(model.name_or_path)
+        super().__init__(model=model, processor=processor, **kwargs)
 
     def __call__(
         self,

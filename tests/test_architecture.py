@@ -28,7 +28,7 @@ CHECKPOINT_SET = {
     "video_decoding_glccl": set(),
     "video_processing_glccl": {"video_decoding_glccl"},
     "processing_glccl": {"configuration_glccl", "towers_glccl", "video_processing_glccl"},
-    "pipeline_glccl": {"features_glccl"},
+    "pipeline_glccl": {"features_glccl", "processing_glccl"},
 }
 CHECKPOINT_THIRD_PARTY = {
     "torch",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
+from families import save_plain
 from peer_models import PEERS, peer_model
 from PIL import Image
 from remote_code import run_without_package
@@ -18,6 +19,7 @@ from transformers import AutoModel, pipeline
 from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipeline, features_glccl
+from modeling_glccl.checkpoints import load_checkpoint
 
 CAPTIONS = ["a red ball bounces", "a blue square slides to the left", "two green stars spin"]
 
@@ -305,3 +307,14 @@ def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pi
     assert outside["ranked"] == [{**pipe(text[0], videos=[paths[0]], moments=True)[0], "id": "a"}]
     assert outside["texts"] == pipe(paths[0], texts=text)
     assert outside["classes"] == ["GLCCLConfig", "GLCCLModel", "GLCCLProcessor", "TextVideoRetrievalPipeline"]
+
+
+def test_a_plain_clip_makes_a_zero_shot_pipeline(paths, tmp_path):
+    folder = save_plain("clip", tmp_path)
+    model, processor = load_checkpoint(folder)
+    made = pipeline("text-video-retrieval", model=str(folder))
+    assert made.model.config.zero_shot
+    with torch.no_grad():
+        expected = model(**processor(text=["a red ball"], videos=paths)).logits_per_text[0]
+    found = sorted(made("a red ball", videos=paths, top_k=None), key=lambda result: result["index"])
+    torch.testing.assert_close(torch.tensor([result["score"] for result in found]), expected, atol=1e-4, rtol=0)
