@@ -23,12 +23,12 @@ class PipelineModel(AutoModel):
     """What `transformers.pipeline` loads a model with: as AutoModel, and a plain CLIP as zero-shot GLCCL."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """As AutoModel's."""
-        if config is not None and config.model_type in FAMILIES:
-            kwargs.pop("trust_remote_code", None)
-            return GLCCLModel.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+        name = pretrained_model_name_or_path
+        if read_model_type(name, missing_ok=True, **kwargs) in FAMILIES:
+            return GLCCLModel.from_pretrained(name, **kwargs)
+        return super().from_pretrained(name, *args, **kwargs)
 
 
 def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel, GLCCLProcessor]:
