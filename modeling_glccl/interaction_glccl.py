@@ -157,7 +157,7 @@ class GLCCLInteraction(nn.Module):
         with torch.autocast(frames.device.type, enabled=False):
             return GLCCLVideoState(
                 VideoTensors(frames=frames, frames_local=frames @ self.local_mat_weight.float().T),
-                factors=frame_factors(frames.detach(), lengths.tolist()),
+                factors=frame_factors(frames, lengths.tolist()),
                 order=order,
                 lengths=lengths.tolist(),
             )
