@@ -216,6 +216,7 @@ class GLCCLModel(PreTrainedModel):
         if unknown := sorted(set(config) - own_fields(cls.config_class)):
             raise ValueError(f"{', '.join(unknown)}: no value of {cls.config_class.__name__}")
         clip = load_clip(pretrained_model_name_or_path, **(clip_kwargs or {}))
+        clip.config.name_or_path = ""  # a local path is nothing to publish
         values = {}
         if zero_shot:
             words = clip.config.text_config.max_position_embeddings
@@ -228,8 +229,8 @@ class GLCCLModel(PreTrainedModel):
                 model.config.glim_temperature = model.zero_shot_temperature()
             model.name_or_path = model.config.name_or_path = pretrained_model_name_or_path
             logger.warning(
-                f"{pretrained_model_name_or_path} is a plain {clip.config.model_type}: zero-shot GLCCL, nothing is "
-                "trained. To train it on your videos: glccl train recipes/own_videos.yaml (docs/own_data.md)"
+                f"{pretrained_model_name_or_path} is a plain {clip.config.model_type} model: used as zero-shot GLCCL. "
+                "To train it on your own videos and captions: docs/own_data.md"
             )
         return model.eval()
 

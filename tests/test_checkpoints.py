@@ -55,7 +55,7 @@ def test_a_plain_clip_says_in_one_line_what_it_becomes(tmp_path, caplog):
     folder = save_plain("clip", tmp_path / "clip")
     load_checkpoint(folder)
     (message,) = caplog.messages
-    assert message.startswith(f"{folder} is a plain clip: zero-shot GLCCL")
+    assert message.startswith(f"{folder} is a plain clip model: used as zero-shot GLCCL")
 
 
 def test_a_plain_clip_without_image_settings_takes_the_familys(tmp_path):
