@@ -54,11 +54,6 @@ def _build_parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", help="a YAML file, such as recipes/shapes.yaml")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.batch_size=16")
 
-    ablate = command("ablate", _ablate, "Train and evaluate a grid of variants, and write a report on it.")
-    ablate.add_argument("recipe", type=Path, help="a YAML file of a grid, such as recipes/shapes_ablation.yaml")
-    ablate.add_argument("--report-only", action="store_true", help="train nothing, report on the runs that are done")
-    ablate.add_argument("overrides", nargs="*", metavar="key=value", help="such as num_proc=4 seeds=[1,2]")
-
     evaluate = command("evaluate", _evaluate, "Evaluate a checkpoint on a benchmark, in both directions.")
     evaluate.add_argument("checkpoint", help="folder or Hub repository of model and processor")
     evaluate.add_argument("--benchmark", required=True, help="such as shapes")
@@ -197,12 +192,6 @@ def _train(options: argparse.Namespace) -> None:
     from .training import load_recipe, train
 
     train(load_recipe(options.recipe, options.overrides))
-
-
-def _ablate(options: argparse.Namespace) -> None:
-    from .ablation import ablate
-
-    ablate(options.recipe, options.overrides, options.report_only)
 
 
 def _index(options: argparse.Namespace) -> None:

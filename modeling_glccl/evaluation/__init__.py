@@ -1,15 +1,12 @@
 """Evaluation of text-video retrieval: metrics, an evaluator over datasets, and labelled post-processing of scores."""
 
 from .evaluator import EvaluationResult, evaluate
-from .frame_ranking import average_precision
 from .metrics import bootstrap_intervals, cmc_curve, retrieval_metrics, retrieval_ranks
 from .post_processing import QueryBank, dual_softmax, qb_norm
-from .twins import twin_accuracy
 
 __all__ = [
     "EvaluationResult",
     "QueryBank",
-    "average_precision",
     "bootstrap_intervals",
     "cmc_curve",
     "dual_softmax",
@@ -17,5 +14,4 @@ __all__ = [
     "qb_norm",
     "retrieval_metrics",
     "retrieval_ranks",
-    "twin_accuracy",
 ]

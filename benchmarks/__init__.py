@@ -1,0 +1,1 @@
+"""Programs that measure. Most are scripts: `python benchmarks/NAME.py`."""

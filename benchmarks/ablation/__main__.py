@@ -1,0 +1,172 @@
+"""GLCCL's switches and its peers: trains a grid of variants, and reports with tables, figures and a page.
+
+    python -m benchmarks.ablation recipes/shapes_ablation.yaml [--report-only] [key=value ...]
+
+What is finished is not done again and what was interrupted goes on, so the same command continues.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+from transformers.utils import logging
+
+from modeling_glccl.training import load_recipe, train
+from modeling_glccl.training.loop import load_splits
+from modeling_glccl.training.pretrain_clip import ClipRecipe
+
+from .analysis import analyse
+from .grid import Grid, Run, holds_results, load_grid
+from .report import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 1 after an error, 130 if it was interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.partition("\n")[0])
+    parser.add_argument("recipe", help="a YAML file of a grid, such as recipes/shapes_ablation.yaml")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report on the runs that are done")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # VARIANT SEED: what `start` asks its process for
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as num_proc=4 seeds=[1,2]")
+    options = parser.parse_intermixed_args(arguments)
+    logging.disable_progress_bar()  # of every model file that is read
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if options.run:  # with tracebacks, into its log
+        execute(load_grid(options.recipe, options.overrides).runs[options.run[0], int(options.run[1])])
+        return 0
+    try:
+        grid = load_grid(options.recipe, options.overrides)
+        output = Path(grid.settings.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        with FileLock(output / ".lock", timeout=0):
+            if not options.report_only:
+                prepare(grid, console)
+                run_all(grid, [options.recipe, *options.overrides], console)
+            console.print("Report:", write_report(grid, output / "report"))
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped, and what was running with it: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def prepare(grid: Grid, console: Console) -> None:
+    """Makes what the runs share: the small CLIP of the shapes benchmark if the grid asks for it, and the data."""
+    recipe = grid.recipe(grid.settings.reference)
+    if grid.clip_recipe:
+        data, clip = recipe.data, recipe.model.clip
+        overrides = [f"output_dir={clip}", f"data_dir={data.data_dir}"]
+        overrides += [f"options.{name}={value}" for name, value in data.options.items()]
+        if not holds_results(Path(clip), load_recipe(grid.clip_recipe, overrides, ClipRecipe)):
+            console.print(f"CLIP: {clip}")
+            command = [sys.executable, "-m", "modeling_glccl.training.pretrain_clip", str(grid.clip_recipe)]
+            subprocess.run([*command, *overrides], check=True)
+    console.print(f"data: {recipe.data.benchmark} in {recipe.data.data_dir}")
+    load_splits(recipe)
+
+
+def run_all(grid: Grid, arguments: Sequence[str], console: Console) -> None:
+    """Trains and analyses what is not done, `num_proc` runs at a time, each in a process and with a log of its own.
+
+    A run that fails does not stop the others. When this process is interrupted, it ends the runs. `arguments` are the
+    file of the grid and what goes over it, for the processes.
+
+    Raises:
+        ValueError: a folder holds results of another recipe.
+        ChildProcessError: runs failed; it names them and the ends of their logs.
+    """
+    waiting = [run for run in grid.runs.values() if run.analysis is None]
+    total, before, failed = len(grid.runs), len(grid.runs) - len(waiting), []
+    console.print(f"{total} runs, {before} done before, {grid.settings.num_proc} at a time")
+    processes: dict[Run, subprocess.Popen] = {}
+    stopping, ended, started, shown = False, 0, time.monotonic(), time.monotonic()
+
+    def work(run: Run) -> int:
+        console.print(f"started {run}: {run.log}")
+        processes[run] = process = start(run, grid.settings.threads, arguments)
+        if stopping:  # since this thread began, too late to find the process among the others
+            process.terminate()
+        code = process.wait()
+        del processes[run]
+        return code
+
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it would leave the runs behind
+    with ThreadPoolExecutor(grid.settings.num_proc) as pool, console.status("") as status:
+        try:
+            futures = {pool.submit(work, run): run for run in waiting}
+            while futures:
+                for future in wait(futures, timeout=2, return_when=FIRST_COMPLETED).done:
+                    run, ended = futures.pop(future), ended + 1
+                    if code := future.result():
+                        failed.append(run)
+                    state = f"failed with exit code {code}: {run.log}" if code else "done"
+                    console.print(f"{before + ended - len(failed)}/{total} {run}: {state}")
+                shares = {run: trained_share(run) for run in list(processes)}
+                minutes, worked = (time.monotonic() - started) / 60, ended + sum(shares.values())
+                left = f"about {minutes * (len(waiting) / worked - 1):.0f} minutes" if worked else "an unknown time"
+                text = f"{before + ended - len(failed)}/{total} done, {left} left"
+                text += "".join(f"\n  {run}: {share:.0%} trained, {run.log}" for run, share in shares.items())
+                status.update(text)
+                if not console.is_terminal and time.monotonic() - shown > 60:  # where no line is written over
+                    console.print(text)
+                    shown = time.monotonic()
+        except BaseException:
+            stopping = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes.values()):
+                process.terminate()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, former)
+    if failed:
+        ends = [f"{run} ({run.log}): {last_line(run.log)}" for run in failed]
+        raise ChildProcessError(f"{len(failed)} of {total} runs failed; the others are done:\n" + "\n".join(ends))
+
+
+def start(run: Run, threads: int, arguments: Sequence[str]) -> subprocess.Popen:
+    """Starts the process of a run."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", __package__, "--run", run.variant, str(run.seed), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    with run.log.open("a", encoding="utf-8") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+
+def execute(run: Run) -> None:
+    """Trains, or goes on where training was interrupted, and analyses; what is done already is not done again."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder / ".lock"):  # a process that outlived its parent may still be at it
+        if not holds_results(run.folder, run.recipe):
+            train(run.recipe)
+        if run.analysis is None:
+            partial = run.folder / "analysis.partial"
+            partial.write_text(json.dumps(analyse(run)) + "\n", encoding="utf-8")
+            partial.replace(run.folder / "analysis.json")  # the file has its name only once it is complete
+
+
+def trained_share(run: Run) -> float:
+    """How much of its training a run has done, from the progress bar in its log."""
+    text = run.log.read_text(encoding="utf-8", errors="replace") if run.log.exists() else ""
+    steps = re.findall(r"(\d+)/(\d+) \[[^\]]*(?:step/s|s/step)", text)
+    return int(steps[-1][0]) / int(steps[-1][1]) if steps else 0.0
+
+
+def last_line(file: Path) -> str:
+    """The last line of a log that says something; of a traceback, the error."""
+    lines = [line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

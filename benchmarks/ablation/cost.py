@@ -1,0 +1,90 @@
+"""What a head's scores cost, once texts and videos are encoded: seconds measured, multiply-adds counted."""
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from modeling_glccl.environment import describe_environment
+from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.peers.heads import HEADS
+
+from .grid import Grid
+
+# The size of the published models: joint width, frames of a video, and word slots of a text. A caption of MSR-VTT has
+# 11 tokens on average, BOS and EOS included; 32 is the most.
+WIDTH, FRAMES, WORDS = 512, 12, (11, 32)
+# Texts, and videos of the table. The curve has fewer videos: what is done once per video is shared by as many texts.
+ITEMS, CURVE_VIDEOS, CURVE_FRAMES = 1000, 20, (12, 24, 48, 64, 128, 256)
+# The longest video that heads with matrices over frames take; the others know no such limit.
+MOST_FRAMES = 77
+
+
+def measure_cost(head: str, texts: int, videos: int, words: int, frames: int, width: int) -> dict[str, Any]:
+    """Scores random features with a head of `HEADS` as in evaluation, float32, every slot and frame counted.
+
+    Returns:
+        The arguments; "seconds", measured after a warm-up; "macs", multiply-adds in matrix products, counted as they
+        are computed (element-wise work is left out).
+    """
+    size = dict(locals())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model_class = HEADS[head]
+    sizes = {"max_words": words, "max_frames": min(frames, MOST_FRAMES), "clip_config": {"projection_dim": width}}
+    torch.manual_seed(0)
+    word_features = torch.randn(texts, words, width, device=device)
+    word_mask = torch.ones(texts, words, dtype=torch.bool, device=device)
+    text = GLCCLTextFeatures(sentence=word_features[:, -1], words=word_features, word_mask=word_mask)
+    frame_mask = torch.ones(videos, frames, dtype=torch.bool, device=device)
+    video = GLCCLVideoFeatures(frames=torch.randn(videos, frames, width, device=device), frame_mask=frame_mask)
+    # All that `get_scores` reads of a model; CLIP's towers are not needed.
+    model = SimpleNamespace(
+        interaction=model_class.interaction_class(model_class.config_class(csc_weight=0.0, **sizes)).to(device).eval(),
+        clip=SimpleNamespace(logit_scale=torch.tensor(100.0, device=device).log()),
+    )
+
+    def score() -> float:
+        started = time.perf_counter()
+        model_class.get_scores(model, text, video)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            score()
+        return size | {"seconds": score(), "macs": counter.get_total_flops() / 2}
+
+
+def measure_costs(grid: Grid) -> dict[str, Any]:
+    """The costs of a grid's heads, and of those of `length_variants` against frames, or as they were measured before.
+
+    Returns:
+        "main" and "curve", lists of what [`measure_cost`] returns; "hardware", where; "settings", what was asked for.
+    """
+    heads, curves = (
+        list(dict.fromkeys(grid.recipe(variant).model.head for variant in variants))
+        for variants in (grid.settings.variants, grid.settings.length_variants)
+    )
+    sizes = {"main": [(head, ITEMS, ITEMS, words, FRAMES, WIDTH) for head in heads for words in WORDS]}
+    sizes["curve"] = [
+        (head, ITEMS, CURVE_VIDEOS, words, frames, WIDTH)
+        for head in curves
+        for words in WORDS
+        for frames in CURVE_FRAMES
+    ]
+    settings = {"threads": grid.settings.threads, "sizes": json.loads(json.dumps(sizes))}
+    file = Path(grid.settings.output_dir) / "cost.json"
+    if file.exists() and (costs := json.loads(file.read_text(encoding="utf-8")))["settings"] == settings:
+        return costs
+    torch.set_num_threads(grid.settings.threads)
+    costs = {"settings": settings, "hardware": describe_environment()["hardware"]}
+    for name, of_name in sizes.items():
+        costs[name] = [measure_cost(*size) for size in tqdm(of_name, desc=f"scoring cost, {name}")]
+    file.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
+    return costs
