@@ -179,7 +179,6 @@ def test_variants_find_their_tables(finished):
         "heads": ["GLCCL", "X-Pool"],
         "glim_csc": ["GLCCL", "CSC off", "GLIM off"],
         "eta": ["CSC off", "GLCCL", "eta 0.5"],
-        "without": ["CSC off", "GLIM off"],
     }
 
 

@@ -79,12 +79,8 @@ def prepare(grid: Grid, console: Console) -> None:
 def run_all(grid: Grid, arguments: Sequence[str], console: Console) -> None:
     """Trains and analyses what is not done, `num_proc` runs at a time, each in a process and with a log of its own.
 
-    A run that fails does not stop the others. When this process is interrupted, it ends the runs. `arguments` are the
-    file of the grid and what goes over it, for the processes.
-
-    Raises:
-        ValueError: a folder holds results of another recipe.
-        ChildProcessError: runs failed; it names them and the ends of their logs.
+    A run that fails does not stop the others; the ChildProcessError at the end names it. When this process is
+    interrupted, it ends the runs. `arguments` are the file of the grid and what goes over it, for the processes.
     """
     waiting = [run for run in grid.runs.values() if run.analysis is None]
     total, before, failed = len(grid.runs), len(grid.runs) - len(waiting), []

@@ -115,16 +115,10 @@ def twin_accuracy(similarity: np.ndarray, video_index: np.ndarray, twin_groups: 
     The videos of a group stand in the order in which the shapes benchmark renders them: one, then its twins in shape,
     action and order; the last group may be cut short. The captions of both videos are asked. A tie is a miss.
 
-    Args:
-        similarity: [A, V] scores, higher is better.
-        video_index: [A] integers, the column of each caption's video.
-        twin_groups: [V] integers, the column `twin_group` of each video.
+    Takes scores [A, V], the column of each caption's video [A], and the column `twin_group` of each video [V].
 
     Returns:
         {"shape", "action", "order"} in percent; chance gives 50.
-
-    Raises:
-        ValueError: no pair of twins of some kind.
     """
     right: dict[str, list[bool]] = {kind: [] for kind in TWINS}
     for group in np.unique(twin_groups):
@@ -160,8 +154,8 @@ def frame_precision(tested: TrainedModel) -> dict[str, float]:
         cosines = normalize(video.frames[0], dim=-1) @ normalize(text.sentence[0], dim=-1)
         ways = (one.numpy(force=True)[: len(relevant)] for one in (weights, cosines, torch.zeros_like(cosines)))
         precisions.append([average_precision(one, relevant) for one in ways])
-    names = ("its frame weights", "cosine of sentence and frame", "chance")
-    return dict(zip(names, (100 * np.mean(precisions, axis=0)).tolist(), strict=True))
+    weights, cosine, chance = (100 * np.mean(precisions, axis=0)).tolist()
+    return {"its frame weights": weights, "cosine of sentence and frame": cosine, "chance": chance}
 
 
 def one_row(features: ModelOutput, index: int) -> ModelOutput:
@@ -175,15 +169,10 @@ def average_precision(weights: np.ndarray, relevant: np.ndarray) -> float:
 
     It is the mean, over the relevant frames, of the share of relevant ones among all down to their rank. Frames of
     equal weight stand in random order, and the result is the exact expectation over these orders.
-
-    Raises:
-        ValueError: no relevant frame, a NaN, or lengths that differ.
     """
     weights, relevant = np.asarray(weights, np.float64), np.asarray(relevant, bool)
     if weights.shape != relevant.shape or not relevant.any() or np.isnan(weights).any():
-        raise ValueError(
-            f"{weights=} must be numbers, one for each frame of {relevant=}, of which one or more must be"
-        )
+        raise ValueError(f"{weights=} must be numbers, one for each frame, and a frame or more of {relevant=} true")
     total, before, hits = 0.0, 0, 0
     for weight in np.unique(weights)[::-1]:
         tied = relevant[weights == weight]

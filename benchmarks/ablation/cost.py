@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from modeling_glccl.environment import describe_environment
+from modeling_glccl.environment import hardware_slug
 from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.peers.heads import HEADS
 
@@ -62,28 +63,21 @@ def measure_cost(head: str, texts: int, videos: int, words: int, frames: int, wi
 
 
 def measure_costs(grid: Grid) -> dict[str, Any]:
-    """The costs of a grid's heads, and of those of `length_variants` against frames, or as they were measured before.
-
-    Returns:
-        "main" and "curve", lists of what [`measure_cost`] returns; "hardware", where; "settings", what was asked for.
-    """
+    """What [`measure_cost`] returns for a grid's heads ("main") and of those against frames ("curve"), measured once."""
     heads, curves = (
         list(dict.fromkeys(grid.recipe(variant).model.head for variant in variants))
         for variants in (grid.settings.variants, grid.settings.length_variants)
     )
-    sizes = {"main": [(head, ITEMS, ITEMS, words, FRAMES, WIDTH) for head in heads for words in WORDS]}
-    sizes["curve"] = [
-        (head, ITEMS, CURVE_VIDEOS, words, frames, WIDTH)
-        for head in curves
-        for words in WORDS
-        for frames in CURVE_FRAMES
-    ]
+    sizes = {
+        "main": [(head, ITEMS, ITEMS, words, FRAMES, WIDTH) for head, words in product(heads, WORDS)],
+        "curve": [(head, ITEMS, CURVE_VIDEOS, *size, WIDTH) for head, *size in product(curves, WORDS, CURVE_FRAMES)],
+    }
     settings = {"threads": grid.settings.threads, "sizes": json.loads(json.dumps(sizes))}
     file = Path(grid.settings.output_dir) / "cost.json"
     if file.exists() and (costs := json.loads(file.read_text(encoding="utf-8")))["settings"] == settings:
         return costs
     torch.set_num_threads(grid.settings.threads)
-    costs = {"settings": settings, "hardware": describe_environment()["hardware"]}
+    costs = {"settings": settings, "hardware": hardware_slug()}
     for name, of_name in sizes.items():
         costs[name] = [measure_cost(*size) for size in tqdm(of_name, desc=f"scoring cost, {name}")]
     file.write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")

@@ -119,15 +119,14 @@ class Grid:
         return tuple(model.config.get(name, getattr(config_class, name)) for name in SWITCHES)
 
     def sections(self, variants: Iterable[str]) -> dict[str, list[str]]:
-        """Sorts variants by what they change of the reference, which belongs to each list but "without".
+        """Sorts variants by what they change of the reference, which belongs to each list.
 
         Returns:
-            "heads"; "glim_csc" (GLIM's switches, and CSC on as in the reference or off); "eta", by the weight of
-            CSC; "without", those of "glim_csc" that switch off GLIM or CSC alone.
+            "heads"; "glim_csc", GLIM's switches, and CSC on as in the reference or off; "eta", in its order.
         """
         name = self.settings.reference
         reference, (*glim, weight) = self.recipe(name), self.switches(name)
-        found = {"heads": [name], "glim_csc": [], "eta": [], "without": []}
+        found = {"heads": [name], "glim_csc": [], "eta": []}
         for variant in variants:
             recipe, switches = self.recipe(variant), self.switches(variant)
             changed = {key.removeprefix("model.config.") for key in differences(reference, recipe)} - {"output_dir"}
@@ -138,18 +137,12 @@ class Grid:
                     found["eta"].append(variant)
                 if switches[2] in (0, weight):
                     found["glim_csc"].append(variant)
-                if variant != name and switches in ((False, False, weight), (True, True, 0)):
-                    found["without"].append(variant)
         found["eta"].sort(key=lambda variant: self.switches(variant)[2])
         return found
 
 
 def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
-    """Reads the YAML file of a [`GridRecipe`], under `key=value` strings that go over it, and the recipes of its runs.
-
-    Raises:
-        ValueError: an unknown key or value in any of the recipes; a recipe without test split.
-    """
+    """Reads a [`GridRecipe`] under `key=value` strings that go over it; ValueError if a recipe of a run is wrong."""
     path = Path(path)
     settings = load_recipe(path, overrides, GridRecipe)
     runs = {}

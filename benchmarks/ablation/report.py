@@ -66,31 +66,21 @@ class Page:
 
 
 def write_report(grid: Grid, folder: Path) -> Path:
-    """Writes everything that the finished runs allow into a folder and returns the path of its page.
-
-    Raises:
-        ValueError: no run of the reference is finished.
-    """
+    """Writes what the finished runs allow and returns the page's path; ValueError without a run of the reference."""
     runs, analyses = collect(grid)
     reference = grid.settings.reference
     if reference not in analyses:
         raise ValueError(f"no run of {reference!r}, the reference, is finished in {grid.settings.output_dir}")
     found, costs = grid.sections(analyses), measure_costs(grid)
-    heads, without, eta = found["heads"], found["without"], found["eta"]
+    heads, eta = found["heads"], found["eta"]
     page = Page(folder, f"{reference}, its switches and its peers on {grid.recipe(reference).data.benchmark}")
-    page.section(
-        f"{len(runs)} of {len(grid.runs)} runs",
-        f"On {', '.join(runs['hardware'].unique())}; commit {', '.join(runs['commit'].unique())}. Recalls in percent, "
-        "MnR is the mean rank; mean ± standard deviation over seeds. Each run's folder holds its recipe and its log.",
-    )
+    text = "Recalls in percent, mean ± standard deviation over seeds. A run's folder holds its log, recipe and commit."
+    page.section(f"{len(runs)} of {len(grid.runs)} runs", text)
     page.table(runs[["model", "seed", "epoch", "training minutes", *ALL]], "runs")
     with matplotlib.rc_context(STYLE):
-        page.section(
-            "Heads on the same encoders",
-            f"Scoring: {ITEMS:,} encoded texts against as many videos of {FRAMES} frames at width {WIDTH}, float32, with "
-            f"every word slot counted, on {hardware(costs)}, {costs['settings']['threads']} thread(s). GMAC: 10⁹ "
-            "multiply-adds in matrix products, as computed.",
-        )
+        size = f"{ITEMS:,} encoded texts and as many videos of {FRAMES} frames, width {WIDTH}, all word slots counted"
+        where = f"float32, {costs['hardware']}, {costs['settings']['threads']} thread(s); GMAC: 10⁹ multiply-adds"
+        page.section("Heads on the same encoders", f"Scoring: {size}, {where}.")
         page.table(main_table(grid, runs, heads, costs), "main")
         curves = {
             variant: {way: np.mean([one["cmc"][way] for one in analyses[variant]], axis=0) for way in DIRECTIONS}
@@ -98,8 +88,8 @@ def write_report(grid: Grid, folder: Path) -> Path:
         }
         page.section("CMC curves", "Recall at every rank, averaged over seeds (the paper's Fig. 3): cmc.csv.")
         page.figure(plot_cmc(curves), "cmc")
-        points = pd.DataFrame(curves).T.rename_axis("model").reset_index().melt("model", var_name="direction")
-        points = points.explode("value").rename(columns={"value": "recall"})
+        points = pd.DataFrame(curves).unstack().explode()
+        points = points.rename_axis(["model", "direction"]).reset_index(name="recall")
         points.insert(2, "rank", points.groupby(["model", "direction"]).cumcount() + 1)
         points.to_csv(folder / "cmc.csv", index=False)
         if len(analyses) > len(heads):
@@ -114,11 +104,12 @@ def write_report(grid: Grid, folder: Path) -> Path:
             page.figure(figures.plot_eta(table), "eta")
             page.table(table, "eta")
         peers = [variant for variant in heads[1:] if grid.recipe(variant).model.head in FOUR_SCORES]
-        _scores(page, runs, analyses, [reference, *(variant for variant in without if variant in eta), *peers])
-        _twins_and_frames(page, runs, [*heads, *without])
+        without_csc = [variant for variant in eta if variant != reference and not grid.switches(variant)[2]]
+        _scores(page, runs, analyses, [reference, *without_csc, *peers])
+        _twins_and_frames(page, runs, list(analyses))
         _length(page, grid, analyses, costs["curve"])
-        shown = next(run for run in grid.runs.values() if run.variant == reference and run.analysis)
-        _retrievals(page, shown, grid.settings.queries)
+        first = runs.loc[runs["model"] == reference, "seed"].iloc[0]
+        _retrievals(page, grid.runs[reference, first], grid.settings.queries)
     path = folder / "index.html"
     path.write_text("\n".join([*page.parts, "</html>\n"]), encoding="utf-8")
     return path
@@ -131,18 +122,11 @@ def collect(grid: Grid) -> tuple[pd.DataFrame, dict[str, list[dict[str, Any]]]]:
         if analysis := run.analysis:
             results = run.results
             analyses.setdefault(run.variant, []).append(analysis)
-            row = {"model": run.variant, "seed": run.seed, "epoch": results["epoch"], "commit": str(results["git"])}
-            row |= {"training minutes": results["seconds"]["training"] / 60}
-            row |= {"hardware": hardware(results)} | {
-                column: results["test"][way][metric] for column, (way, metric) in ALL.items()
-            }
+            row = {"model": run.variant, "seed": run.seed, "epoch": results["epoch"]}
+            row["training minutes"] = results["seconds"]["training"] / 60
+            row |= {column: results["test"][way][metric] for column, (way, metric) in ALL.items()}
             rows.append(row | analysis["values"])
     return pd.DataFrame(rows), analyses
-
-
-def hardware(measured: dict[str, Any]) -> str:
-    """The GPUs or else the processor on which something was measured."""
-    return ", ".join(measured["hardware"]["gpus"]) or measured["hardware"]["cpu"]
 
 
 def spreads(runs: pd.DataFrame, variants: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
@@ -161,15 +145,13 @@ def comparison(runs: pd.DataFrame, variants: Sequence[str], reference: str) -> p
         differences = recalls.sub(recalls[reference], axis=0).drop(columns=reference)
         table[f"R@1 against the reference {label}"] = differences.mean()
         table[f"R@1 against the reference {label} std"] = differences.std()
-    seeds = runs["model"].value_counts()
-    return table if seeds.nunique() == 1 else table.assign(seeds=seeds)
+    return table
 
 
 def main_table(grid: Grid, runs: pd.DataFrame, variants: Sequence[str], costs: dict[str, Any]) -> pd.DataFrame:
     """The heads: accuracy, parameters and scoring cost."""
     table = comparison(runs, variants, grid.settings.reference)
-    table["parameters all"] = runs.groupby("model")["parameters all"].first()
-    table["parameters beside CLIP"] = runs.groupby("model")["parameters beside CLIP"].first()
+    table = table.join(runs.groupby("model")[["parameters all", "parameters beside CLIP"]].first())
     for cost in costs["main"]:
         rows = [variant for variant in variants if grid.recipe(variant).model.head == cost["head"]]
         name = f"scoring {cost['texts']:,} x {cost['videos']:,}, {cost['words']} words"
@@ -210,11 +192,8 @@ def _scores(page: Page, runs: pd.DataFrame, analyses: dict[str, list], variants:
     for variant in variants:
         scores = [analysis["scores"] for analysis in analyses[variant]]
         groups[variant] = {name: np.concatenate([one[name] for one in scores]) for name in scores[0]}
-    page.section(
-        "Scores of right and wrong videos",
-        "Each caption's score, without the factor exp(logit_scale), with its own video and with the best other one; "
-        "the standard deviation of the four scores of these pairs, on whose variance CSC acts; R@1 of each alone.",
-    )
+    text = "Without the factor exp(logit_scale); the spread is that of the four scores of a pair, on which CSC acts."
+    page.section("Scores of each caption's video and of the best other one", text)
     page.figure(figures.plot_scores(groups), "scores")
     rows = [
         {"model": variant, "pairs": name, "mean": np.mean(values)}
@@ -252,11 +231,10 @@ def _length(page: Page, grid: Grid, analyses: dict[str, list], curve: list[dict[
         points = pd.DataFrame(rows).drop_duplicates(["model", "run", "frames"])
         points = points.groupby(["model", "frames"], sort=False)["recall"].agg(["mean", "std"])
         accuracy, cost = points.set_axis([RECALLS[0], f"{RECALLS[0]} std"], axis=1), length_cost(grid, curve)
-        page.section(
-            "Video length",
-            "Models tested with more frames of each video, not trained again; and what scoring costs, for "
-            f"{ITEMS:,} texts and {CURVE_VIDEOS} videos.",
+        text = (
+            f"Tested with more frames, not trained again; scoring cost of {ITEMS:,} texts and {CURVE_VIDEOS} videos."
         )
+        page.section("Video length", text)
         page.figure(figures.plot_length(accuracy.reset_index(), cost), "length")
         page.table(accuracy.reset_index(), "length_accuracy")
         page.table(cost.drop(columns="variant"), "length_cost")
@@ -266,10 +244,7 @@ def _retrievals(page: Page, run: Run, queries: int) -> None:
     tested = TrainedModel(run)
     captions = np.linspace(0, len(tested.result.captions) - 1, queries, dtype=int)
     retrieved = retrieve(tested.model, tested.processor, tested.dataset, tested.result, captions)
-    page.section(
-        "Retrievals",
-        f"{run}: five best videos for some captions, their own framed in green, with frame weights as bars; five best "
-        "captions for the first of these videos, the right ones ticked (the paper's Figs. 5 and 6).",
-    )
+    text = "Five best videos for captions, bars are frame weights; five best captions for the first of these videos"
+    page.section("Retrievals", f"{text} (the paper's Figs. 5 and 6): {run}.")
     page.figure(plot_retrievals(retrieved), "text_to_video")
     page.figure(figures.plot_captions(tested.result, [videos[0] for videos in retrieved.values()]), "video_to_text")
