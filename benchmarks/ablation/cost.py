@@ -63,7 +63,7 @@ def measure_cost(head: str, texts: int, videos: int, words: int, frames: int, wi
 
 
 def measure_costs(grid: Grid) -> dict[str, Any]:
-    """What [`measure_cost`] returns for a grid's heads ("main") and of those against frames ("curve"), measured once."""
+    """What [`measure_cost`] returns for a grid's heads ("main"), some against frames ("curve"), measured once."""
     heads, curves = (
         list(dict.fromkeys(grid.recipe(variant).model.head for variant in variants))
         for variants in (grid.settings.variants, grid.settings.length_variants)
