@@ -149,9 +149,9 @@ def test_keeping_features_changes_no_score(finished):
     pair, scale = (3, plain.video_index[3]), float(model.clip.logit_scale.detach().exp())
     with torch.no_grad():
         expected = torch.stack(model.get_scores(tested.texts[0], tested.videos).to_tuple())
-    assert [values[pair] for values in tested.scores.values()] == pytest.approx(expected[:, *pair].tolist(), rel=1e-4)
+    assert [values[pair] for values in tested.scores.values()] == pytest.approx(expected[:, *pair].tolist(), abs=1e-3)
     spread = pair_scores(plain, scale, tested.scores)["positive spread"][3]
-    assert spread == pytest.approx(float(expected.std(dim=0)[pair]) / scale, abs=1e-5)
+    assert spread == pytest.approx(float(expected.std(dim=0)[pair]) / scale, abs=1e-4)
 
 
 def test_the_right_caption_is_shown_wherever_it_ranks():
@@ -202,7 +202,7 @@ def test_the_committed_tables_are_those_of_the_committed_runs():
     grid = load_grid(ROOT / "recipes" / "shapes_ablation.yaml")
     runs = pd.read_csv(COMMITTED / "runs.csv")
     found = grid.sections(runs["model"].unique())
-    assert {grid.recipe(variant).model.head for variant in found["heads"]} == HEADS.keys() - {"mean_pooling"}
+    assert {grid.recipe(variant).model.head for variant in found["heads"]} == HEADS.keys()
     eta = spreads(runs, found["eta"], RECALLS).assign(eta=[grid.switches(variant)[2] for variant in found["eta"]])
     curve = json.loads((COMMITTED / "cost.json").read_text())["curve"]
     for name, table in {

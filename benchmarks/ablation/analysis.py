@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from torch.nn.functional import normalize
 from transformers.utils import ModelOutput
 
-from modeling_glccl import GLCCLProcessor
+from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data.collate import video_inputs
 from modeling_glccl.data.shapes import relevant_frames
 from modeling_glccl.data.shapes.sampler import TWINS
 from modeling_glccl.evaluation import EvaluationResult, cmc_curve, evaluate, retrieval_metrics
 from modeling_glccl.evaluation.run import override_settings
-from modeling_glccl.peers.heads import FOUR_SCORES, HEADS
+from modeling_glccl.peers.heads import FOUR_SCORES
 from modeling_glccl.training.loop import load_splits
 
 from .grid import Run
@@ -32,9 +32,9 @@ class TrainedModel:
         folder, precision = run.folder / results["model"], results["precision"]
         self.dataset = load_splits(run.recipe)["test"]
         self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
-        self.model = HEADS[run.recipe.model.head].from_pretrained(folder).to(self.accelerator.device).eval()
+        self.model, self.processor = load_checkpoint(folder)
+        self.model.to(self.accelerator.device)
         self.model.set_attn_implementation(run.recipe.model.attn_implementation)
-        self.processor = GLCCLProcessor.from_pretrained(folder)
         self.test()
 
     def test(self) -> None:
@@ -43,7 +43,7 @@ class TrainedModel:
 
         def similarity(text: ModelOutput, video: ModelOutput) -> torch.Tensor:
             blocks.append(self.model.get_scores(text, video))
-            self.texts.append(text)
+            self.texts.append(text.to(self.model.device, torch.float32))
             self.videos = video
             return blocks[-1].logits
 
@@ -145,10 +145,10 @@ def frame_precision(tested: TrainedModel) -> dict[str, float]:
         video_inputs(tested.processor, [dataset[int(row)]], return_metadata=True)["video_metadata"][0]["timestamps"]
         for row in result.video_rows
     ]
-    texts = [one_row(block, index) for block in tested.texts for index in range(len(block.sentence))]
+    texts = [block.select([index]) for block in tested.texts for index in range(block.num_rows)]
     precisions = []
     for text, caption_row, column in zip(texts, result.caption_rows, result.video_index, strict=True):
-        row, video = dataset[int(caption_row)], one_row(tested.videos, column)
+        row, video = dataset[int(caption_row)], tested.videos.select([column])
         relevant = relevant_frames(times[column], row["events"], row["caption_events"])
         weights = tested.model.frame_weights(text, video).sentence[0, 0]
         cosines = normalize(video.frames[0], dim=-1) @ normalize(text.sentence[0], dim=-1)
@@ -156,12 +156,6 @@ def frame_precision(tested: TrainedModel) -> dict[str, float]:
         precisions.append([average_precision(one, relevant) for one in ways])
     weights, cosine, chance = (100 * np.mean(precisions, axis=0)).tolist()
     return {"its frame weights": weights, "cosine of sentence and frame": cosine, "chance": chance}
-
-
-def one_row(features: ModelOutput, index: int) -> ModelOutput:
-    """One row of features, [1, ...], in float32."""
-    one = {name: values[index : index + 1] for name, values in features.items()}
-    return type(features)(**{name: row.float() if row.is_floating_point() else row for name, row in one.items()})
 
 
 def average_precision(weights: np.ndarray, relevant: np.ndarray) -> float:

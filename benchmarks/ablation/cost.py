@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from modeling_glccl.environment import hardware_slug
-from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.peers.heads import HEADS
 
 from .grid import Grid
