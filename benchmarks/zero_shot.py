@@ -22,9 +22,15 @@ from transformers import CLIPTokenizer
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
 from modeling_glccl.data import load_benchmark
-from modeling_glccl.interaction_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
-from modeling_glccl.zero_shot_draft import DEVIATIONS, TEXTS, calibrate_glim_temperature
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 
+# Of another domain than the videos.
+TEXTS = (
+    *("a photo of a dog", "a man is playing a guitar", "a woman is cooking in a kitchen", "cars drive along a road"),
+    *("a red circle", "people dancing at a party", "a person talks to the camera", "a green field with trees"),
+    *("a cat jumps", "someone slices vegetables", "a boat on the sea", "a blue sky", "children play football"),
+    *("a city at night", "a cartoon", "it is snowing"),
+)
 FIXED = (2.5, 5, 10, 20, 40, 80, 160)
 MAX_WORDS = 40
 VIDEO_PROCESSOR = GLCCLVideoProcessor(size=64, crop_size=64)
@@ -35,46 +41,42 @@ def recall(similarity: Tensor) -> float:
     return 100 * ((similarity >= similarity.diagonal()[:, None]).sum(dim=1) == 1).float().mean().item()
 
 
-def spread(sentences: Tensor, frames: Tensor) -> Tensor:
-    """[A, V] standard deviations over the frames of a video of the products of sentences [A, D] and [V, Nf, D]."""
-    return torch.einsum("ad,vkd->avk", sentences, frames).std(dim=-1)
-
-
 @torch.inference_mode()
 def measure(folder: Path, splits: dict[str, tuple[list[str], Tensor]]) -> list[dict]:
     """Rows of one CLIP, for captions and pixels [V, Nf, 3, H, W] of two splits."""
     model = GLCCLModel.from_clip_pretrained(folder, temporal_num_hidden_layers=0, max_words=MAX_WORDS)
     processor = GLCCLProcessor(CLIPTokenizer.from_pretrained(folder), VIDEO_PROCESSOR, max_words=MAX_WORDS)
 
-    def encode(captions: list[str], pixels: Tensor) -> tuple[GLCCLTextFeatures, Tensor]:
-        frames = torch.cat([model.get_video_features(part).frames for part in pixels.split(32)])
-        return model.get_text_features(**processor(text=captions)), frames
+    def encode(captions: list[str], pixels: Tensor) -> tuple[GLCCLTextFeatures, GLCCLVideoFeatures]:
+        parts = [model.get_video_features(part) for part in pixels.split(32)]
+        return model.get_text_features(**processor(text=captions)), GLCCLVideoFeatures.concatenate(parts)
 
-    text, frames = encode(*splits["test"])
-    validation_text, validation_frames = encode(*splits["validation"])
+    text, video = encode(*splits["test"])
+    validation_text, validation = encode(*splits["validation"])
     generic_text = model.get_text_features(**processor(text=list(TEXTS)))
-    video = GLCCLVideoFeatures(frames=frames, frame_mask=torch.ones(frames.shape[:2], dtype=torch.bool))
+    frames = video.frames
 
     def retrieve(temperature: float) -> float:
-        model.interaction.glim_temperature = temperature
+        model.config.glim_temperature = temperature
         return recall(model.similarity(text, video))
 
-    validation = spread(validation_text.sentence, validation_frames)
-    generic = spread(generic_text.sentence, validation_frames).mean(dim=0)
-    draws = [torch.randperm(len(generic), generator=torch.Generator().manual_seed(seed))[:8] for seed in range(20)]
-    eight = [DEVIATIONS * generic[draw].mean().item() for draw in draws]
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(20)]
+    draws = [torch.randperm(validation.num_rows, generator=seed)[:8] for seed in seeds]
+    eight = [model.fit_glim_temperature(generic_text, validation.select(draw)) for draw in draws]
+    deviation = model.fit_glim_temperature(validation_text, validation)
     temperatures = {f"fixed {value}": value for value in FIXED}
     temperatures |= {
-        "checkpoint": calibrate_glim_temperature(model, processor),
-        "captions": DEVIATIONS * validation.mean().item(),
-        "generic": DEVIATIONS * generic.mean().item(),
+        "checkpoint": model.zero_shot_temperature(),
+        "captions": deviation,
+        "generic": model.fit_glim_temperature(generic_text, validation),
     }
     pooled = normalize(normalize(frames, dim=-1).mean(dim=1), dim=-1)
     found = {"mean pooling": recall(normalize(text.sentence, dim=-1) @ pooled.T)}
     found |= {rule: retrieve(temperature) for rule, temperature in temperatures.items()}
     best = max(value for rule, value in found.items() if rule.startswith("fixed"))
     temperatures |= {"8 videos, lowest": min(eight), "8 videos, highest": max(eight)}
-    temperatures["matching"] = validation.diagonal().mean().item()
+    pairs = [(validation_text.select([row]), validation.select([row])) for row in range(validation.num_rows)]
+    temperatures["matching"] = sum(model.fit_glim_temperature(*pair) for pair in pairs) / len(pairs)
     return [
         {
             "clip": folder.name,
@@ -82,7 +84,7 @@ def measure(folder: Path, splits: dict[str, tuple[list[str], Tensor]]) -> list[d
             "logit scale": round(model.clip.logit_scale.exp().item(), 1),
             "|s|": round(text.sentence.norm(dim=-1).mean().item(), 1),
             "|x|": round(frames.norm(dim=-1).mean().item(), 1),
-            "deviation": round(validation.mean().item(), 1),
+            "deviation": round(deviation, 1),
             "rule": rule,
             "temperature": round(temperatures[rule], 1) if rule in temperatures else "",
             "R@1": round(found[rule], 2) if rule in found else "",

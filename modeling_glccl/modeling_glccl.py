@@ -256,6 +256,28 @@ class GLCCLModel(PreTrainedModel):
         norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
         return float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
 
+    def fit_glim_temperature(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> float:
+        """GLIM's temperature for a model that was not trained with it, from any texts and videos, unlabelled.
+
+        One standard deviation, within a video, of the products of a sentence with the frames, averaged over all pairs:
+        frames that a text is about then stand out from the others by what is usual (docs/method.md). To use it:
+        `model.config.glim_temperature = model.fit_glim_temperature(text, video)`.
+
+        Args:
+            text: a dozen texts or more, of any kind.
+            video: eight videos or more; those with one counted frame are passed over.
+
+        Raises:
+            ValueError: in no video do two frames differ.
+        """
+        products = torch.einsum("ad,vkd->vak", text.sentence.float(), video.frames.float())
+        lengths = video.frame_mask.sum(dim=1).tolist()
+        counted = [rows[:, mask] for rows, mask, n in zip(products, video.frame_mask, lengths, strict=True) if n > 1]
+        deviation = torch.stack([rows.std(dim=-1).mean() for rows in counted]).mean().item() if counted else 0.0
+        if not deviation > 0:
+            raise ValueError("no video has two frames that differ: GLIM's temperature cannot be fitted to them")
+        return deviation
+
     @torch.no_grad()
     def init_temporal_from_clip(self) -> None:
         """Starts the temporal encoder, if there is one, from CLIP's text tower where its shapes fit.

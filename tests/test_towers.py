@@ -271,3 +271,20 @@ def test_a_configuration_that_is_changed_later_counts(tmp_path):
 
 
 CHANGED = ("glim_temperature", "aosm_temperature", "glim_local")
+
+
+def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(tmp_path):
+    model, processor = load_checkpoint(save_plain("clip", tmp_path))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        text = model.get_text_features(**processor(text=CAPTIONS))
+        video = model.get_video_features(
+            torch.randn(3, 4, 3, 16, 16), torch.tensor([[1] * 4, [1, 1, 0, 0], [1, 0, 0, 0]])
+        )
+    expected = []
+    for frames, count in zip(video.frames[:2], (4, 2), strict=True):
+        expected.append(torch.stack([(frames[:count] @ sentence).std() for sentence in text.sentence]).mean())
+    fitted = model.fit_glim_temperature(text, video)
+    assert fitted == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+    with pytest.raises(ValueError, match="no video has two frames that differ"):
+        model.fit_glim_temperature(text, video.select([2]))
