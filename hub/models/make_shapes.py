@@ -1,4 +1,4 @@
-"""Makes hub/models/glccl-shapes from what `glccl demo --train` left: the trained model and its small CLIP in half
+"""Makes hub/models/glccl-shapes from what `glccl train-demo` left: the trained model and its small CLIP in half
 precision, with processor, results, recipe and card. `make checkpoint` runs both.
 
     python hub/models/make_shapes.py [RUN]    # default: runs/shapes
