@@ -45,7 +45,7 @@ def test_the_checkpoint_is_small_and_says_nothing_of_where_it_was_made():
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as weights:
                 assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
-        else:
+        elif file.name != "tokenizer.json":  # its vocabulary has any characters
             text = file.read_text(encoding="utf-8")
             assert not [place for place in ('"/', " /", "`/", "'/", "/tmp", "/home", ":\\\\") if place in text], file
 
