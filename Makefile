@@ -3,10 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo compare test test-all lint bench
+.PHONY: demo train-demo checkpoint compare test test-all lint bench
 
 demo: $(VENV)/installed
 	$(BIN)/glccl demo
+
+train-demo: $(VENV)/installed
+	$(BIN)/glccl train-demo
+
+# hub/models/glccl-shapes, the model of `make demo`
+checkpoint: train-demo
+	$(BIN)/python hub/models/make_shapes.py
 
 compare: $(VENV)/installed
 	$(BIN)/glccl compare

@@ -40,13 +40,15 @@ def _build_parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    demo = command("demo", _demo, "Render the shapes benchmark, train on it, evaluate, reload and retrieve.")
-    compare = command("compare", _compare, "Train the demo's model with GLIM off, CSC off, and mean pooling.")
-    for added in (demo, compare):
-        added.add_argument("--recipe", type=Path, default=Path("recipes/shapes.yaml"), help="default: %(default)s")
-        added.add_argument(
-            "--clip-recipe", type=Path, default=Path("recipes/shapes_clip.yaml"), help="default: %(default)s"
-        )
+    description = "Try a trained model: render videos, evaluate, save, reload, retrieve and search, in 3 minutes."
+    demo = command("demo", _demo, description)
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    train_demo = command("train-demo", _train_demo, "The same from nothing: train on the shapes benchmark first.")
+    compare = command("compare", _compare, "Train that model with GLIM off, CSC off, and mean pooling.")
+    recipes = Path(__file__).parent.parent / "recipes"
+    for added in (train_demo, compare):
+        for option, file in (("--recipe", "shapes.yaml"), ("--clip-recipe", "shapes_clip.yaml")):
+            added.add_argument(option, type=Path, default=recipes / file, help=f"default: recipes/{file}")
         added.add_argument("--output", type=Path, default=Path("runs/shapes"), help="default: %(default)s")
         added.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
 
@@ -179,7 +181,13 @@ def _build_parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    run_demo(options.recipe, options.clip_recipe, options.output, options.overrides)
+    run_demo(options.output)
+
+
+def _train_demo(options: argparse.Namespace) -> None:
+    from .demo import run_training_demo
+
+    run_training_demo(options.recipe, options.clip_recipe, options.output, options.overrides)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -255,7 +263,9 @@ def _publish(options: argparse.Namespace) -> None:
             query=options.query,
             videos=options.video,
         )
-        publication.files["README.md"] = card.encode()
+    else:  # that of a checkpoint in this repository was made before it had a place on the Hub
+        card = publication.card.replace(f"owner/{Path(options.checkpoint).name}", options.repo_id)
+    publication.files["README.md"] = card.encode()
     for name, size in publication.sizes().items():
         print(f"{size:>13,}  {name}")
     if publication.left_out:

@@ -1,4 +1,4 @@
-"""`glccl demo` and `glccl compare`: what a user does with GLCCL, in minutes on two CPU cores, on rendered videos.
+"""`glccl demo`, `glccl train-demo` and `glccl compare`: what a user does with GLCCL, on CPU cores and rendered videos.
 
 What an earlier call finished is not done again; what it left unfinished goes on.
 """
@@ -9,32 +9,61 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import logging
 
+from .checkpoints import load_checkpoint
 from .data import load_benchmark
-from .data.shapes import sample_clips
-from .data.shapes.oracles import ORACLES, oracle_recall
+from .evaluation import evaluate, retrieval_metrics
 from .evaluation.report import METRICS, metrics_table, plot_recalls
+from .evaluation.run import baselines
 from .training import load_recipe
 from .training.pretrain_clip import ClipRecipe
 from .training.recipe import differences
 
+ROOT = Path(__file__).parent.parent
+# A trained model and, in its sub-folder `clip`, the CLIP that the training started from.
+CHECKPOINT = ROOT / "hub" / "models" / "glccl-shapes"
+QUERIES = ("a green heart bounces", "a blue ring falls", "in the snow, a white cross spins")
 # Each changes one thing. Mean pooling has one score, so there is no consistency between scores to train.
 VARIANTS = {
     "GLIM off": ["model.config.glim_global=false", "model.config.glim_local=false"],
     "CSC off": ["model.config.csc_weight=0"],
     "mean pooling": ["model.head=clip4clip_seqtransf", "model.config.csc_weight=0"],
 }
-SHOWN_ORACLES = ("colours + scene", "everything but shapes", "everything but actions", "everything but order")
 
 
-def run_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str] = ()) -> None:
-    """Renders, pre-trains, trains, evaluates, reloads in a new process and retrieves; prints what came out.
+def run_demo(output: Path) -> None:
+    """With the repository's trained model: renders the test videos, evaluates, saves, reloads, retrieves and searches.
+
+    Args:
+        output: folder for everything that is made; what is there already is used.
+
+    Raises:
+        FileNotFoundError: the package was installed without its repository.
+        subprocess.CalledProcessError: the new process failed.
+    """
+    demo = Demo(output, num_train=0, num_validation=0)
+    demo.stage("render", demo.render)
+
+    def evaluate_and_save() -> dict[str, Any]:
+        model, processor = load_checkpoint(CHECKPOINT)
+        metrics = evaluate(model, processor, demo.test()).metrics
+        for part in (model, processor):
+            part.save_pretrained(output / "model")
+        return metrics
+
+    metrics = demo.stage("evaluate and save", evaluate_and_save)
+    demo.show(output / "model", CHECKPOINT / "clip", metrics, "fp32")
+
+
+def run_training_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str] = ()) -> None:
+    """The same from nothing: renders all videos and stills, pre-trains a small CLIP and trains GLCCL on it first.
 
     Args:
         recipe: of the training on the shapes benchmark.
@@ -43,35 +72,23 @@ def run_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[
         overrides: `key=value` strings that go over `recipe`.
 
     Raises:
+        FileNotFoundError: the package was installed without its repository.
         ValueError: `output` holds results of other recipes.
         subprocess.CalledProcessError: a stage failed; the next call goes on with it.
     """
-    demo = Demo(recipe, clip_recipe, output, overrides)
+    demo = TrainingDemo(recipe, clip_recipe, output, overrides)
     demo.prepare()
     trained = demo.train("GLCCL", output / "model")
-    checkpoint = output / "model" / trained["model"]
-    reloaded = demo.evaluate(checkpoint, output / "evaluation", trained["precision"])
-
-    rows = {"GLCCL": reloaded["metrics"]}
-    rows |= {f"oracle: {name}": {"t2v": {"R@1": recall}} for name, recall in demo.oracles().items()}
-    demo.console.print(
-        metrics_table(rows, f"shapes test: {reloaded['captions']} captions, {reloaded['videos']} videos"),
-        "An oracle reads some attributes of every video without error and sees nothing of the others.",
-        "The reloaded model scores as it did in memory."
-        if reloaded["metrics"] == trained["test"]
-        else f"[red]The reloaded model scores otherwise than in memory: {trained['test']}",
-        sep="\n",
-    )
-    demo.print_times()
-    demo.console.print(f"Model: {checkpoint}\nPicture: {output / 'evaluation' / 'retrieved.png'}")
+    clip = Path(demo.recipe.model.clip)
+    demo.show(output / "model" / trained["model"], clip, trained["test"], trained["precision"])
 
 
 def run_comparison(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str] = ()) -> None:
-    """Trains the demo's model again with GLIM off, CSC off, and mean pooling, on the same data, steps and seed.
+    """Trains the same model again with GLIM off, CSC off, and mean pooling, on the same data, steps and seed.
 
-    Writes comparison.csv and comparison.png into `output`; arguments and errors as [`run_demo`]'s.
+    Writes comparison.csv and comparison.png into `output`; arguments and errors as [`run_training_demo`]'s.
     """
-    demo = Demo(recipe, clip_recipe, output, overrides)
+    demo = TrainingDemo(recipe, clip_recipe, output, overrides)
     demo.prepare()
     results = {"GLCCL": demo.train("GLCCL", output / "model")}
     for name, variant in VARIANTS.items():
@@ -91,79 +108,84 @@ def run_comparison(recipe: Path, clip_recipe: Path, output: Path, overrides: Seq
 
 
 class Demo:
-    """The stages, on one recipe and output folder."""
+    """Stages with their times, and those of them that need no training."""
 
-    def __init__(self, recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str]):
-        self.script = Path(__file__).parent.parent / "train.py"
-        if not self.script.exists():
-            raise FileNotFoundError(f"no {self.script}: the demo runs in a clone of the repository")
-        folders = {"model.clip": "clip", "data.data_dir": "data", "data.frame_cache_dir": "frames"}
-        self.overrides = [*(f"{key}={output / folder}" for key, folder in folders.items()), *overrides]
-        self.recipe_file, self.clip_recipe_file, self.output = recipe, clip_recipe, output
-        self.recipe = load_recipe(recipe, self.overrides)
+    def __init__(self, output: Path, **options: Any):
+        if not (ROOT / "train.py").exists():
+            raise FileNotFoundError(
+                f"{ROOT} is no clone of the repository, whose recipes and trained model the demo needs: "
+                "clone it, and run make demo there"
+            )
+        self.output = output
+        self.data = {"data_dir": output / "data", **options}
         self.console = Console()
         self.stages: list[str] = []
-
-    def prepare(self) -> None:
-        """Renders the benchmark, and pre-trains a small CLIP in place of the one that a user downloads."""
-        data, clip = self.recipe.data, self.recipe.model.clip
-        self.stage("render", self.render)
-        overrides = [
-            f"output_dir={clip}",
-            f"data_dir={data.data_dir}",
-            *(f"options.{name}={value}" for name, value in data.options.items()),
-        ]
-        wanted = load_recipe(self.clip_recipe_file, overrides, ClipRecipe)
-        command = ["-m", "modeling_glccl.training.pretrain_clip", self.clip_recipe_file, *overrides]
-        self.stage("pre-train CLIP", lambda: self.run(command), is_result_of(wanted, Path(clip)))
+        logging.disable_progress_bar()  # of every model file that is read
 
     def render(self) -> None:
-        """Videos and captions of all splits, and single frames with phrases; what exists is only looked for."""
-        data = self.recipe.data
-        for config_name in ("videos", "stills"):
-            load_benchmark(
-                "shapes",
-                data.data_dir,
-                split=None,
-                config_name=config_name,
-                num_proc=os.cpu_count(),
-                **data.options,
-            )
+        """The videos of all splits that there are; what exists is only looked for."""
+        load_benchmark("shapes", split=None, num_proc=os.cpu_count(), **self.data)
 
-    def train(self, name: str, folder: Path, variant: Sequence[str] = ()) -> dict[str, Any]:
-        """Trains from the CLIP checkpoint, as a user does from a downloaded one; returns results.json."""
-        overrides = [*self.overrides, *variant, f"output_dir={folder}"]
-        settings = {
-            "num_processes": 1,
-            "num_machines": 1,
-            "mixed_precision": "no",
-            "dynamo_backend": "no",
-            "num_cpu_threads_per_process": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
-        }
-        launch = ["-m", "accelerate.commands.launch", *(f"--{option}={value}" for option, value in settings.items())]
-        done = is_result_of(load_recipe(self.recipe_file, overrides), folder)
-        self.stage(f"train {name}", lambda: self.run([*launch, self.script, self.recipe_file, *overrides]), done)
-        return read_json(folder / "results.json")
+    def test(self) -> Any:
+        """The test split."""
+        return load_benchmark("shapes", **self.data)
 
-    def evaluate(self, checkpoint: Path, folder: Path, precision: str) -> dict[str, Any]:
-        """Test metrics of the saved model in a new process, three queries and their picture; returns results.json."""
-        data = self.recipe.data
-        command = ["-m", "modeling_glccl.cli", "evaluate", checkpoint, "--benchmark=shapes"]
-        options = [f"--set={name}={value}" for name, value in data.options.items()]
-        command += [f"--data-dir={data.data_dir}", *options, f"--precision={precision}", "--queries=3"]
-        command += [f"--output={folder}"]
+    def show(self, checkpoint: Path, clip: Path, in_memory: Mapping[str, Any], precision: str) -> None:
+        """What a trained model is good for, beside the CLIP that it started from; prints what came out.
+
+        Args:
+            checkpoint: the saved model.
+            clip: a plain CLIP, evaluated as it is: mean pooling, and GLCCL without training.
+            in_memory: test metrics of the model before it was saved.
+            precision: in which they were measured.
+        """
+        rows = self.stage("evaluate CLIP", lambda: self.evaluate_clip(clip)) | {"GLCCL, trained": in_memory}
+        command = [
+            "-m",
+            "modeling_glccl.cli",
+            "evaluate",
+            checkpoint,
+            "--benchmark=shapes",
+            f"--precision={precision}",
+        ]
+        folder, *options = (f"{name}={value}" for name, value in self.data.items())
+        command += [f"--{folder.replace('_', '-')}", *(f"--set={option}" for option in options)]
+        command += ["--queries=3", f"--output={self.output / 'evaluation'}"]
         self.stage("reload, evaluate, retrieve", lambda: self.run(command))
-        return read_json(folder / "results.json")
+        reloaded = read_json(self.output / "evaluation" / "results.json")
+        self.stage("index and search", lambda: self.search(checkpoint))
+        self.console.print(
+            metrics_table(rows, f"shapes test: {reloaded['captions']} captions, {reloaded['videos']} videos"),
+            "Saved and reloaded in a new process, the model scores the same."
+            if reloaded["metrics"] == in_memory
+            else f"[red]Saved and reloaded in a new process, the model scores otherwise: {reloaded['metrics']}",
+            sep="\n",
+        )
+        self.print_times()
+        picture = self.output / "evaluation" / "retrieved.png"
+        self.console.print(f"Model: {checkpoint}\nPicture: {picture}\nIndex: {self.output / 'index'}")
 
-    def oracles(self) -> dict[str, float]:
-        """Text-to-video R@1 of knowing only some attributes of the test videos."""
-        options = self.recipe.data.options
-        test = load_benchmark("shapes", self.recipe.data.data_dir, **options)
-        clips = sample_clips("test", len(test), options.get("seed", 0))
-        return {name: oracle_recall(clips, ORACLES[name])[0] for name in SHOWN_ORACLES}
+    def evaluate_clip(self, clip: Path) -> dict[str, Any]:
+        """Test metrics of a plain CLIP, which encodes every video once for both."""
+        model, processor = load_checkpoint(clip)
+        result = evaluate(model, processor, self.test(), also=baselines(model))
+        pooled = retrieval_metrics(result.also["mean pooling"], result.video_index)
+        return {"CLIP, mean pooling": pooled, "GLCCL, zero-shot": result.metrics}
 
-    def stage(self, name: str, run: Callable[[], Any], done: bool | None = None) -> None:
-        """Runs a stage and notes its time.
+    def search(self, checkpoint: Path) -> None:
+        """Indexes the test videos and prints what three queries find, with the moments."""
+        from .search import VideoIndex  # not before rendering: lancedb does not like to be forked
+        from .search.report import results_table
+
+        model, processor = load_checkpoint(checkpoint)
+        place = self.output / "index"
+        index = (VideoIndex.open if place.exists() else VideoIndex.create)(place, model, processor)
+        index.update(Path(self.test()[0]["video"]["path"]).parent)
+        for query, results in zip(QUERIES, index.search_batch(QUERIES, k=3, moments=True), strict=True):
+            self.console.print(results_table(query, results)[0])
+
+    def stage(self, name: str, run: Callable[[], Any], done: bool | None = None) -> Any:
+        """Runs a stage, notes its time and returns what it returns.
 
         Args:
             name: shown above its output.
@@ -173,10 +195,10 @@ class Demo:
         self.stages.append(name)
         self.console.rule(f"[bold]{name}[/]{' (done before)' if done else ''}", align="left")
         if done:
-            return
+            return None
         started, earlier = time.perf_counter(), self.seconds().get(name, 0.0)
         try:
-            run()
+            return run()
         finally:
             taken = time.perf_counter() - started
             taken = max(earlier, taken) if done is None else earlier + taken
@@ -204,6 +226,51 @@ class Demo:
         table.add_section()
         table.add_row("total", f"{sum(seconds.values()) / 60:.1f}")
         self.console.print(table)
+
+
+class TrainingDemo(Demo):
+    """The stages before, on a recipe."""
+
+    def __init__(self, recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str]):
+        super().__init__(output)
+        folders = {"model.clip": "clip", "data.data_dir": "data", "data.frame_cache_dir": "frames"}
+        self.overrides = [*(f"{key}={output / folder}" for key, folder in folders.items()), *overrides]
+        self.recipe_file, self.clip_recipe_file = recipe, clip_recipe
+        self.recipe = load_recipe(recipe, self.overrides)
+        self.data = {"data_dir": self.recipe.data.data_dir, **self.recipe.data.options}
+
+    def prepare(self) -> None:
+        """Renders the benchmark, and pre-trains a small CLIP in place of the one that a user downloads."""
+        data, clip = self.recipe.data, self.recipe.model.clip
+        self.stage("render", self.render)
+        overrides = [
+            f"output_dir={clip}",
+            f"data_dir={data.data_dir}",
+            *(f"options.{name}={value}" for name, value in data.options.items()),
+        ]
+        wanted = load_recipe(self.clip_recipe_file, overrides, ClipRecipe)
+        command = ["-m", "modeling_glccl.training.pretrain_clip", self.clip_recipe_file, *overrides]
+        self.stage("pre-train CLIP", lambda: self.run(command), is_result_of(wanted, Path(clip)))
+
+    def render(self) -> None:
+        """Videos of all splits, and single frames with phrases."""
+        super().render()
+        load_benchmark("shapes", split=None, config_name="stills", num_proc=os.cpu_count(), **self.data)
+
+    def train(self, name: str, folder: Path, variant: Sequence[str] = ()) -> dict[str, Any]:
+        """Trains from the CLIP checkpoint, as a user does from a downloaded one; returns results.json."""
+        overrides = [*self.overrides, *variant, f"output_dir={folder}"]
+        settings = {
+            "num_processes": 1,
+            "num_machines": 1,
+            "mixed_precision": "no",
+            "dynamo_backend": "no",
+            "num_cpu_threads_per_process": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
+        }
+        launch = ["-m", "accelerate.commands.launch", *(f"--{option}={value}" for option, value in settings.items())]
+        done = is_result_of(load_recipe(self.recipe_file, overrides), folder)
+        self.stage(f"train {name}", lambda: self.run([*launch, ROOT / "train.py", self.recipe_file, *overrides]), done)
+        return read_json(folder / "results.json")
 
 
 def is_result_of(recipe: Any, folder: Path) -> bool:

@@ -62,6 +62,8 @@ class Publication:
 def collect(checkpoint: str | Path, card: str | None = None, more: Iterable[str | Path] = ()) -> Publication:
     """The files of a checkpoint that make it load anywhere by its name alone.
 
+    Code that the configuration names and the folder lacks, as in this repository, is that of this package.
+
     Args:
         checkpoint: folder of model and processor, as `save_pretrained` writes them.
         card: content of README.md; by default the folder's own.
@@ -81,6 +83,8 @@ def collect(checkpoint: str | Path, card: str | None = None, more: Iterable[str 
             files[entry.name] = entry
         else:
             left_out.append(entry.name + "/" * entry.is_dir())
+    if not any(name.endswith("_glccl.py") for name in files):
+        files |= {code.name: code for code in Path(__file__).parent.glob("*_glccl.py")}
     for entry in map(Path, more):
         if not entry.is_file():
             raise FileNotFoundError(f"{entry} is not a file")

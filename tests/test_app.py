@@ -167,6 +167,9 @@ def test_the_space_renders_shapes_where_it_has_no_videos(pipe, tmp_path, monkeyp
     spec = importlib.util.spec_from_file_location("glccl_space", SPACE / "app.py")
     app = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(app)
+    assert app.checkpoint() == str(tmp_path / "checkpoint")
+    monkeypatch.delenv("GLCCL_CHECKPOINT")
+    assert app.checkpoint() == str(SPACE.parent / "models" / "glccl-shapes")
     videos, examples = app.videos_and_examples()
     assert len(set(videos)) == 24
     assert all(Path(video).is_file() for video in videos)
@@ -193,7 +196,7 @@ def test_the_space_runs_from_what_its_readme_uploads(pipe, tmp_path):
         shutil.copytree(root / name, tmp_path / name)
         (tmp_path / name / "__pycache__").mkdir(exist_ok=True)
         (tmp_path / name / "__pycache__" / "app.pyc").write_bytes(b"")
-    pipe.save_pretrained(tmp_path / "runs" / "shapes" / "model" / "best")
+    pipe.save_pretrained(tmp_path / "hub" / "models" / "glccl-shapes")
     lines = (SPACE / "README.md").read_text().partition("```bash\n")[2].partition("```")[0]
     hf = f"{shlex.quote(sys.executable)} -m huggingface_hub.cli.hf "
     script = lines.replace("owner/", "someone/").replace("hf upload", f"{hf} upload")

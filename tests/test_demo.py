@@ -1,14 +1,16 @@
-"""The stages of demo and comparison: what runs, in which order, and what is not done again."""
+"""The stages of demos and comparison: what runs, in which order, and what is not done again."""
 
 import csv
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from modeling_glccl import demo
+from modeling_glccl.cli import main
 from modeling_glccl.training import load_recipe, save_recipe
 from modeling_glccl.training.pretrain_clip import ClipRecipe
 
@@ -47,8 +49,9 @@ def commands(monkeypatch):
         (folder / "results.json").write_text(json.dumps(results))
 
     monkeypatch.setattr(demo.Demo, "run", run)
-    monkeypatch.setattr(demo.Demo, "render", lambda self: None)
-    monkeypatch.setattr(demo.Demo, "oracles", lambda self: {"colours + scene": 3.1})
+    for name in ("render", "search"):
+        monkeypatch.setattr(demo.TrainingDemo, name, lambda self, *arguments: None)
+    monkeypatch.setattr(demo.TrainingDemo, "evaluate_clip", lambda self, clip: {"CLIP of " + clip.name: METRICS})
     return recorded
 
 
@@ -56,8 +59,8 @@ def arguments(output: Path):
     return RECIPES / "shapes.yaml", RECIPES / "shapes_clip.yaml", output
 
 
-def test_the_demo_runs_each_stage_once(commands, tmp_path, capsys):
-    demo.run_demo(*arguments(tmp_path))
+def test_training_runs_each_stage_once(commands, tmp_path, capsys):
+    demo.run_training_demo(*arguments(tmp_path))
     pretrain, train, evaluate = commands
     assert "modeling_glccl.training.pretrain_clip" in pretrain
     assert f"output_dir={tmp_path / 'clip'}" in pretrain
@@ -66,19 +69,19 @@ def test_the_demo_runs_each_stage_once(commands, tmp_path, capsys):
     assert evaluate[:4] == ["-m", "modeling_glccl.cli", "evaluate", str(tmp_path / "model" / "best")]
     assert "--precision=bf16" in evaluate  # as in training, or the metrics would differ from those in memory
     printed = capsys.readouterr().out
-    for text in ("GLCCL", "text-to-video", "video-to-text", "colours + scene", "3.1", "total", "as it did in memory"):
+    for text in ("CLIP of clip", "GLCCL, trained", "text-to-video", "video-to-text", "total", "scores the same"):
         assert text in printed
 
     commands.clear()
-    demo.run_demo(*arguments(tmp_path))
+    demo.run_training_demo(*arguments(tmp_path))
     assert [command[1] for command in commands] == ["modeling_glccl.cli"]
 
 
 def test_an_unfinished_stage_goes_on(commands, tmp_path):
-    demo.run_demo(*arguments(tmp_path))
+    demo.run_training_demo(*arguments(tmp_path))
     (tmp_path / "model" / "results.json").unlink()
     commands.clear()
-    demo.run_demo(*arguments(tmp_path))
+    demo.run_training_demo(*arguments(tmp_path))
     assert [command[1] for command in commands] == ["accelerate.commands.launch", "modeling_glccl.cli"]
 
 
@@ -92,21 +95,21 @@ def test_time_of_an_interrupted_stage_counts(commands, tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo.Demo, "run", fail)
     with pytest.raises(subprocess.CalledProcessError):
-        demo.run_demo(*arguments(tmp_path))
+        demo.run_training_demo(*arguments(tmp_path))
     (tmp_path / "seconds.json").write_text(json.dumps({"train GLCCL": 1000.0}))
     monkeypatch.setattr(demo.Demo, "run", run)
-    demo.run_demo(*arguments(tmp_path))
+    demo.run_training_demo(*arguments(tmp_path))
     assert 1000 < json.loads((tmp_path / "seconds.json").read_text())["train GLCCL"] < 1100
 
 
 def test_results_of_another_recipe_are_not_passed_off(commands, tmp_path):
-    demo.run_demo(*arguments(tmp_path))
+    demo.run_training_demo(*arguments(tmp_path))
     with pytest.raises(ValueError, match=r"model holds the results of another recipe \(train.epochs: \d+ -> 99\)"):
-        demo.run_demo(*arguments(tmp_path), ["train.epochs=99"])
+        demo.run_training_demo(*arguments(tmp_path), ["train.epochs=99"])
 
 
 def test_the_comparison_changes_one_thing_at_a_time(commands, tmp_path):
-    demo.run_demo(*arguments(tmp_path))
+    demo.run_training_demo(*arguments(tmp_path))
     commands.clear()
     demo.run_comparison(*arguments(tmp_path))
     folders = ("GLIM_off", "CSC_off", "mean_pooling")
@@ -130,6 +133,28 @@ def test_a_tiny_demo_really_runs(tmp_path, capfd):
     clip = yaml.safe_load((RECIPES / "shapes_clip.yaml").read_text()) | {"epochs": 1, "batch_size": 16}
     for name, content in (("shapes", recipe), ("clip", clip)):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    demo.run_demo(tmp_path / "shapes.yaml", tmp_path / "clip.yaml", tmp_path / "out")
-    assert "as it did in memory" in capfd.readouterr().out
+    demo.run_training_demo(tmp_path / "shapes.yaml", tmp_path / "clip.yaml", tmp_path / "out")
+    assert "scores the same" in capfd.readouterr().out
     assert (tmp_path / "out" / "evaluation" / "retrieved.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_the_demo_really_runs_and_runs_again(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(demo, "Demo", partial(demo.Demo, num_test=24))
+    for _ in range(2):
+        demo.run_demo(tmp_path)
+        printed = capfd.readouterr().out
+        for text in ("CLIP, mean pooling", "GLCCL, zero-shot", "GLCCL, trained", "scores the same", "best moment"):
+            assert text in printed
+    assert (tmp_path / "evaluation" / "retrieved.png").stat().st_size > 0
+    assert len(list(tmp_path.rglob("*.mp4"))) == 24
+
+
+def test_without_the_repository_a_line_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    for command in ("demo", "train-demo", "compare"):
+        assert main([command, "--output", str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert f"glccl {command}: error: {tmp_path} is no clone of the repository" in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -381,8 +381,8 @@ def test_without_videos_nothing_is_rendered(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_path, monkeypatch):
-    encoded = []
+def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_path, monkeypatch, capsys):
+    encoded, total = [], sum(SMALL.values())
 
     def encode_and_stop(frames):
         if len(encoded) == 7:
@@ -391,8 +391,9 @@ def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_p
         return encode_video(frames)
 
     monkeypatch.setattr(shapes, "encode_video", encode_and_stop)
+    everything = {"data_dir": tmp_path, "split": None, **SMALL}
     with pytest.raises(KeyboardInterrupt):
-        load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+        load_benchmark("shapes", **everything)
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
     assert len(finished) == 7
 
@@ -401,16 +402,35 @@ def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_p
         return encode_video(frames)
 
     monkeypatch.setattr(shapes, "encode_video", encode_and_count)
-    load_benchmark("shapes", data_dir=tmp_path, **SMALL)
-    assert len(encoded) == sum(SMALL.values())
+    capsys.readouterr()
+    load_benchmark("shapes", **everything)
+    assert len(encoded) == total
+    assert f"{total}/{total}" in capsys.readouterr().err  # one bar over all splits, what was there included
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    test = load_benchmark("shapes", data_dir=tmp_path, **SMALL)
-    assert len(encoded) == sum(SMALL.values())
+    test = load_benchmark("shapes", **everything)["test"]
+    assert len(encoded) == total
+    assert "rendering" not in capsys.readouterr().err
 
     Path(test[3]["video"]["path"]).unlink()
-    load_benchmark("shapes", data_dir=tmp_path, **SMALL)
-    assert len(encoded) == sum(SMALL.values()) + 1
+    load_benchmark("shapes", **everything)
+    assert len(encoded) == total + 1
     assert Path(test[3]["video"]["path"]).exists()
+
+
+def test_only_the_asked_split_is_rendered_and_its_files_do_not_depend_on_the_others(tmp_path):
+    calls = {
+        "all": {"split": None, **SMALL},
+        "asked": {"split": "test", **SMALL, "num_test": 6},
+        "alone": {"num_train": 0, "num_validation": 0, "num_test": 6},
+    }
+    for name, options in calls.items():
+        loaded = load_benchmark("shapes", tmp_path / name, **options)
+        test = loaded["test"] if name == "all" else loaded
+        assert name == "all" or {path.parent.name for path in (tmp_path / name).rglob("*.mp4")} == {"test"}
+        for number, clip in enumerate(sample_clips("test", 6)):
+            rng = np.random.default_rng([1, 0, SPLITS.index("test"), number])
+            expected = encode_video(render_frames(rng, clip.scene, clip.events, 64))
+            assert Path(test[number]["video"]["path"]).read_bytes() == expected
 
 
 def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
@@ -420,7 +440,7 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
-    with pytest.raises(OSError, match=r"train_00000\.mp4 \(No space left on device\).*data_dir") as failure:
+    with pytest.raises(OSError, match=r"test_00000\.mp4 \(No space left on device\).*data_dir") as failure:
         load_benchmark("shapes", data_dir=tmp_path, **SMALL)
     assert failure.value.errno == errno.ENOSPC
     assert not [path for path in tmp_path.rglob("*") if ".mp4" in path.name]

@@ -3,18 +3,17 @@
 import os
 from pathlib import Path
 
-from transformers import pipeline
-
+from modeling_glccl import TextVideoRetrievalPipeline
 from modeling_glccl.app import FolderSearcher, build_app, find_videos, launch
+from modeling_glccl.checkpoints import load_checkpoint
 
 HERE = Path(__file__).parent
 
 
 def checkpoint() -> str:
     """The model to use."""
-    return os.environ.get("GLCCL_CHECKPOINT") or str(
-        next((folder for folder in (HERE / "checkpoint", Path("runs/shapes/model/best")) if folder.is_dir()), "")
-    )
+    folders = (HERE / "checkpoint", HERE.parent / "models" / "glccl-shapes")
+    return os.environ.get("GLCCL_CHECKPOINT") or str(next((folder for folder in folders if folder.is_dir()), ""))
 
 
 def videos_and_examples() -> tuple[list[str], list[str]]:
@@ -43,7 +42,8 @@ def build():
     model = checkpoint()
     if not model:
         raise SystemExit("no model: set GLCCL_CHECKPOINT to a Hub repository or a folder")
-    pipe = pipeline("text-video-retrieval", model=model)
+    model, processor = load_checkpoint(model)
+    pipe = TextVideoRetrievalPipeline(model, processor=processor)
     videos, examples = videos_and_examples()
     return build_app(FolderSearcher(pipe, pipe.index(videos, progress=True)), pipe, examples=examples)
 

@@ -1,8 +1,11 @@
 """The shapes benchmark: real video files, rendered on first use instead of downloaded (docs/data.md)."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,11 @@ import datasets
 import numpy as np
 from datasets.fingerprint import Hasher
 from PIL import Image
+from tqdm.auto import tqdm
 
 from .render import encode_video, render_frames, render_still, write_whole
-from .sampler import SPLITS, sample_clips, sample_still
-from .world import Clip, relevant_frames
+from .sampler import SPLITS, iter_clips, sample_clips, sample_still
+from .world import Clip, Event, relevant_frames
 
 # A change of what is drawn or written needs a new version, or folders rendered before it pass for current ones.
 VERSION = datasets.Version("1.1.0")
@@ -88,22 +92,24 @@ class Shapes(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         config = self.config
+        counts = dict(zip(SPLITS, (config.num_train, config.num_validation, config.num_test), strict=True))
         if config.name == "stills":
-            rows = {"train": {"indices": list(range(config.num_stills))}}
-        else:
-            counts = (config.num_train, config.num_validation, config.num_test)
-            rows = {
-                split: {"clips": sample_clips(split, count, config.seed)}
-                for split, count in zip(SPLITS, counts, strict=True)
-                if count
-            }
-        return [datasets.SplitGenerator(name=split, gen_kwargs=kwargs) for split, kwargs in rows.items()]
+            counts = {"train": config.num_stills}
+        splits = []
+        for split, count in counts.items():
+            if count:
+                # A list is what `datasets` shares out among processes.
+                kwargs = {"indices": list(range(count))} if config.name == "stills" else {"split": split}
+                splits.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
+                splits[-1].split_info.num_examples = count  # the total of the progress bar
+        return splits
 
     def _generate_examples(
-        self, clips: Sequence[Clip] = (), indices: Sequence[int] = ()
+        self, split: str | None = None, indices: Sequence[int] = ()
     ) -> Iterator[tuple[str | int, dict[str, Any]]]:
-        for clip in clips:
-            yield clip.video_id, self._video_row(clip)
+        if split is not None:
+            for clip in iter_clips(split, getattr(self.config, f"num_{split}"), self.config.seed):
+                yield clip.video_id, self._video_row(clip)
         for index in indices:
             yield index, self._still_row(index)
 
@@ -119,12 +125,8 @@ class Shapes(datasets.GeneratorBasedBuilder):
             "twin_group": clip.twin_group,
         }
         if self.config.videos_dir is not None:
-            split, number = clip.video_id.split("_")
-            path = Path(self.config.videos_dir) / split / f"{clip.video_id}.mp4"
-            if not path.exists():
-                rng = np.random.default_rng([_VIDEO_STREAM, self.config.seed, SPLITS.index(split), int(number)])
-                write_whole(path, encode_video(render_frames(rng, clip.scene, clip.events, self.config.image_size)))
-            row["video"] = str(path)
+            split = clip.video_id.split("_")[0]
+            row["video"] = str(Path(self.config.videos_dir, split, f"{clip.video_id}.mp4"))
         return row
 
     def _still_row(self, index: int) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def load(
     Args:
         data_dir: where to keep videos and tables; defaults to the cache of `datasets`.
         repo_id: not supported.
-        split: "train", "validation" or "test"; "train" for stills; None for all.
+        split: "train", "validation" or "test"; "train" for stills; None for all. Only its videos are rendered.
         missing: without effect, as missing videos are rendered.
         with_videos: False renders nothing and leaves the column `video` out.
         config_name: "videos", or "stills" for single frames (`image`) with phrases (`phrase`).
@@ -179,27 +181,46 @@ def load(
     if with_videos and config_name == "videos":
         config["videos_dir"] = str(root / f"v{VERSION}-seed{config['seed']}-{config['image_size']}px")
     builder = Shapes(cache_dir=str(root / "tables"), config_name=config_name, hash=Hasher.hash(config), **config)
-    dataset = _prepare(builder, split, num_proc, datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
-    if "videos_dir" in config and not all(Path(path).exists() for path in _paths(dataset)):
-        dataset = _prepare(builder, split, num_proc, datasets.DownloadMode.REUSE_CACHE_IF_EXISTS)
-    return dataset
-
-
-def _prepare(
-    builder: Shapes, split: str | None, num_proc: int | None, mode: datasets.DownloadMode
-) -> datasets.Dataset | datasets.DatasetDict:
     try:
-        builder.download_and_prepare(download_mode=mode, num_proc=num_proc, verification_mode="no_checks")
+        builder.download_and_prepare(
+            num_proc=num_proc if config_name == "stills" else None, verification_mode="no_checks"
+        )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
         raise
-    return builder.as_dataset(split)
+    dataset = builder.as_dataset(split)
+    if "videos_dir" in config:
+        _render_missing(dataset if split is None else {split: dataset}, config["seed"], config["image_size"], num_proc)
+    return dataset
 
 
-def _paths(dataset: datasets.Dataset | datasets.DatasetDict) -> Iterator[str]:
-    for part in dataset.values() if isinstance(dataset, datasets.DatasetDict) else [dataset]:
-        yield from (video["path"] for video in part["video"])
+def _render_missing(parts: Mapping[str, datasets.Dataset], seed: int, image_size: int, num_proc: int | None) -> None:
+    """Renders the videos that are not there yet, of all parts, with one progress bar."""
+    rows = [
+        part[number]
+        for part in parts.values()
+        for number, video in enumerate(part["video"])
+        if not Path(video["path"]).exists()
+    ]
+    if not rows:
+        return
+    total = sum(map(len, parts.values()))
+    render = partial(_render, seed=seed, image_size=image_size)
+    with (
+        tqdm(total=total, initial=total - len(rows), desc="rendering", unit="video") as bar,
+        ProcessPoolExecutor(num_proc) if num_proc and num_proc > 1 else nullcontext() as pool,
+    ):
+        for _ in pool.map(render, rows, chunksize=8) if pool else map(render, rows):
+            bar.update()
+
+
+def _render(row: Mapping[str, Any], seed: int, image_size: int) -> None:
+    """Writes the video of a row; its times are multiples of 1/8 s, which float32 holds exactly."""
+    split, number = row["video_id"].split("_")
+    rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number)])
+    frames = render_frames(rng, row["scene"], [Event(**event) for event in row["events"]], image_size)
+    write_whole(Path(row["video"]["path"]), encode_video(frames))
 
 
 __all__ = ["VERSION", "Shapes", "ShapesConfig", "load", "relevant_frames", "sample_clips"]

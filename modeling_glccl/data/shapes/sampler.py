@@ -1,6 +1,6 @@
 """Draws the videos of the shapes benchmark in symbols: disjoint event combinations, groups of hard twins."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
 import numpy as np
@@ -63,6 +63,11 @@ def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
     Raises:
         ValueError: unknown split, negative count or seed.
     """
+    return list(iter_clips(split, count, seed))
+
+
+def iter_clips(split: str, count: int, seed: int = 0) -> Iterator[Clip]:
+    """[`sample_clips`], one after the other."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the shapes benchmark has {', '.join(SPLITS)}")
     if count < 0 or seed < 0:
@@ -71,9 +76,10 @@ def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
     clips: list[Clip] = []
     group = 0
     while len(clips) < count:
-        clips += _sample_group(split, group, len(clips), seed, owned, clips)
+        new = _sample_group(split, group, len(clips), seed, owned, clips)
+        yield from new[: count - len(clips)]
+        clips += new
         group += 1
-    return clips[:count]
 
 
 def _sample_group(split: str, group: int, first: int, seed: int, owned: np.ndarray, earlier: list[Clip]) -> list[Clip]:
