@@ -133,17 +133,18 @@ class GLCCLInteraction(nn.Module):
             raise ValueError(f"texts of up to {int(text.word_mask.sum(1).max())} words but max_words={max_words}")
         lengths, order = text.word_mask.sum(dim=1).sort(stable=True)
         with torch.autocast(text.words.device.type, enabled=False):
-            sentence = text.sentence.float()[order]
-            words = text.words.float()[order][text.word_mask[order]]
-            sentence_norm, word_norm = sentence.norm(dim=-1), words.norm(dim=-1)
+            sentence = text.sentence.float()[order] / self.config.glim_temperature
+            words = text.words.float()[order][text.word_mask[order]] / self.config.glim_temperature
+            sentence_norm = sentence.norm(dim=-1)
+            word_scale = 1 / (self.config.aosm_temperature * words.norm(dim=-1))
             return GLCCLTextState(
                 TextTensors(
-                    sentence=sentence / self.config.glim_temperature,
+                    sentence=sentence,
                     sentence_global=(sentence / sentence_norm[:, None]) @ self.global_mat_weight.float(),
-                    words=words / self.config.glim_temperature,
-                    words_unit=words / (self.config.aosm_temperature * word_norm)[:, None],
-                    sentence_scale=self.config.glim_temperature / (self.config.aosm_temperature * sentence_norm),
-                    word_scale=self.config.glim_temperature / (self.config.aosm_temperature * word_norm),
+                    words=words,
+                    words_unit=words * word_scale[:, None],
+                    sentence_scale=1 / (self.config.aosm_temperature * sentence_norm),
+                    word_scale=word_scale,
                 ),
                 order=order,
                 lengths=lengths.tolist(),
