@@ -26,7 +26,10 @@ def videos(tmp_path_factory):
 
 def test_the_trained_model_retrieves(videos):
     metrics = evaluate(*load_checkpoint(CHECKPOINT), videos, progress=False).metrics
-    assert min(metrics[direction]["R@1"] for direction in ("t2v", "v2t")) >= 50, metrics
+    # 77 and 67. With swapped colours, no normalisation, half of the video, words out of order, uniform frame weights
+    # or one of the four scores alone it is 13 to 65 and 15 to 55.
+    assert metrics["t2v"]["R@1"] >= 70, metrics
+    assert metrics["v2t"]["R@1"] >= 60, metrics
 
 
 def test_zero_shot_is_better_than_mean_pooling(videos):
