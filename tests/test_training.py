@@ -12,11 +12,11 @@ from huggingface_hub import constants
 from models import tiny_model
 from training_runs import logged, write_recipe
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
+from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError, atomic
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.collate import RetrievalCollator
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.training import TrainRecipe, checkpoint, load_recipe, loop, train
+from modeling_glccl.training import TrainRecipe, load_recipe, loop, train
 from modeling_glccl.training.optimization import (
     build_optimizer,
     build_scheduler,
@@ -350,7 +350,7 @@ def test_push_to_hub_publishes_the_chosen_model_with_code_results_and_card(tiny,
 
 def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, monkeypatch):
     target = tmp_path / "last"
-    rename = checkpoint.Path.rename
+    rename = atomic.Path.rename
     for deaths in range(4):
         shutil.rmtree(tmp_path, ignore_errors=True)
         for folder, content in ((target, "old"), (tmp_path / "last.new", "new")):
@@ -365,9 +365,9 @@ def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, m
             return rename(self, to)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.Path, "rename", dying_rename)
+            patch.setattr(atomic.Path, "rename", dying_rename)
             with suppress(Killed):
-                checkpoint.replace_folder(tmp_path / "last.new", target)
-        checkpoint.recover_folder(target)
+                atomic.replace_folder(tmp_path / "last.new", target)
+        atomic.recover_folder(target)
         assert (target / "file").read_text() == ("old" if deaths < 2 else "new")
         assert not (tmp_path / "last.old").exists()

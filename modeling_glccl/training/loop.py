@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..atomic import recover_folder, replace_folder
 from ..checkpoints import load_checkpoint
 from ..data import load_benchmark
 from ..data.collate import RetrievalCollator
 from ..data.frame_cache import with_frame_cache
-from ..data.sampler import GroupSampler
+from ..data.group_sampler import GroupSampler
 from ..environment import describe_environment, resolve_precision
 from ..evaluation import EvaluationResult, evaluate
 from ..model_card import make_card
@@ -31,7 +32,6 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..publish import collect, push
 from .build import build_model
-from .checkpoint import recover_folder, replace_folder
 from .full_batch import FullBatchLoss
 from .optimization import build_optimizer, build_scheduler, freeze_clip
 from .recipe import Recipe, differences, load_recipe, save_recipe

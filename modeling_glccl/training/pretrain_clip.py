@@ -22,12 +22,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
 
+from ..atomic import replace_folder
 from ..data import load_benchmark
 from ..data.shapes.sampler import STILLS_PER_GROUP
 from ..environment import describe_environment, resolve_precision
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
-from .checkpoint import replace_folder
 from .optimization import MAX_LOGIT_SCALE
 from .recipe import load_recipe, save_recipe
 from .tokenizer import train_clip_tokenizer
