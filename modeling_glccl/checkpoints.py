@@ -31,6 +31,28 @@ class PipelineModel(AutoModel):
         return super().from_pretrained(name, *args, **kwargs)
 
 
+def check_checkpoint(name: str | os.PathLike) -> str:
+    """The `model_type` of a checkpoint that [`load_checkpoint`] takes, without reading its weights.
+
+    Raises:
+        FileNotFoundError: no such folder or repository.
+        ValueError: something else than a checkpoint; the message says what it is.
+    """
+    name = os.fspath(name)
+    if os.path.exists(name):
+        if problem := _what_else(Path(name)):
+            raise ValueError(f"{name} is no checkpoint: it {problem}")
+    elif not _REPOSITORY.fullmatch(name):
+        raise FileNotFoundError(f"{name}: no such folder")
+    try:
+        model_type = read_model_type(name)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    if model_type not in MODELS:
+        family_of(model_type, name)
+    return model_type
+
+
 def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel, GLCCLProcessor]:
     """The model, in evaluation mode on the CPU, and the processor of a checkpoint, whole or not at all.
 
@@ -48,16 +70,9 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
             and names tensors that are missing, of another shape or not finite.
     """
     name = os.fspath(name)
-    if os.path.exists(name):
-        if problem := _what_else(Path(name)):
-            raise ValueError(f"{name} is no checkpoint: it {problem}")
-    elif not _REPOSITORY.fullmatch(name):
-        raise FileNotFoundError(f"{name}: no such folder")
+    model_type = check_checkpoint(name)
     verbosity = logging.get_verbosity()
     try:
-        model_type = read_model_type(name)
-        if model_type not in MODELS:
-            family_of(model_type, name)
         dtype = {} if torch.cuda.is_available() else {"dtype": torch.float32}
         if model_type in MODELS:
             logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
@@ -74,12 +89,7 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
             f"{name}: a file of weights is damaged or cut ({error}); download or copy it again"
         ) from error
     except OSError as error:
-        if os.path.exists(name):
-            raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
-        raise FileNotFoundError(
-            f"{name}: no such folder, and no repository of this name could be read from the Hub "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+        raise _unreadable(name, error) from error
     finally:
         logging.set_verbosity(verbosity)
     bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
@@ -88,6 +98,15 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
             f"{name} holds NaN or infinity in {', '.join(bad[:5])}: the training that made it had diverged"
         )
     return model.eval(), processor
+
+
+def _unreadable(name: str, error: OSError) -> Exception:
+    reason = str(error).splitlines()[0]
+    if os.path.exists(name):
+        return ValueError(f"{name}: {reason}")
+    return FileNotFoundError(
+        f"{name}: no such folder, and no repository of this name could be read from the Hub ({reason})"
+    )
 
 
 def _what_else(path: Path) -> str | None:

@@ -347,8 +347,8 @@ def test_a_recipe_trains_every_peer_with_the_same_code(recipe, tmp_path, head):
     [
         (["model.head=x_clip"], "head.*x_clip"),
         (["model.head=xpool", "model.config.csc_weight=0.1"], "head=xpool has one score.*config.csc_weight=0"),
-        (["model.head=xclip", "model.config.num_queries=4"], "unknown key model.config.num_queries"),
-        (["model.head=glscl", "model.config.num_query=4"], "did you mean model.config.num_queries"),
+        (["model.head=xclip", "model.config.num_queries=4"], r"model\.config\.num_queries is unknown"),
+        (["model.head=glscl", "model.config.num_query=4"], "did you mean num_queries"),
     ],
 )
 def test_a_recipe_knows_the_settings_of_its_head(recipe, overrides, message):

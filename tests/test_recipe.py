@@ -54,10 +54,13 @@ def test_no_is_a_word(recipe_file):
         ("train.batchsize=16", "unknown key train.batchsize: did you mean train.batch_size?"),
         ("batch_size=16", "unknown key batch_size: did you mean train.batch_size?"),
         ("trian.batch_size=16", "unknown key trian: did you mean train?"),
-        ("model.config.glim_tempereture=5", "did you mean model.config.glim_temperature?"),
-        ("train.batch_size=large", "batch_size.*expected int, got str.*large"),
+        (
+            "model.config.glim_tempereture=5",
+            r"^model\.config\.glim_tempereture is unknown: did you mean glim_temperature",
+        ),
+        ("train.batch_size=large", r"^train\.batch_size: expected int, got str \(value: .large.\)$"),
         ("train.batch_size=1.5", "batch_size.*expected int, got float"),
-        ("train.batch_size=0", "recipe section train: batch_size=0 must be at least 1"),
+        ("train.batch_size=0", "^train.batch_size=0 must be at least 1"),
         ("train.learning_rate=-1", "learning_rate=-1"),
         ("train.warmup_ratio=20", "warmup_ratio=20"),
         ("train.precision=fp8", "precision.*fp8"),
@@ -72,11 +75,69 @@ def test_no_is_a_word(recipe_file):
         ("output_dir.x=1", "output_dir holds the value 'runs/x'"),
         ("resume=2", "resume.*2"),
         ("train.batch_size", "not of the form key=value"),
+        ("train.learning_rate=fast", r"^train\.learning_rate: 'fast' is none of float, int$"),
+        ("train.learning_rate=1e999", r"^train\.learning_rate=inf must be finite$"),
+        ("train.epochs=true", r"^train\.epochs: expected int, got bool \(value: True\)$"),
+        ("data.frame_cache=png", r"^data\.frame_cache: 'png' is none of Literal\['raw', 'jpeg'\], NoneType$"),
+        ("data.frame_cache=raw", r"^data\.frame_cache=raw needs frame_cache_dir"),
+        ("model.clip=[a", r"^'model\.clip=\[a', line 1, column 3: no YAML: expected"),
+        ("model.config=3", r"^model\.config: expected dict, got int"),
+        ("model.config.max_words=x", r"^model\.config\.max_words: expected int, got str \(value: 'x'\)$"),
+        ("model.config.max_words=0", r"^model\.config\.max_words=0 must lie in 1\.\.77"),
+        ("model={clip: a, config: {max_words: x}}", r"^model\.config\.max_words: expected int"),
+        ("model.config.clip_config=3", r"^model\.config\.clip_config: 3 is none of dict"),
+        ("model.config.clip_config.model_type=bert", r"^model\.config\.clip_config is of the type 'bert'"),
+        (
+            "model.config.clip_config.text_config.hiden_size=3",
+            r"^model\.config\.clip_config\.text_config\.hiden_size is unknown: did you mean hidden_size\?",
+        ),
+        (
+            "model.config.clip_config.vision_config.hidden_size=x",
+            r"^model\.config\.clip_config\.vision_config\.hidden_size: expected int, got str",
+        ),
     ],
 )
-def test_errors_name_the_key_and_the_value(recipe_file, override, message):
-    with pytest.raises(ValueError, match=message):
+def test_errors_name_the_key_and_the_value_in_one_line(recipe_file, override, message):
+    with pytest.raises(ValueError, match=message) as caught:
         load_recipe(recipe_file, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [\n", r"recipe\.yaml, line 2, column 1: no YAML"),
+        (b"output_dir: x\n  b: 3\n", r"recipe\.yaml, line 2, column 4: no YAML: mapping values"),
+        (b"- 1\n", r"the recipe must be a mapping of keys; got \[1\]"),
+        (b"output_dir: x\ntrain: 3\n", "train must be a mapping of keys; got 3"),
+        (b"output_dir: \xff\n", r"recipe\.yaml: byte 12 is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(recipe_file, content, message):
+    recipe_file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_recipe(recipe_file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("clip_config.text_config.hidden_size=x", r"^clip_config\.text_config\.hidden_size: expected int, got str"),
+        ("clip_config.projection_dims=3", r"^clip_config\.projection_dims is unknown: did you mean projection_dim\?"),
+        ("batch_size=0", "^batch_size=0 must be at least 1$"),
+    ],
+)
+def test_the_recipe_of_a_small_clip_is_checked_as_well(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(RECIPES / "shapes_clip.yaml", [override], ClipRecipe)
+
+
+def test_an_override_without_effect_is_refused(recipe_file):
+    with pytest.raises(ValueError, match=r"train\.batch_size=16' would change nothing: train\.total_batch_size=32"):
+        load_recipe(recipe_file, ["train.total_batch_size=32", "train.batch_size=16"])
+    settings = ["train.total_batch_size=32", "train.total_batch_size=null", "train.batch_size=16"]
+    assert load_recipe(recipe_file, settings).train.pairs_per_process(2) == 16
 
 
 def test_clip_and_checkpoint_exclude_each_other(recipe_file):

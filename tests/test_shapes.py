@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from modeling_glccl import atomic
 from modeling_glccl.data import load_benchmark, shapes
 from modeling_glccl.data.shapes import render, sampler, wording
 from modeling_glccl.data.shapes.oracles import ORACLES, oracle_recall
@@ -434,12 +435,10 @@ def test_only_the_asked_split_is_rendered_and_its_files_do_not_depend_on_the_oth
 
 
 def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
-    def fill_the_disk(path, content):
-        with open(path, "wb") as file:
-            file.write(content[:100])
+    def fill_the_disk(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    monkeypatch.setattr(atomic, "_to_disk", fill_the_disk)
     with pytest.raises(OSError, match=r"test_00000\.mp4 \(No space left on device\).*data_dir") as failure:
         load_benchmark("shapes", data_dir=tmp_path, **SMALL)
     assert failure.value.errno == errno.ENOSPC

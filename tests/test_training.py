@@ -8,15 +8,17 @@ import hub_server
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import set_seed
 from huggingface_hub import constants
 from models import tiny_model
 from training_runs import logged, write_recipe
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
+from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError, atomic
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.collate import RetrievalCollator
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.training import TrainRecipe, checkpoint, load_recipe, loop, train
+from modeling_glccl.training import TrainRecipe, load_recipe, loop, train
+from modeling_glccl.training.build import build_model, load_splits
 from modeling_glccl.training.optimization import (
     build_optimizer,
     build_scheduler,
@@ -41,16 +43,25 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
+def before_step(monkeypatch, step, act):
+    """Calls `act(model)` when the run is about to take a step."""
+    original = loop.training_step
+
+    def training_step(accelerator, model, *arguments):
+        if arguments[-1].startswith(f"step {step},"):
+            act(model.model)
+        return original(accelerator, model, *arguments)
+
+    monkeypatch.setattr(loop, "training_step", training_step)
+
+
 def kill_at(monkeypatch, step):
     """Makes the run die before it takes a step."""
-    original = loop.Trainer.train_step
 
-    def train_step(trainer, batch):
-        if trainer.progress.step + 1 == step:
-            raise Killed
-        return original(trainer, batch)
+    def die(model):
+        raise Killed
 
-    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    before_step(monkeypatch, step, die)
 
 
 # Optimisation
@@ -109,8 +120,8 @@ def test_logit_scale_stays_at_or_below_100():
 
 def test_batches_are_what_the_processor_makes_of_the_rows(tiny):
     recipe = tiny()
-    rows = [loop.load_splits(recipe)["train"][i] for i in (3, 0)]
-    _, processor = loop.build_model(recipe, [row["caption"] for row in rows])
+    rows = [load_splits(recipe)["train"][i] for i in (3, 0)]
+    _, processor = build_model(recipe, [row["caption"] for row in rows])
     batch = pickle.loads(pickle.dumps(RetrievalCollator(processor)))(rows)
     expected = processor(text=[row["caption"] for row in rows], videos=[row["video"]["path"] for row in rows])
     assert batch["inputs"].keys() == expected.keys()
@@ -146,7 +157,7 @@ def test_a_run_leaves_models_that_load_and_give_its_results(tiny, tmp_path):
     assert load_recipe(run / "recipe.yaml") == recipe
     for folder in (run / "best", run / "last"):
         model, processor = GLCCLModel.from_pretrained(folder), GLCCLProcessor.from_pretrained(folder)
-        test = loop.load_splits(recipe)["test"]
+        test = load_splits(recipe)["test"]
         metrics = evaluate(model, processor, test, progress=False).metrics
         assert folder.name != "best" or metrics == results["test"]
 
@@ -208,8 +219,12 @@ def test_a_finished_run_is_not_trained_again(tiny, monkeypatch):
 
 def test_a_run_of_another_recipe_is_neither_continued_nor_replaced(tiny, tmp_path):
     train(tiny("train.max_steps=1"))
-    with pytest.raises(ValueError, match=r"another recipe \(train.epochs: 2 -> 3\).*resume=false"):
+    with pytest.raises(
+        ValueError, match=r"another recipe \(train.epochs: 2 -> 3\).*model\.checkpoint=.*last.*resume=false"
+    ):
         train(tiny("train.max_steps=1", "train.epochs=3"))
+    with pytest.raises(ValueError, match=r"another recipe \(seed: 42 -> 1\): choose another output_dir"):
+        train(tiny("train.max_steps=1", "seed=1"))
     train(tiny("train.max_steps=1", "data.num_workers=1", "train.save_steps=2"))
     assert train(tiny("train.max_steps=1", "train.epochs=3", "resume=false"))["recipe"]["train"]["epochs"] == 3
 
@@ -228,16 +243,15 @@ def test_without_validation_the_last_model_is_tested(tiny, tmp_path):
 
 def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_labelled(tiny, tmp_path, monkeypatch):
     """Made-up metrics, best in the second of three epochs."""
-    recalls, splits = iter([10.0, 30.0, 20.0, 20.0]), []
+    recalls, sizes = iter([10.0, 30.0, 20.0, 20.0]), []
 
-    def evaluate(trainer, model, role, progress):
-        splits.append(role)
-        metrics = {"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}}
-        return EvaluationStub(metrics)
+    def evaluate(model, dataset, **settings):
+        sizes.append(len(dataset))
+        return EvaluationStub({"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}})
 
-    monkeypatch.setattr(loop.Trainer, "evaluate", evaluate)
-    results = train(tiny("data.validation_split=test", "train.epochs=3"))
-    assert splits == ["test"] * 4
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    results = train(tiny("data.validation_split=test", "train.epochs=3", "data.options.num_test=6"))
+    assert sizes == [6] * 4
     assert (results["model"], results["epoch"], results["validation"]) == ("last", 3, None)
     assert results["test"]["t2v"]["R@1"] == 20.0
     assert "last epoch" in results["selected_by"]
@@ -264,8 +278,8 @@ def test_selection_on_validation_is_named(tiny):
 def test_frozen_layers_stay_as_they_are(tiny, tmp_path):
     train(tiny("train.freeze_layer_num=1", "train.max_steps=2", "train.clip_learning_rate_factor=1"))
     recipe = tiny()
-    loop.set_seed(recipe.seed)
-    start, _ = loop.build_model(recipe, loop.load_splits(recipe)["train"]["caption"])
+    set_seed(recipe.seed)
+    start, _ = build_model(recipe, load_splits(recipe)["train"]["caption"])
     end = GLCCLModel.from_pretrained(tmp_path / "run" / "last").state_dict()
     moved = {name for name, weight in start.state_dict().items() if not torch.equal(weight, end[name])}
     for tower in ("text_model", "vision_model"):
@@ -292,14 +306,7 @@ def test_too_few_pairs_for_a_batch(tiny):
 
 @pytest.mark.parametrize("broken", ["logit_scale", "visual_projection.weight"])
 def test_a_loss_that_is_not_finite_names_the_step_and_the_videos(tiny, monkeypatch, broken):
-    original = loop.Trainer.train_step
-
-    def train_step(trainer, batch):
-        if trainer.progress.step == 2:
-            trainer.bare_model.clip.get_parameter(broken).data.fill_(torch.nan)
-        return original(trainer, batch)
-
-    monkeypatch.setattr(loop.Trainer, "train_step", train_step)
+    before_step(monkeypatch, 3, lambda model: model.clip.get_parameter(broken).data.fill_(torch.nan))
     with pytest.raises(ValueError, match="finite") as caught:
         train(tiny())
     message = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
@@ -350,7 +357,7 @@ def test_push_to_hub_publishes_the_chosen_model_with_code_results_and_card(tiny,
 
 def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, monkeypatch):
     target = tmp_path / "last"
-    rename = checkpoint.Path.rename
+    rename = atomic.Path.rename
     for deaths in range(4):
         shutil.rmtree(tmp_path, ignore_errors=True)
         for folder, content in ((target, "old"), (tmp_path / "last.new", "new")):
@@ -365,9 +372,9 @@ def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, m
             return rename(self, to)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.Path, "rename", dying_rename)
+            patch.setattr(atomic.Path, "rename", dying_rename)
             with suppress(Killed):
-                checkpoint.replace_folder(tmp_path / "last.new", target)
-        checkpoint.recover_folder(target)
+                atomic.replace_folder(tmp_path / "last.new", target)
+        atomic.recover_folder(target)
         assert (target / "file").read_text() == ("old" if deaths < 2 else "new")
         assert not (tmp_path / "last.old").exists()

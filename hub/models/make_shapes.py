@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from modeling_glccl.training.checkpoint import replace_folder
 from rich.console import Console
 from transformers import AutoTokenizer, CLIPModel
 
@@ -18,7 +19,6 @@ from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import evaluate
 from modeling_glccl.evaluation.report import metrics_table
 from modeling_glccl.model_card import make_card
-from modeling_glccl.training.checkpoint import replace_folder
 
 FOLDER = Path(__file__).parent / "glccl-shapes"
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from .files import write_whole
+from ..atomic import write_whole
 
 _ARCHIVE = re.compile(r"(.+\.(?:zip|tar|tar\.gz|tgz|tar\.bz2|tar\.xz))$", re.IGNORECASE)
 _PART = re.compile(r"(.+\.(?:tar|tar\.gz|tgz))\.(?:part[-_.]?\w+|\d{2,}|[a-z]{2})$", re.IGNORECASE)

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from .files import VIDEO_SUFFIXES, write_whole
+from ..atomic import write_whole
+from .files import VIDEO_SUFFIXES
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video
 

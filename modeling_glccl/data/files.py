@@ -5,12 +5,11 @@ import io
 import json
 import os
 import pickle
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 # Where annotations lie beside `videos/`: in the folder itself, or one level down.
 ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
@@ -223,16 +222,3 @@ class VideoFiles:
         """The path of the only file whose name up to its first dot is `stem`."""
         paths = self._by_stem.get(stem, ())
         return paths[0] if len(paths) == 1 else None
-
-
-def write_whole(path: Path, source: BinaryIO) -> None:
-    """Writes a file such that `path` either does not exist or is complete, however the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -19,10 +19,10 @@ from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..atomic import write_whole
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError
 from ..video_processing_glccl import GLCCLVideoProcessor, GLCCLVideosKwargs
-from .files import write_whole
 from .pool import Outcome, map_videos
 
 # A change of what a cached frame is, or of how it is stored, needs a new version, or old files pass for current ones.

@@ -22,14 +22,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
 
+from ..atomic import replace_folder
 from ..data import load_benchmark
 from ..data.shapes.sampler import STILLS_PER_GROUP
 from ..environment import describe_environment, resolve_precision
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
-from .checkpoint import replace_folder
 from .optimization import MAX_LOGIT_SCALE
-from .recipe import load_recipe, save_recipe
+from .recipe import at_least, check_config, load_recipe, save_recipe
 from .tokenizer import train_clip_tokenizer
 
 
@@ -69,6 +69,15 @@ class ClipRecipe:
     warmup_ratio: float | int = 0.1
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     seed: int = 42
+
+    def validate_clip_config(self):
+        """The names and values in `clip_config` are CLIP's."""
+        check_config("clip_config", CLIPConfig, self.clip_config)
+
+    def validate_numbers(self):
+        """Numbers in their ranges."""
+        at_least(self, 1, "vocab_size", "max_words", "epochs", "batch_size")
+        at_least(self, 0, "learning_rate", "text_learning_rate_factor", "weight_decay", "warmup_ratio")
 
 
 def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:

@@ -4,6 +4,7 @@ A recipe is read by [`load_recipe`], where `key=value` arguments override the fi
 do not exist are refused. The classes below are the one place where every key is documented.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -13,8 +14,10 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ..data.files import read_text
 from ..peers.heads import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
@@ -52,9 +55,10 @@ class ModelRecipe:
             raise ValueError("config.clip_config describes CLIP weights to draw; with clip or checkpoint leave it out")
 
     def validate_config(self):
-        """The names in `config` exist."""
-        known = [f"model.config.{f.name}" for f in fields(HEADS[self.head].config_class)]
-        _refuse_unknown([f"model.config.{name}" for name in self.config], known)
+        """The names and values in `config` are those of the head's configuration."""
+        config_class = HEADS[self.head].config_class
+        # With a pretrained CLIP, or a checkpoint, what fits together is known once its own configuration is read.
+        check_config("config", config_class, self.config, alone=not (self.clip or self.checkpoint))
 
     def validate_head(self):
         """A head without the four scores has no score consistency."""
@@ -102,7 +106,7 @@ class DataRecipe:
 
     def validate_numbers(self):
         """Numbers in their ranges."""
-        _at_least(self, 0, "num_workers")
+        at_least(self, 0, "num_workers")
 
     @property
     def selects_on_test(self) -> bool:
@@ -172,10 +176,10 @@ class TrainRecipe:
 
     def validate_numbers(self):
         """Numbers in their ranges."""
-        _at_least(self, 1, "epochs", "max_steps", "batch_size", "total_batch_size", "grad_cache_chunk")
-        _at_least(self, 1, "eval_epochs", "eval_batch_size")
-        _at_least(self, 0, "learning_rate", "clip_learning_rate_factor", "weight_decay", "warmup_ratio", "save_steps")
-        _at_least(self, 0, "adam_beta1", "adam_beta2", "adam_epsilon", "freeze_layer_num")
+        at_least(self, 1, "epochs", "max_steps", "batch_size", "total_batch_size", "grad_cache_chunk")
+        at_least(self, 1, "eval_epochs", "eval_batch_size")
+        at_least(self, 0, "learning_rate", "clip_learning_rate_factor", "weight_decay", "warmup_ratio", "save_steps")
+        at_least(self, 0, "adam_beta1", "adam_beta2", "adam_epsilon", "freeze_layer_num")
         for name in ("adam_beta1", "adam_beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be less than 1")
@@ -247,7 +251,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
             range, an override that is not `key=value`.
         FileNotFoundError: no such file.
     """
-    values = _parse(Path(path).read_text(encoding="utf-8")) or {}
+    values = _parse(read_text(Path(path)), str(path)) or {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -255,10 +259,17 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
         *parents, name = key.split(".")
         target = values
         for parent in parents:
-            target = target.setdefault(parent, {})
+            target = target.setdefault(parent, {}) if isinstance(target, dict) else target
             if not isinstance(target, dict):
                 raise ValueError(f"{override!r}: {parent} holds the value {target!r}, it has no keys of its own")
-        target[name] = _parse(value)
+        if not isinstance(target, dict):
+            raise ValueError(f"{path} must be a mapping of keys; got {target!r}")
+        target[name] = _parse(value, f"{override!r}")
+        if key == "train.batch_size" and target.get("total_batch_size") is not None:
+            raise ValueError(
+                f"{override!r} would change nothing: train.total_batch_size={target['total_batch_size']} counts here, "
+                "the pairs of all processes; set that one"
+            )
     return _build(recipe_class, values, "", list(_known_keys(recipe_class, "")))
 
 
@@ -297,8 +308,14 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{where}{place}: no YAML: {problem}") from error
 
 
 def _known_keys(recipe_class: type, prefix: str) -> Iterable[str]:
@@ -312,7 +329,9 @@ def _build(recipe_class: type, values: Any, prefix: str, known: list[str]) -> An
     """Fills a recipe class from nested mappings, with errors that name the dotted key."""
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.') or 'the recipe'} must be a mapping of keys; got {values!r}")
-    _refuse_unknown([f"{prefix}{name}" for name in values], known)
+    for name in values:
+        if f"{prefix}{name}" not in known:
+            raise ValueError(f"unknown key {prefix}{name}: {_nearest(f'{prefix}{name}', known)}")
     types = {f.name: f.type for f in fields(recipe_class)}
     values = {
         name: _build(types[name], value, f"{prefix}{name}.", known) if is_dataclass(types[name]) else value
@@ -321,19 +340,57 @@ def _build(recipe_class: type, values: Any, prefix: str, known: list[str]) -> An
     try:
         return recipe_class(**values)
     except (StrictDataclassError, TypeError) as error:
-        raise ValueError(f"recipe section {prefix.rstrip('.') or 'top'}: {error.__cause__ or error}") from error
+        raise ValueError(f"{prefix}{_one_line(error)}") from error
 
 
-def _refuse_unknown(keys: Iterable[str], known: list[str]) -> None:
-    for key in keys:
-        if key not in known:
-            nearest = get_close_matches(key, known, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
-            raise ValueError(f"unknown key {key}: {hint}")
+def check_config(key: str, config_class: type, values: Any, alone: bool = True) -> None:
+    """Checks values of a model's configuration, whose classes ignore names that they do not know.
+
+    Args:
+        key: of the values, for errors.
+        config_class: their class, a strict dataclass of transformers.
+        values: name -> value; those of sub-configurations are mappings.
+        alone: whether the values, with the defaults of the others, must fit together.
+
+    Raises:
+        ValueError: an unknown name, a wrong type, values that do not fit together; the error begins with the key.
+    """
+    known = [f.name for f in fields(config_class)]
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{key}.{name} is unknown: {_nearest(name, known)}")
+        if isinstance(value, dict) and name.endswith("_config"):
+            # The family of a CLIP is the value of its `model_type`.
+            model_type = value.get("model_type", "clip") if name == "clip_config" else None
+            part_class = (
+                CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else config_class.sub_configs.get(name)
+            )
+            if hasattr(part_class, "sub_configs"):
+                part = {part_name: part_value for part_name, part_value in value.items() if part_name != "model_type"}
+                check_config(f"{key}.{name}", part_class, part)
+    try:
+        config_class(**values)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        if alone or not isinstance(error, StrictDataclassClassValidationError):
+            raise ValueError(f"{key}.{_one_line(error)}") from error
 
 
-def _at_least(recipe: Any, minimum: int, *names: str) -> None:
+def _one_line(error: Exception) -> str:
+    """What a strict dataclass found: "batch_size: expected int, got str (value: 'large')"."""
+    text = str(error.__cause__ or error).partition(". Errors: ")[0]
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
+    text = re.sub(r"^Field '(\w+)' with value (.*) doesn't match any type in \((.*)\)$", r"\1: \2 is none of \3", text)
+    return re.sub(r"^Field '(\w+)' ", r"\1: ", text)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+
+
+def at_least(recipe: Any, minimum: int, *names: str) -> None:
+    """Refuses values of these fields that are smaller or not finite; None is no value."""
     for name in names:
         value = getattr(recipe, name)
-        if value is not None and value < minimum:
-            raise ValueError(f"{name}={value} must be at least {minimum}")
+        if value is not None and not minimum <= value < math.inf:
+            raise ValueError(f"{name}={value} must be {f'at least {minimum}' if value < minimum else 'finite'}")

@@ -15,7 +15,8 @@ from datasets.fingerprint import Hasher
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .render import encode_video, render_frames, render_still, write_whole
+from ...atomic import write_whole
+from .render import encode_video, render_frames, render_still
 from .sampler import SPLITS, iter_clips, sample_clips, sample_still
 from .world import Clip, Event, relevant_frames
 
@@ -220,7 +221,13 @@ def _render(row: Mapping[str, Any], seed: int, image_size: int) -> None:
     split, number = row["video_id"].split("_")
     rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number)])
     frames = render_frames(rng, row["scene"], [Event(**event) for event in row["events"]], image_size)
-    write_whole(Path(row["video"]["path"]), encode_video(frames))
+    path = Path(row["video"]["path"])
+    try:
+        write_whole(path, io.BytesIO(encode_video(frames)))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"could not write {path} ({error.strerror}): free some space or choose another data_dir"
+        ) from error
 
 
 __all__ = ["VERSION", "Shapes", "ShapesConfig", "load", "relevant_frames", "sample_clips"]

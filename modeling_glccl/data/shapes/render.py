@@ -2,10 +2,8 @@
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import av
 import numpy as np
@@ -251,21 +249,3 @@ def encode_video(frames: np.ndarray) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that `path` either does not exist or is complete, however the process ends.
-
-    Raises:
-        OSError: the file could not be written (disk full, no permission, ...); nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"could not write {path} ({error.strerror}): free some space or choose another data_dir"
-        ) from error

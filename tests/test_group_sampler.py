@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from modeling_glccl.data.sampler import GroupSampler
+from modeling_glccl.data.group_sampler import GroupSampler
 
 GROUPS = [0, 1, 2, 0, 1, 2, 3, 0]
 

@@ -1,0 +1,56 @@
+"""Files and folders that are whole or not there, wherever the process, or the machine, dies."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_whole(path: Path, source: BinaryIO) -> None:
+    """Writes a file such that `path` is the old one or the complete new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+            file.flush()
+            _to_disk(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Puts the complete folder `new` in the place of `target`, which may exist.
+
+    A folder cannot be renamed over another one, so for a moment the old one is named `target.old`;
+    [`recover_folder`] undoes that if the process died right there.
+    """
+    for path in (*new.rglob("*"), new):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            _to_disk(descriptor)
+        finally:
+            os.close(descriptor)
+    old = _aside(target)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Restores `target` where a process died while replacing it."""
+    if not target.exists() and _aside(target).exists():
+        _aside(target).rename(target)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.old")
+
+
+def _to_disk(descriptor: int) -> None:
+    """Before the new name is: else a machine that loses power may keep the name and lose the content."""
+    os.fsync(descriptor)

@@ -1,0 +1,45 @@
+"""The processes of a run: as many as a launcher started, on GPUs or, where there is none, on the CPU."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+# One process may download or unpack a benchmark while the others wait for it; NCCL would give up after ten minutes.
+PATIENCE = timedelta(hours=6)
+
+
+def make_accelerator(precision: str, **settings: Any) -> Accelerator:
+    """The accelerator of this process, which knows all that were launched.
+
+    Args:
+        precision: "fp32", or the autocast "bf16" or "fp16".
+        **settings: further arguments of `Accelerator`.
+
+    Raises:
+        ValueError: the launcher started more processes than accelerate found. Each would train alone.
+    """
+    accelerator = Accelerator(
+        # accelerate makes a process group on the CPU only where it is told to.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        **settings,
+    )
+    found = accelerator.num_processes
+    launched = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", found))
+    if launched != found:
+        raise ValueError(
+            f"{launched} processes were launched (WORLD_SIZE) but accelerate found {found}: start them with "
+            f"torchrun --nproc_per_node {launched}, or unset WORLD_SIZE"
+        )
+    return accelerator
+
+
+def processes_here(accelerator: Accelerator) -> int:
+    """How many of the run's processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))

@@ -1,0 +1,162 @@
+"""`output_dir` of a run: one run at a time writes there, and deletes nothing but what runs wrote there."""
+
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from transformers import PreTrainedModel, ProcessorMixin
+
+from ..atomic import recover_folder, replace_folder
+from .recipe import Recipe, differences, load_recipe, save_recipe
+
+# Written at the start of a run into a folder that holds none of WRITTEN: from then on these are the run's own.
+MARK = ".glccl-run"
+FOLDERS = ("best", "last")
+WRITTEN = (*FOLDERS, *(f"{name}.{end}" for name in FOLDERS for end in ("new", "old")), "logs", "results.json")
+# What may differ between a run and its continuation: nothing here changes a step.
+MAY_CHANGE = {
+    "output_dir",
+    "resume",
+    "push_to_hub",
+    "data.data_dir",
+    "data.num_workers",
+    "data.frame_cache_dir",
+    "train.eval_batch_size",
+    "train.save_steps",
+}
+# Seconds. The workers of a training that was killed hold its lock until they notice, which they do every five seconds.
+LOCK_PATIENCE = 10
+
+
+class RunFolder:
+    """What the loop asks of `output_dir`; a context in which no other training writes there.
+
+    Args:
+        recipe: of the run; entering compares it with that of the run that is there.
+        accelerator: of the run. The main process writes.
+
+    Raises:
+        ValueError: on entering, in every process: another training is at work there, the folder holds the run of
+            another recipe, or files of a user under the names that a run writes.
+    """
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator):
+        self.recipe, self.accelerator, self.path = recipe, accelerator, Path(recipe.output_dir)
+        self.last, self.best = self.path / "last", self.path / "best"
+        self.saved_step: int | None = None
+
+    def __enter__(self):
+        error = [None]
+        if self.accelerator.is_main_process:
+            self.lock = FileLock(self.path / f"{MARK}.lock", timeout=LOCK_PATIENCE)
+            try:
+                self._claim()
+            except (ValueError, OSError) as problem:
+                self.lock.release()
+                error = [problem]
+        broadcast_object_list(error)  # raised by one process alone, it would leave the others waiting
+        if error[0]:
+            raise error[0]
+        return self
+
+    def __exit__(self, *exception):
+        if self.accelerator.is_main_process:
+            self.lock.release()
+
+    def _claim(self) -> None:
+        mark, own = self.path / MARK, self.last / "training_state"
+        foreign = [name for name in (*WRITTEN, "recipe.yaml") if (self.path / name).exists()]
+        if foreign and not mark.exists() and not (own.exists() and (self.last / "recipe.yaml").exists()):
+            raise ValueError(
+                f"output_dir={self.path} holds {', '.join(foreign)}, which no run of train.py wrote and a run would "
+                "replace: choose another output_dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"output_dir={self.path}: {mark.read_text().strip() if mark.exists() else 'another process'} trains "
+                "there now; wait for it, stop it, or choose another output_dir"
+            ) from None
+        mark.write_text(f"process {os.getpid()} on {platform.node()}\n")
+        for name in FOLDERS:
+            recover_folder(self.path / name)
+        if self.recipe.resume and self.last.exists():
+            self._compare()
+
+    def _compare(self) -> None:
+        changed = differences(load_recipe(self.last / "recipe.yaml"), self.recipe)
+        changed = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
+        if not changed:
+            return
+        advice = "choose another output_dir, or resume=false to replace that run"
+        if changed.keys() <= {"train.epochs", "train.max_steps"}:
+            advice = (
+                "the learning rate would have taken another course. To train the model further, start a new run with "
+                f"model.checkpoint={self.last} model.clip=null and another output_dir; resume=false replaces this one"
+            )
+        changes = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
+        raise ValueError(f"{self.path} holds a run of another recipe ({changes}): {advice}")
+
+    def begin(self) -> bool:
+        """Restores the state of the run that is here, if it is to go on, else clears what it left; whether it did."""
+        if self.accelerator.is_main_process:
+            if not self.recipe.resume or not self.last.exists():
+                for path in map(self.path.joinpath, WRITTEN):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            save_recipe(self.recipe, self.path / "recipe.yaml")
+        self.accelerator.wait_for_everyone()
+        if not self.last.exists():
+            return False
+        self.accelerator.load_state(self.last / "training_state")
+        return True
+
+    def save_model(self, folder: Path, model: PreTrainedModel, processor: ProcessorMixin, state: bool = False) -> None:
+        """Replaces `best` or `last`, completely or not at all; `from_pretrained` of model and processor read it.
+
+        Args:
+            folder: one of the two.
+            model, processor: what is saved.
+            state: save that of the training beside it, which [`begin`] restores.
+        """
+        accelerator, new = self.accelerator, folder.with_name(f"{folder.name}.new")
+        if accelerator.is_main_process:
+            shutil.rmtree(new, ignore_errors=True)
+            model.save_pretrained(new)
+            processor.save_pretrained(new)
+            save_recipe(self.recipe, new / "recipe.yaml")
+        accelerator.wait_for_everyone()
+        if state:
+            accelerator.save_state(new / "training_state")
+            accelerator.wait_for_everyone()  # save_state returns before the other processes have written
+        if accelerator.is_main_process:
+            replace_folder(new, folder)
+        accelerator.wait_for_everyone()
+
+    def save(self, model: PreTrainedModel, processor: ProcessorMixin, step: int) -> None:
+        """Replaces `last` by the present model, processor and training state."""
+        if self.accelerator.is_main_process:
+            self.accelerator.get_tracker("tensorboard", unwrap=True).flush()  # what is logged is saved, too
+        self.save_model(self.last, model, processor, state=True)
+        self.saved_step = step
+
+    def save_results(self, results: dict[str, Any], chosen: Path) -> None:
+        """Writes `results.json`, also beside the model that it is about."""
+        if self.accelerator.is_main_process:
+            for folder in (self.path, chosen):
+                (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+    def kept(self, step: int) -> str:
+        """What a run that is stopped after `step` steps leaves, for whoever stopped it."""
+        if self.saved_step is not None:
+            kept = f"{self.last} holds step {self.saved_step}"
+        else:
+            kept = "no checkpoint was written yet, what was rendered or cached is kept"
+        return f"stopped after step {step}: {kept}; the same command goes on from there"
