@@ -13,11 +13,10 @@ from ..checkpoints import load_checkpoint
 from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from .ann import SAMPLE_QUERIES, update_ann
 from .clips import ClipSettings
 from .fingerprint import describe_model, difference, fingerprint
 from .ingest import IngestReport, find_videos, finish_here, ingest, plan
-from .ranking import encode_queries, proxy_vectors
+from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
 
@@ -241,14 +240,7 @@ class VideoIndex:
         jobs = plan(self._store, videos, retry_failed, report)
         options = {"num_workers": num_workers, "batch_size": batch_size}
         ingest(self._store, finish(jobs, model, processor, self._settings, **options), len(videos), report, progress)
-        update_ann(self._store, self._sample_vectors)
         return IngestReport(**report, seconds=time.monotonic() - started)
-
-    @torch.inference_mode()
-    def _sample_vectors(self) -> torch.Tensor:
-        """[Q, D], of the sentences with which a nearest-neighbour index is measured."""
-        texts = encode_queries(*self._load(), SAMPLE_QUERIES)
-        return torch.cat([proxy_vectors(self.model, text) for text in texts]).cpu()
 
     def remove(self, video_ids: str | Iterable[str]) -> int:
         """Drops videos by id; returns how many there were."""
@@ -259,12 +251,8 @@ class VideoIndex:
         return {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
 
     def info(self) -> dict[str, Any]:
-        """What the index holds and how it is searched.
-
-        `ann` is None as long as searches scan pooled vectors in memory; a large index gets a nearest-neighbour index
-        whose `kind`, `probes` and measured `recall` stand there.
-        """
-        about, table = self._store.reload_about(), self._store.open_clips()
+        """What the index holds."""
+        about, table = self._store.about, self._store.open_clips()
         return {
             "path": self._store.uri,
             "videos": len(self),
@@ -278,7 +266,6 @@ class VideoIndex:
             "clip_length": about["clip_length"],
             "clip_stride": about["clip_stride"],
             "created": about["created"],
-            "ann": about.get("ann"),
         }
 
     def search(

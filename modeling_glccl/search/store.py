@@ -84,7 +84,6 @@ class Store:
     """The tables below one path or object store URI: `clips` and, in one row of JSON, `about`.
 
     Writers of one machine take turns through a file lock. An object store has none: let one process write there.
-    `written_clips` counts what was committed here since the nearest-neighbour index was last looked after.
     """
 
     def __init__(self, uri: str | Path, storage_options: dict[str, str] | None = None):
@@ -97,9 +96,7 @@ class Store:
         names = self._connection.list_tables(limit=100).tables
         if not {"clips", "about"} <= set(names):
             raise FileNotFoundError(f"{self.uri}: holds no index (tables found: {', '.join(names) or 'none'})")
-        self.written_clips = 0
-        self.about: dict[str, Any] = {}
-        self.reload_about()
+        self.about: dict[str, Any] = json.loads(self._open("about").to_arrow()["json"][0].as_py())
         if self.about["version"] != VERSION:
             raise ValueError(
                 f"{self.uri}: was made by another release (format {self.about['version']}, this one reads {VERSION}); "
@@ -141,18 +138,6 @@ class Store:
     def open_clips(self) -> Any:
         """The table of clips as it is now; it stays so, whatever is written later."""
         return self._open("clips")
-
-    def reload_about(self) -> dict[str, Any]:
-        """Settings of the index and what is known about it, as they are now."""
-        self.about = json.loads(self._open("about").to_arrow()["json"][0].as_py())
-        return self.about
-
-    def update_about(self, **values: Any) -> None:
-        """Sets values of `about`."""
-        with self.lock(), explained(self.uri):
-            table = self._open("about")
-            self.about = self.reload_about() | values
-            table.update(values={"json": json.dumps(self.about)})
 
     def select(self, columns: Sequence[str], column: str, values: Sequence[str | int]) -> list[dict[str, Any]]:
         """The rows whose `column` has one of the values."""
@@ -226,7 +211,6 @@ class Store:
                 table.add(data)
             if leaves:
                 table.delete(f"status = '{GONE}'")
-            self.written_clips += len(rows)
             return written
 
     def remove(self, video_ids: Sequence[str]) -> int:
