@@ -19,8 +19,9 @@ import pyarrow.compute
 import pyarrow.parquet
 from datasets.fingerprint import Hasher
 
+from ..video_files import VIDEO_SUFFIXES
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig, check_captions
-from .files import VIDEO_SUFFIXES, VideoFiles, parse_json, read_csv, read_text, write_whole
+from .files import VideoFiles, parse_json, read_csv, read_text, write_whole
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10

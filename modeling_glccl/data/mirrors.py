@@ -10,8 +10,9 @@ import datasets
 from datasets.fingerprint import Hasher
 from huggingface_hub import snapshot_download
 
+from ..video_files import VIDEO_SUFFIXES
 from .archives import ARCHIVE_PATTERNS, extract, find_archives, safe_path
-from .files import VIDEO_SUFFIXES, VideoFiles, write_whole
+from .files import VideoFiles, write_whole
 
 if TYPE_CHECKING:
     from .benchmark import VideoBenchmark
