@@ -10,9 +10,8 @@ unequal size; a video has a subject and a few scenes, a query is about one scene
 (`Library`). Queries are encoded beforehand: latencies are those of the search alone, on one thread (--threads), after
 one warm-up query; `p50_cpu_ms` is processor time, which other work on the machine stretches less. Recall is against
 GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the sentence, in memory (IndexFlatIP).
-`memory_mb` is what a reader keeps between searches, LanceDB's caches aside. Beyond `ANN_CLIPS` the nearest-neighbour
-index is built, which `ann_s`, `ann_recall` and `ann_probes` describe; other synthetic queries measure it. Prints
-tables and writes benchmarks/results/search[_<part>]_<hardware>.csv.
+`memory_mb` is what a reader keeps between searches, LanceDB's caches aside. Prints tables and writes
+benchmarks/results/search[_<part>]_<hardware>.csv.
 
 `shapes` indexes the test videos of the shapes benchmark. `moments` are those of the captions whose events follow each
 other, in the video that the caption describes: how many spans overlap the true one with an IoU of 0.5 and 0.7.
@@ -37,7 +36,6 @@ from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoPr
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.search import VideoIndex
-from modeling_glccl.search.ann import update_ann
 from modeling_glccl.search.candidates import read_ids
 from modeling_glccl.search.ranking import encode_queries, one_frame_logits, pool_frames, proxy_vectors
 from modeling_glccl.search.searcher import _FRAME_COLUMNS, _take
@@ -65,7 +63,7 @@ class Library:
         self._video_mean, self._text_mean = self._noise(generator, 2) * 1.5
         self._function_words = self._noise(generator, 30)
         order = torch.randperm(size, generator=generator)
-        self._targets, self._sample = order[:queries].sort().values, order[queries : queries + 32]
+        self._targets = order[:queries].sort().values
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
@@ -90,10 +88,6 @@ class Library:
     def queries(self) -> list[GLCCLTextFeatures]:
         """One for each target, of 6 to 14 words."""
         return [self._query(int(target)) for target in self._targets]
-
-    def sample(self) -> list[GLCCLTextFeatures]:
-        """32 other queries, by which a nearest-neighbour index is measured."""
-        return [self._query(int(target)) for target in self._sample]
 
     def _query(self, target: int) -> GLCCLTextFeatures:
         scene = self._scenes(target // CHUNK)[0][target % CHUNK, target % 3]
@@ -141,13 +135,7 @@ def build_model() -> tuple[GLCCLModel, GLCCLProcessor]:
 
 def exact_logits(model: GLCCLModel, texts: list[GLCCLTextFeatures], frames: Tensor) -> Tensor:
     """[A, V] logits of `model.similarity`, of features as the index keeps them."""
-    slots = max(text.words.shape[1] for text in texts)
-    pad = torch.nn.functional.pad
-    text = GLCCLTextFeatures(
-        sentence=torch.cat([text.sentence for text in texts]),
-        words=torch.cat([pad(text.words, (0, 0, 0, slots - text.words.shape[1])) for text in texts]),
-        word_mask=torch.cat([pad(text.word_mask, (0, slots - text.word_mask.shape[1])) for text in texts]),
-    )
+    text = GLCCLTextFeatures.concatenate(texts)
     mask = torch.ones(frames.shape[:2], dtype=torch.bool)
     return model.similarity(text, GLCCLVideoFeatures(frames=frames.half().float(), frame_mask=mask))
 
@@ -172,8 +160,6 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
         best.add(exact_logits(model, texts, frames))
     truth = [set(row.tolist()) for row in best.places]
     building += _timed(index._store.compact)[1]
-    sample = torch.cat([proxy_vectors(model, text) for text in library.sample()])
-    ann_seconds = _timed(lambda: update_ann(index._store, lambda: sample))[1]
     index._store.open_clips().optimize(cleanup_older_than=timedelta(0))  # as it is ten minutes later
 
     index = VideoIndex.open(path, model, processor)
@@ -187,13 +173,9 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
         len(rows & {int(result.video_id) for result in results}) for rows, results in zip(truth, found, strict=True)
     ]
     faiss_hits = [len(rows & set(results.tolist())) for rows, results in zip(truth, faiss_found, strict=True)]
-    ann = index.info()["ann"] or {"recall": "", "probes": ""}
     row = {
         "videos": size,
         "build_s": round(building, 1),
-        "ann_s": round(ann_seconds, 1) if index.info()["ann"] else "",
-        "ann_recall": ann["recall"],
-        "ann_probes": ann["probes"],
         "bytes_per_video": round(index.info()["bytes"] / size),
         "p50_ms": _milliseconds(seconds, 50),
         "p95_ms": _milliseconds(seconds, 95),

@@ -11,13 +11,21 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["modeling_glccl"])
 
 
-class Worker:
-    """Adds `folder` to the index at `path`, which it makes if it has to, `commit_videos` at a time."""
+def together(count: int):
+    """For that many workers: their `start`."""
+    return _context.Barrier(count)
 
-    def __init__(self, path: Path, checkpoint: Path, folder: Path, notes: Path, commit_videos: int = 2):
+
+class Worker:
+    """Adds `folder` to the index at `path`, which it makes if it has to, `commit_videos` at a time.
+
+    Workers that share a `start` begin together, once all of them are ready.
+    """
+
+    def __init__(self, path: Path, checkpoint: Path, folder: Path, notes: Path, commit_videos: int = 2, start=None):
         self._notes = notes
         notes.write_text("")
-        arguments = (str(path), str(checkpoint), str(folder), str(notes), commit_videos)
+        arguments = (str(path), str(checkpoint), str(folder), str(notes), commit_videos, start)
         self.process = _context.Process(target=_work, args=arguments)
         self.process.start()
 
@@ -36,7 +44,7 @@ class Worker:
         return [line[:-1] for line in self._notes.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _work(path: str, checkpoint: str, folder: str, notes: str, commit_videos: int) -> None:
+def _work(path: str, checkpoint: str, folder: str, notes: str, commit_videos: int, start) -> None:
     from modeling_glccl import GLCCLModel, GLCCLProcessor
     from modeling_glccl.search import VideoIndex, ingest, store
     from modeling_glccl.search.store import Store
@@ -57,6 +65,8 @@ def _work(path: str, checkpoint: str, folder: str, notes: str, commit_videos: in
         Store.commit = noted_commit
         model, processor = GLCCLModel.from_pretrained(checkpoint), GLCCLProcessor.from_pretrained(checkpoint)
         print("ready", file=file, flush=True)
+        if start is not None:
+            start.wait()
         try:
             index = VideoIndex.create(path, model, processor)
         except FileExistsError:

@@ -249,7 +249,7 @@ def test_files_of_others_are_not_replaced(source, tmp_path):
 
 
 def test_unusable_folders_are_named(source, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         run(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match="cannot go into that folder itself"):
         run(source, source / "out")
@@ -302,7 +302,7 @@ def test_pipes_sockets_and_broken_links_fail_by_name(source, tmp_path):
     report = run(source, tmp_path / "out")
     assert report.compressed == 4
     assert report.failed == {
-        str(source / "gone.mp4"): f"{source / 'gone.mp4'}: no such file",
+        str(source / "gone.mp4"): f"{source / 'gone.mp4'}: is not a regular file but a broken link",
         str(source / "pipe.mp4"): f"{source / 'pipe.mp4'}: is not a regular file",
     }
 

@@ -13,7 +13,7 @@ from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.features_glccl import GLCCLTextFeatures
-from modeling_glccl.search import IndexMismatchError, VideoIndex, ann, clips, ingest, searcher, store
+from modeling_glccl.search import IndexMismatchError, VideoIndex, clips, ingest, searcher, store
 from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
 
 pytest_plugins = ["search_fixtures"]
@@ -362,96 +362,6 @@ def test_moments_follow_the_frame_weights(index, videos, model, processor):
         torch.testing.assert_close(torch.tensor(result.frame_weights), weights, atol=0.01, rtol=0.01)
         assert result.moment.start <= result.moment.peak <= result.moment.end
         assert result.moment.peak in result.frame_times
-
-
-def test_a_large_index_gets_a_measured_nearest_neighbour_index(index, videos, monkeypatch):
-    monkeypatch.setattr(ann, "ANN_CLIPS", 2000)
-    monkeypatch.setattr(ann, "_CANDIDATES", 300)
-    monkeypatch.setattr(searcher, "SHORTLIST", 300)
-    index._store.commit(synthetic_records(1000))
-    update(index, videos)
-    assert index.info()["ann"] is None
-    index._store.commit(synthetic_records(2000, seed=1, name="more"))
-    assert update(index, videos) == {"unchanged": 5}
-    measured = index.info()["ann"]
-    assert measured["kind"] == "IVF_SQ"
-    assert measured["recall"] >= ann.RECALL_GATE
-    assert measured["clips"] == 3005
-    exact = index.search_batch(CAPTIONS, k=10, exhaustive=True)
-    indexed = index.search_batch(CAPTIONS, k=10)
-    best_ids = [{result.video_id for result in results} for results in exact]
-    found_ids = [{result.video_id for result in results} for results in indexed]
-    assert sum(len(best & found) for best, found in zip(best_ids, found_ids, strict=True)) >= 36  # of 40
-    # Clips added later are found, though the nearest-neighbour index does not know them yet.
-    index.remove([result.video_id for result in exact[0]])
-    assert not best_ids[0] & {result.video_id for result in index.search(CAPTIONS[0])}
-    best = next(record for record in synthetic_records(2000, seed=1, name="more") if record.video_id in best_ids[0])
-    best.video_id = "late"
-    index._store.commit([best])
-    assert index.search(CAPTIONS[0])[0].video_id == "late"
-    # Below the size from which it is kept, it is not used either.
-    monkeypatch.setattr(ann, "ANN_CLIPS", 4000)
-    update(index, videos)
-    assert index.info()["ann"] is None
-    assert index.search(CAPTIONS[0])[0].video_id == "late"
-
-
-def test_a_nearest_neighbour_index_that_finds_too_little_is_rebuilt(index, videos, monkeypatch):
-    measured = []
-    tune = ann._tune
-
-    def write_others(count: int, seed: int):
-        records = synthetic_records(count, seed=seed)
-        for record in records:
-            record.sha256 += f"-{seed}"
-        index._store.commit(records)
-
-    def noted_tune(*arguments):
-        measured.append(tune(*arguments)[1])
-        return 1, measured[-1]
-
-    def created():
-        (built,) = (found for found in index._store.open_clips().list_indices() if found.columns == ["pooled"])
-        return built.created_at
-
-    monkeypatch.setattr(ann, "ANN_CLIPS", 1000)
-    monkeypatch.setattr(ann, "_PROBES", (1,))
-    monkeypatch.setattr(ann, "_tune", noted_tune)
-    monkeypatch.setattr(ann, "RECALL_GATE", 0.05)
-    index._store.commit(synthetic_records(1000))
-    update(index, videos)
-    assert len(measured) == 1  # built, then measured
-    assert index.info()["ann"]["recall"] == round(measured[0], 4)
-    known = created()
-
-    # As many videos as before, but others: the number of clips alone would not tell.
-    write_others(30, seed=1)
-    update(index, videos)
-    assert (len(measured), index.info()["ann"]["unmeasured"]) == (1, 30)
-    write_others(1000, seed=1)
-    update(index, videos)
-    assert len(measured) == 2  # above the gate: measured, and kept
-    assert created() == known
-
-    monkeypatch.setattr(ann, "RECALL_GATE", 1.01)
-    write_others(1000, seed=2)
-    update(index, videos)
-    assert len(measured) == 4  # below it: measured, rebuilt, measured again
-    assert created() > known
-    assert index.info()["ann"]["recall"] == round(measured[-1], 4)
-    assert index.info()["ann"]["unmeasured"] == 0
-
-
-def test_a_nearest_neighbour_index_below_the_gate_is_not_used(index, videos, monkeypatch):
-    monkeypatch.setattr(ann, "ANN_CLIPS", 2000)
-    monkeypatch.setattr(ann, "_PROBES", (1,))
-    monkeypatch.setattr(ann, "RECALL_GATE", 1.0)
-    index._store.commit(synthetic_records(3000))
-    update(index, videos)
-    measured = index.info()["ann"]
-    assert measured["kind"] is None
-    assert measured["recall"] < 1
-    assert len(index.search(CAPTIONS[0])) == 10
 
 
 def test_one_frame_logits_are_those_of_videos_of_one_frame(model):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from search_data import assert_same_contents, contents, synthetic_records
-from search_worker import Worker
+from search_worker import Worker, together
 from videos import write_video
 
 from modeling_glccl.search import VideoIndex
@@ -69,7 +69,8 @@ def test_two_processes_add_at_once_while_another_searches(
 ):
     path = tmp_path / "my.index"
     VideoIndex.create(path, model, processor)
-    writers = [Worker(path, checkpoint, many_videos, tmp_path / f"notes{i}") for i in range(2)]
+    start = together(2)
+    writers = [Worker(path, checkpoint, many_videos, tmp_path / f"notes{i}", start=start) for i in range(2)]
     reader = VideoIndex.open(path, model, processor)
     sizes = []
     while any(writer.process.is_alive() for writer in writers):

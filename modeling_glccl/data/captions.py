@@ -20,8 +20,9 @@ import pyarrow.parquet
 from datasets.fingerprint import Hasher
 
 from ..atomic import write_whole
+from ..video_files import VIDEO_SUFFIXES
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig, check_captions
-from .files import VIDEO_SUFFIXES, VideoFiles, parse_json, read_csv, read_text
+from .files import VideoFiles, parse_json, read_csv, read_text
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10

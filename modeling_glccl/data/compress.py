@@ -14,7 +14,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from ..atomic import write_whole
-from .files import VIDEO_SUFFIXES
+from ..video_files import find_videos, why_no_file
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video
 
@@ -102,22 +102,17 @@ def compress_folder(
         OSError: a file cannot be written (a full disk, for instance); it is named.
     """
     source_dir, output_dir, settings = Path(source_dir), Path(output_dir), settings or CompressSettings()
-    if not source_dir.is_dir():
-        raise FileNotFoundError(f"{source_dir} is not a folder")
+    listing = find_videos(source_dir)
     if output_dir.resolve().is_relative_to(source_dir.resolve()):
         raise ValueError(f"the compressed videos of {source_dir} cannot go into that folder itself: got {output_dir}")
+    listing.videos += [path for path in listing.ignored if Path(path).suffix == "" and _is_video(path)]
+    listing.check()
     report, found = CompressReport(), {}
-    for source in sorted(source_dir.rglob("*")):
-        name = source.relative_to(source_dir)
-        if source.is_dir() or any(part.startswith(".") for part in name.parts):
-            continue
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in VIDEO_SUFFIXES or (suffix in ("", ".") and _is_video(source)):
-            found.setdefault(f"{stem}.mp4", []).append(source)
-        else:
-            report.ignored.append(str(source))
-    if not found:
-        raise ValueError(f"{source_dir}: no videos there (suffixes {', '.join(VIDEO_SUFFIXES)})")
+    report.ignored = sorted(set(listing.ignored) - set(listing.videos))
+    report.failed = {path: f"{path}: {why_no_file(path)}" for path in listing.irregular}
+    for source in map(Path, sorted(listing.videos)):
+        stem, _ = os.path.splitext(source.relative_to(source_dir))
+        found.setdefault(f"{stem}.mp4", []).append(source)
     if doubles := [f"{' and '.join(map(str, same))} -> {to}" for to, same in found.items() if len(same) > 1]:
         raise ValueError(
             f"{len(doubles)} names stand for several videos ({'; '.join(doubles[:5])}): rename all but one"
@@ -136,11 +131,11 @@ def compress_folder(
     return report
 
 
-def _is_video(path: Path) -> bool:
+def _is_video(path: str) -> bool:
     """Whether FFmpeg finds pictures in a file whose name says nothing (some of DiDeMo's)."""
     with suppress(av.FFmpegError, OSError):
-        if path.is_file():
-            with av.open(str(path), metadata_errors="ignore") as container:
+        if not why_no_file(path):
+            with av.open(path, metadata_errors="ignore") as container:
                 return bool(container.streams.video)
     return False
 

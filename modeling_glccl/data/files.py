@@ -7,17 +7,14 @@ import os
 import pickle
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..video_files import VIDEO_SUFFIXES, walk_files
+
 # Where annotations lie beside `videos/`: in the folder itself, or one level down.
 ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
-
-VIDEO_SUFFIXES = (
-    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".3g2", ".flv"),
-    *(".mts", ".m2ts", ".ts", ".ogv", ".qt", ".asf", ".divx", ".gif"),
-)
 
 
 def find_annotation(root: Path, *names: str) -> Path:
@@ -178,7 +175,7 @@ class VideoFiles:
         self._by_id: dict[str, str] = {}
         self._by_stem: dict[str, list[str]] = {}
         doubles = []
-        for path in self._walk():
+        for path in walk_files(*folders):
             name = os.path.basename(path)
             if name in self._by_name:
                 doubles.append(path)
@@ -195,17 +192,6 @@ class VideoFiles:
                 f"{self._by_name[os.path.basename(doubles[0])]} is used",
                 stacklevel=2,
             )
-
-    def _walk(self) -> Iterable[str]:
-        visited = set()
-        for folder in self.folders:
-            for root, subfolders, names in os.walk(folder, followlinks=True):
-                if (real := os.path.realpath(root)) in visited:  # links can lead in circles
-                    subfolders.clear()
-                    continue
-                visited.add(real)
-                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-                yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))
 
     def __len__(self) -> int:
         return len(self._by_name)

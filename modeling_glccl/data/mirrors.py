@@ -11,8 +11,9 @@ from datasets.fingerprint import Hasher
 from huggingface_hub import snapshot_download
 
 from ..atomic import write_whole
+from ..video_files import VIDEO_SUFFIXES
 from .archives import ARCHIVE_PATTERNS, extract, find_archives, safe_path
-from .files import VIDEO_SUFFIXES, VideoFiles
+from .files import VideoFiles
 
 if TYPE_CHECKING:
     from .benchmark import VideoBenchmark

@@ -63,32 +63,6 @@ class Snapshot:
         return Candidates(self.row_ids[best.numpy()], self.video_keys[best.numpy()], self._pooled[best])
 
 
-class IndexedSnapshot:
-    """All clips of a table as it was when it was opened, for tables with a nearest-neighbour index on disk."""
-
-    def __init__(self, table: Any, width: int, probes: int):
-        self.table = table
-        self._width = width
-        self._probes = probes
-        self._count = table.count_rows(_FOUND)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes itself, beside LanceDB's caches: none."""
-        return 0
-
-    def nearest(self, vector: Tensor, count: int) -> Candidates:
-        """The clips of the largest dot products with a vector [D], best first; the index may miss some."""
-        query = self.table.search(vector.half().numpy(), vector_column_name="pooled", query_type="vector")
-        query = query.distance_type("dot").nprobes(self._probes).limit(count).select(["video_key", "pooled"])
-        found = query.with_row_id(True).to_arrow()
-        pooled = torch.from_numpy(matrix(found["pooled"], self._width).copy())
-        return Candidates(found["_rowid"].to_numpy(), found["video_key"].to_numpy(), pooled)
-
-
 def read_ids(table: Any) -> tuple[np.ndarray, np.ndarray]:
     """Row ids and video keys of all clips."""
     ids = table.search().where(_FOUND).select(["video_key"]).with_row_id(True).to_arrow()

@@ -10,6 +10,7 @@ from rich.console import Console
 from transformers.utils import logging
 
 from ..checkpoints import load_checkpoint
+from ..video_files import find_videos
 from .index import VideoIndex
 from .report import results_html, results_json, results_table
 
@@ -34,16 +35,18 @@ def index_command(
         return
     if folder is None:
         raise ValueError("which folder of videos? glccl index VIDEO_DIR --index MY.INDEX --model CHECKPOINT")
+    single = Path(folder).is_file()
+    if not single:  # before the model is loaded
+        for note in find_videos(folder).check().notes():
+            print(note)
     index = _open_or_create(index_path, checkpoint, clip_length, clip_stride)
-    options = {
-        "remove_missing": remove_missing,
-        "retry_failed": retry_failed,
-        "num_workers": num_workers,
-        "batch_size": batch_size,
-    }
-    report = index.update(folder, engine=engine, **options)
+    options = {"retry_failed": retry_failed, "num_workers": num_workers, "batch_size": batch_size, "engine": engine}
+    if single:
+        report = index.add(folder, **options)
+    else:
+        report = index.update(folder, remove_missing=remove_missing, **options)
     counts = {name: count for name, count in asdict(report).items() if count and name != "seconds"}
-    done = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no videos found"
+    done = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{index_path}: {len(index)} videos ({done}) in {report.seconds:.1f} s")
     if report.failed:
         print(f"{report.failed} could not be read: glccl index --index {index_path} --errors")
@@ -60,7 +63,7 @@ def search_command(
         print(json.dumps(results_json(results), indent=2))
     elif results:
         table, folder = results_table(query, results)
-        Console().print(table)
+        Console(markup=False, highlight=False, emoji=False).print(table)
         print(f"in {folder}")
     else:
         print(f"{index_path} is empty")

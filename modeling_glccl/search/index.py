@@ -1,5 +1,6 @@
 """VideoIndex: a folder of videos, kept as features, and searched with sentences."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +11,15 @@ from typing import Any
 import torch
 
 from ..checkpoints import load_checkpoint
+from ..configuration_glccl import GLCCLConfig
 from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from .ann import SAMPLE_QUERIES, update_ann
+from ..video_files import find_videos, printable
 from .clips import ClipSettings
 from .fingerprint import describe_model, difference, fingerprint
-from .ingest import IngestReport, find_videos, finish_here, ingest, plan
-from .ranking import encode_queries, proxy_vectors
+from .ingest import IngestReport, finish_here, ingest, plan
+from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
 
@@ -47,6 +49,7 @@ class VideoIndex:
         self._settings = ClipSettings(store.about["clip_length"], store.about["clip_stride"])
         self._model, self._processor = None, None
         self._searching: Searcher | None = None
+        self._loading = threading.Lock()
         if model is not None and processor is not None:
             self._use(model, processor)
 
@@ -72,8 +75,13 @@ class VideoIndex:
 
         Raises:
             FileExistsError: there is an index already.
-            ValueError: a stride that would leave gaps.
+            ValueError: a stride that would leave gaps; a model that scores otherwise than GLCCL.
         """
+        if model.config.model_type != GLCCLConfig.model_type:
+            raise ValueError(
+                f"an index searches with GLCCL's interaction, and {type(model).__name__} has another one: compare the "
+                "peers with `glccl evaluate`"
+            )
         settings = ClipSettings(clip_length, clip_stride)
         description = describe_model(model, processor)
         about = {
@@ -125,18 +133,19 @@ class VideoIndex:
         self._searching = Searcher(self._store, self._model)
 
     def _load(self) -> tuple[GLCCLModel, GLCCLProcessor]:
-        if self._model is None or self._processor is None:
-            checkpoint = self._store.about["model"]["checkpoint"]
-            if not checkpoint:
-                raise ValueError(
-                    f"{self._store.uri} was made with a model that was not loaded from a checkpoint; pass model and "
-                    "processor to VideoIndex.open"
-                )
-            config = self._store.about["model"]["config"]
-            measured = {"glim_temperature": config["glim_temperature"]} if config.get("zero_shot") else {}
-            model, processor = load_checkpoint(checkpoint, **measured)
-            self._use(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
-        return self._model, self._processor
+        with self._loading:  # searches come from many threads
+            if self._model is None or self._processor is None:
+                checkpoint = self._store.about["model"]["checkpoint"]
+                if not checkpoint:
+                    raise ValueError(
+                        f"{self._store.uri} was made with a model that was not loaded from a checkpoint; pass model "
+                        "and processor to VideoIndex.open"
+                    )
+                config = self._store.about["model"]["config"]
+                measured = {"glim_temperature": config["glim_temperature"]} if config.get("zero_shot") else {}
+                model, processor = load_checkpoint(checkpoint, **measured)
+                self._use(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+            return self._model, self._processor
 
     @property
     def model(self) -> GLCCLModel:
@@ -201,23 +210,21 @@ class VideoIndex:
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: `remove_missing` for a folder without any video (is the disk mounted?) of which the index has
-                some; nothing is removed.
+            ValueError: a folder without any video (is the disk mounted?); nothing is removed.
         """
         folder = Path(folder).absolute()
-        found = find_videos(folder)
-        report = self._ingest({path: path for path in found}, retry_failed, num_workers, batch_size, engine, progress)
+        found = find_videos(folder).check()
+        paths = found.videos + found.irregular
+        videos = {printable(path): path for path in sorted(paths)}
+        report = self._ingest(videos, retry_failed, num_workers, batch_size, engine, progress)
         if remove_missing:
             gone = sorted(
                 row["video_id"]
                 for row in self._store.videos(["video_id", "path"])
-                if Path(row["path"]).is_relative_to(folder) and not Path(row["path"]).exists()
+                if Path(row["path"]).is_relative_to(printable(str(folder)))
+                and row["path"] not in videos
+                and not Path(row["path"]).exists()
             )
-            if gone and not found:
-                raise ValueError(
-                    f"{folder} holds no video, but the index has {len(gone)} of it; is its disk mounted? If they are "
-                    "really gone, call remove()"
-                )
             report.removed = self._store.remove(gone)
         return report
 
@@ -241,14 +248,7 @@ class VideoIndex:
         jobs = plan(self._store, videos, retry_failed, report)
         options = {"num_workers": num_workers, "batch_size": batch_size}
         ingest(self._store, finish(jobs, model, processor, self._settings, **options), len(videos), report, progress)
-        update_ann(self._store, self._sample_vectors)
         return IngestReport(**report, seconds=time.monotonic() - started)
-
-    @torch.inference_mode()
-    def _sample_vectors(self) -> torch.Tensor:
-        """[Q, D], of the sentences with which a nearest-neighbour index is measured."""
-        texts = encode_queries(*self._load(), SAMPLE_QUERIES)
-        return torch.cat([proxy_vectors(self.model, text) for text in texts]).cpu()
 
     def remove(self, video_ids: str | Iterable[str]) -> int:
         """Drops videos by id; returns how many there were."""
@@ -259,12 +259,8 @@ class VideoIndex:
         return {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
 
     def info(self) -> dict[str, Any]:
-        """What the index holds and how it is searched.
-
-        `ann` is None as long as searches scan pooled vectors in memory; a large index gets a nearest-neighbour index
-        whose `kind`, `probes` and measured `recall` stand there.
-        """
-        about, table = self._store.reload_about(), self._store.open_clips()
+        """What the index holds."""
+        about, table = self._store.about, self._store.open_clips()
         return {
             "path": self._store.uri,
             "videos": len(self),
@@ -278,7 +274,6 @@ class VideoIndex:
             "clip_length": about["clip_length"],
             "clip_stride": about["clip_stride"],
             "created": about["created"],
-            "ann": about.get("ann"),
         }
 
     def search(
@@ -326,4 +321,4 @@ def _by_id(videos: Any) -> dict[str, str]:
     for path in paths:
         if Path(path).is_dir():
             raise ValueError(f"{path}: is a folder; VideoIndex.update takes folders, add takes files")
-    return {path: path for path in paths}
+    return {printable(path): path for path in paths}

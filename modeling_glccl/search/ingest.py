@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any
 
@@ -18,11 +17,10 @@ from tqdm.auto import tqdm
 
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
+from ..video_files import printable, why_no_file
 from .clips import Clip, ClipReader, ClipSettings
 from .store import ERROR, ClipFeatures, Store, VideoRecord
 
-VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts")
-VIDEO_SUFFIXES += (".ogv", ".ts", ".webm", ".wmv")
 # Files looked up in the store at a time.
 _CHUNK = 256
 # A kill loses at most this many videos, or what was encoded in this many seconds.
@@ -74,29 +72,6 @@ class Job:
     errors: list[str] = field(default_factory=list)
 
 
-def find_videos(folder: str | Path) -> list[str]:
-    """Absolute paths of the video files in a folder and its sub-folders, sorted; hidden ones are left out.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder}: no such folder of videos")
-    found, seen = [], set()
-    for parent, folders, files in os.walk(os.path.abspath(folder), followlinks=True):
-        if (real := os.path.realpath(parent)) in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(parent, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
-    return sorted(found)
-
-
 def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Counter) -> Iterator[Job]:
     """The files that need work, in order; counts the others as unchanged.
 
@@ -116,10 +91,11 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
             if same_file and not (retry_failed and row["error"]):
                 report["unchanged"] += 1
                 continue
-            try:
-                record.sha256 = _hash(path)
-            except OSError as error:
-                record.error = f"cannot be read: {error}"
+            if not record.error:
+                try:
+                    record.sha256 = _hash(path)
+                except OSError as error:
+                    record.error = f"{path}: cannot be read: {error.strerror or error}"
             records.append(record)
         hashes = sorted({record.sha256 for record in records if record.sha256})
         same = {row["sha256"]: row for row in store.select(columns, "sha256", hashes) if row["status"] != ERROR}
@@ -319,11 +295,15 @@ class _Stopped(Exception):
 
 
 def _examine(video_id: str, path: str) -> VideoRecord:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        return VideoRecord(video_id, path, error=f"{path}: {error.strerror or error}")
-    return VideoRecord(video_id, path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    record = VideoRecord(video_id, printable(path))
+    if reason := why_no_file(path):
+        record.error = f"{record.path}: {reason}"
+        return record
+    if record.path != path:
+        record.error = f"{record.path}: its name is not UTF-8; rename it"
+    status = os.stat(path)
+    record.size, record.mtime_ns = status.st_size, status.st_mtime_ns
+    return record
 
 
 def _hash(path: str) -> str:

@@ -2,7 +2,7 @@
 
 With a video reduced to one unit vector m, GLCCL's four scores become dot products with m, aggregated over the words
 (docs/method.md). `one_frame_logits` computes just that; `proxy_vectors` also replaces AOSM's aggregation, close to a
-maximum over words, by the mean, and so is linear: one vector per text, for which nearest-neighbour search exists.
+maximum over words, by the mean, and so is linear: one vector per text, which is fast to compare with many videos.
 """
 
 import numpy as np

@@ -12,7 +12,7 @@ import torch
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..scoring_glccl import GLCCLTextState
-from .candidates import IndexedSnapshot, Snapshot, matrix, read_ids
+from .candidates import Snapshot, matrix, read_ids
 from .ranking import exact_logits, one_frame_logits, prepare_text, proxy_vectors
 from .store import Store
 
@@ -68,7 +68,7 @@ class Searcher:
     def __init__(self, store: Store, model: GLCCLModel):
         self._store = store
         self._model = model
-        self._snapshot: Snapshot | IndexedSnapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._refreshing = threading.Lock()
 
     def search(
@@ -90,21 +90,15 @@ class Searcher:
             found.append(self._results(text, _take(snapshot, row_ids[best], columns), scores[best], moments))
         return found
 
-    def _refresh(self) -> Snapshot | IndexedSnapshot:
+    def _refresh(self) -> Snapshot:
         """The clips as they are now."""
         with self._refreshing:
             table = self._store.open_clips()
             if self._snapshot is None or self._snapshot.table.version != table.version:
-                ann = self._store.reload_about().get("ann")
-                width = self._store.about["width"]
-                if ann and ann["kind"]:
-                    self._snapshot = IndexedSnapshot(table, width, ann["probes"])
-                else:
-                    previous = self._snapshot if isinstance(self._snapshot, Snapshot) else None
-                    self._snapshot = Snapshot(table, width, previous)
+                self._snapshot = Snapshot(table, self._store.about["width"], self._snapshot)
             return self._snapshot
 
-    def _score_all(self, snapshot: Snapshot | IndexedSnapshot, texts: Sequence[GLCCLTextState]) -> list[_Scored]:
+    def _score_all(self, snapshot: Snapshot, texts: Sequence[GLCCLTextState]) -> list[_Scored]:
         """Of all clips, for every text."""
         row_ids, video_keys = read_ids(snapshot.table)
         scores = np.empty((len(texts), len(row_ids)), np.float32)
@@ -116,7 +110,7 @@ class Searcher:
         return [_Scored(row_ids, row, video_keys) for row in scores]
 
     def _score_candidates(
-        self, snapshot: Snapshot | IndexedSnapshot, text: GLCCLTextFeatures, prepared: GLCCLTextState, k: int
+        self, snapshot: Snapshot, text: GLCCLTextFeatures, prepared: GLCCLTextState, k: int
     ) -> _Scored:
         """Of the clips that cheap scores propose."""
         vector = proxy_vectors(self._model, text)[0].cpu()
@@ -165,7 +159,7 @@ class Searcher:
         return self._model.frame_weights(text, video).sentence[0].cpu().numpy()
 
 
-def _take(snapshot: Snapshot | IndexedSnapshot, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
+def _take(snapshot: Snapshot, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Columns of some clips, in their order."""
     if not len(row_ids):
         return snapshot.table.schema.empty_table().select(list(columns))

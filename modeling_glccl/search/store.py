@@ -25,6 +25,7 @@ _INDEXED_ROWS = 10_000
 _FRAGMENTS, _FRAGMENTS_GROWING = 64, 1024
 # Readers take a new snapshot for every search, so nobody needs old ones for long.
 _KEPT_VERSIONS = timedelta(minutes=10)
+_MOVED = "the index is no longer there; if it was moved, open it under its new path"
 
 
 @dataclass
@@ -84,7 +85,6 @@ class Store:
     """The tables below one path or object store URI: `clips` and, in one row of JSON, `about`.
 
     Writers of one machine take turns through a file lock. An object store has none: let one process write there.
-    `written_clips` counts what was committed here since the nearest-neighbour index was last looked after.
     """
 
     def __init__(self, uri: str | Path, storage_options: dict[str, str] | None = None):
@@ -94,12 +94,10 @@ class Store:
         if self._is_local and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         self._connection = lancedb.connect(self.uri, storage_options=storage_options)
-        names = self._connection.list_tables(limit=100).tables
-        if not {"clips", "about"} <= set(names):
-            raise FileNotFoundError(f"{self.uri}: holds no index (tables found: {', '.join(names) or 'none'})")
-        self.written_clips = 0
-        self.about: dict[str, Any] = {}
-        self.reload_about()
+        about = _read_about(self._connection)
+        if about is None:
+            raise FileNotFoundError(f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there")
+        self.about: dict[str, Any] = about
         if self.about["version"] != VERSION:
             raise ValueError(
                 f"{self.uri}: was made by another release (format {self.about['version']}, this one reads {VERSION}); "
@@ -121,18 +119,16 @@ class Store:
             os.makedirs(uri, exist_ok=True)
         with _lock(uri):
             connection = lancedb.connect(uri, storage_options=storage_options)
-            names = connection.list_tables(limit=100).tables
-            if {"clips", "about"} <= set(names):
+            if _read_about(connection) is not None:
                 raise FileExistsError(f"{uri}: there is an index already; open it, or delete it first")
+            if (clips := _open_table(connection, "clips")) and (count := clips.count_rows()):
+                raise ValueError(f"{uri}: holds {count} clips, but its table 'about' is lost; index anew elsewhere")
             with explained(uri):
                 connection.create_table("clips", schema=_schema(max_frames, width), mode="overwrite")
-                # Last: without it there is no index, and a killed call can be repeated.
+                # Last: until it can be read there is no index, and a call that was killed can be repeated.
                 content = json.dumps({**about, "version": VERSION, "max_frames": max_frames, "width": width})
                 connection.create_table("about", pa.table({"json": [content]}), mode="overwrite")
         return cls(uri, storage_options)
-
-    def _open(self, name: str) -> Any:
-        return self._connection.open_table(name)
 
     def lock(self) -> AbstractContextManager:
         """Held while something is written."""
@@ -140,19 +136,10 @@ class Store:
 
     def open_clips(self) -> Any:
         """The table of clips as it is now; it stays so, whatever is written later."""
-        return self._open("clips")
-
-    def reload_about(self) -> dict[str, Any]:
-        """Settings of the index and what is known about it, as they are now."""
-        self.about = json.loads(self._open("about").to_arrow()["json"][0].as_py())
-        return self.about
-
-    def update_about(self, **values: Any) -> None:
-        """Sets values of `about`."""
-        with self.lock(), explained(self.uri):
-            table = self._open("about")
-            self.about = self.reload_about() | values
-            table.update(values={"json": json.dumps(self.about)})
+        table = _open_table(self._connection, "clips")
+        if table is None:
+            raise FileNotFoundError(f"{self.uri}: {_MOVED}")
+        return table
 
     def select(self, columns: Sequence[str], column: str, values: Sequence[str | int]) -> list[dict[str, Any]]:
         """The rows whose `column` has one of the values."""
@@ -164,8 +151,9 @@ class Store:
 
     def videos(self, columns: Sequence[str], condition: str = "true") -> Iterator[dict[str, Any]]:
         """The first row of every video, read or not."""
-        query = self.open_clips().search().where(f"clip = 0 AND ({condition})").select(list(columns))
-        for batch in query.to_batches():
+        # Rows on their way out have no path; they stay where a commit was killed before its last step.
+        query = self.open_clips().search().where(f"clip = 0 AND status != '{GONE}' AND ({condition})")
+        for batch in query.select(list(columns)).to_batches():
             yield from batch.to_pylist()
 
     def read(self, video_id: str, sha256: str) -> VideoRecord | None:
@@ -226,7 +214,6 @@ class Store:
                 table.add(data)
             if leaves:
                 table.delete(f"status = '{GONE}'")
-            self.written_clips += len(rows)
             return written
 
     def remove(self, video_ids: Sequence[str]) -> int:
@@ -328,8 +315,27 @@ def _schema(max_frames: int, width: int) -> pa.Schema:
     )
 
 
+def _open_table(connection: Any, name: str) -> Any:
+    """A table as it is now; None where it is not, or where a kill left no more than its folder."""
+    try:
+        return connection.open_table(name)
+    except ValueError as error:
+        if "was not found" in str(error):
+            return None
+        raise
+
+
+def _read_about(connection: Any) -> dict[str, Any] | None:
+    table = _open_table(connection, "about")
+    return None if table is None else json.loads(table.to_arrow()["json"][0].as_py())
+
+
 def _lock(uri: str) -> AbstractContextManager:
-    return nullcontext() if "://" in uri else FileLock(os.path.join(uri, ".lock"))
+    if "://" in uri:
+        return nullcontext()
+    if not os.path.isdir(uri):  # LanceDB and FileLock would make it anew
+        raise FileNotFoundError(f"{uri}: {_MOVED}")
+    return FileLock(os.path.join(uri, ".lock"))
 
 
 def _literal(value: str | int) -> str:
