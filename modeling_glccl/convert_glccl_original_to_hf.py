@@ -6,7 +6,6 @@ The release keeps OpenAI's names for CLIP (fused query, key and value; projectio
 the temporal encoder `transformerClip` and pads inside every softmax, hence `mask_padding=False` after conversion.
 """
 
-import argparse
 import math
 import pickle
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -246,13 +246,22 @@ def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` file, or any other one through `torch.load(weights_only=True)`.
 
     Raises:
-        ValueError: the file holds more than weights (another pickle, a TorchScript archive) or is damaged.
+        ValueError: the file holds more than weights (another pickle, a TorchScript archive), is damaged or a folder.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_file(path)
+    if (path / "config.json").exists():
+        raise ValueError(
+            f"{path} needs no conversion: a folder with a config.json, of a plain CLIP too, works as it is, "
+            "as --model and wherever a command takes a checkpoint"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the file of weights in it, such as pytorch_model.bin.4")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut ({error}); download or copy it again") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path} is no file of plain weights, and nothing else is loaded because a pickle can run code. If you "
@@ -272,41 +281,21 @@ def build_processor(config: GLCCLConfig, tokenizer: CLIPTokenizer) -> GLCCLProce
     return GLCCLProcessor(tokenizer, videos, max_words=config.max_words, mask_padding=config.mask_padding)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line: INPUT OUTPUT and the configuration values that no tensor tells."""
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_glccl.convert_glccl_original_to_hf", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("input", help="checkpoint of the release, e.g. pytorch_model.bin.4, or a .safetensors file")
-    parser.add_argument("output", help="folder for the converted model")
-    parser.add_argument("--csc-weight", type=float, help="weight of the CSC loss (0.5 in the release's commands)")
-    parser.add_argument("--max-frames", type=int, help="frames per video, where the checkpoint does not tell")
-    parser.add_argument(
-        "--mask-padding",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="leave padded words and frames out of the scores (the release counts them)",
-    )
-    parser.add_argument(
-        "--tokenizer", help="CLIP's, a folder or Hub repository; with it the processor is saved beside the model"
-    )
-    arguments = vars(parser.parse_args(argv))
-    source, output, tokenizer = (arguments.pop(name) for name in ("input", "output", "tokenizer"))
-    try:
-        state_dict = load_original_state_dict(source)
-        model = convert_original_checkpoint(state_dict, **{k: v for k, v in arguments.items() if v is not None})
-        processor = tokenizer and build_processor(model.config, CLIPTokenizer.from_pretrained(tokenizer))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
+def convert_file(source: str | Path, output: str | Path, tokenizer: str | None = None, **config: Any) -> None:
+    """Saves the model of [`convert_original_checkpoint`] and, given CLIP's tokenizer, the processor; prints its sizes.
+
+    Args:
+        source: file of the release, or of OpenAI's CLIP.
+        output: folder for the checkpoint.
+        tokenizer: folder or Hub repository.
+        **config: as of [`convert_original_checkpoint`]; None is left out.
+    """
+    given = {name: value for name, value in config.items() if value is not None}
+    model = convert_original_checkpoint(load_original_state_dict(source), **given)
+    processor = tokenizer and build_processor(model.config, CLIPTokenizer.from_pretrained(tokenizer))
     model.save_pretrained(output)
     if processor:
         processor.save_pretrained(output)
-    config = model.config
-    print(
-        f"{source} -> {output}: {model.num_parameters():,} parameters, max_words={config.max_words}, "
-        f"max_frames={config.max_frames}, csc_weight={config.csc_weight}, mask_padding={config.mask_padding}"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    names = ("max_words", "max_frames", "csc_weight", "mask_padding")
+    values = ", ".join(f"{name}={getattr(model.config, name)}" for name in names)
+    print(f"{source} -> {output}: {model.num_parameters():,} parameters, {values}")

@@ -1,7 +1,5 @@
 """Conversion of the release's checkpoints and of OpenAI CLIP state dicts."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +8,10 @@ from models import tiny_config, tiny_model, tiny_text, tiny_video
 from safetensors.torch import load_file, save_file
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.cli import main
 from modeling_glccl.convert_glccl_original_to_hf import (
     convert_original_checkpoint,
     load_original_state_dict,
-    main,
     to_original_names,
 )
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
@@ -168,7 +166,8 @@ def test_the_command_line_writes_a_checkpoint(release, tmp_path, capsys, name):
     else:
         torch.save(release, tmp_path / name)
     output = tmp_path / "converted"
-    main([str(tmp_path / name), str(output), "--csc-weight", "0.5", "--max-frames", "3", "--mask-padding"])
+    options = ["--csc-weight", "0.5", "--max-frames", "3", "--mask-padding"]
+    assert main(["convert", str(tmp_path / name), str(output), *options]) == 0
     model = GLCCLModel.from_pretrained(output)
     assert_same_weights(model, convert_original_checkpoint(release))
     assert (model.config.csc_weight, model.config.max_frames, model.config.mask_padding) == (0.5, 3, True)
@@ -179,7 +178,8 @@ def test_the_command_line_writes_the_processor_for_a_tokenizer(release, tmp_path
     save_file(release, tmp_path / "weights.safetensors")
     train_clip_tokenizer(["a red star"], 600).save_pretrained(tmp_path / "tokenizer")
     output = tmp_path / "converted"
-    main([str(tmp_path / "weights.safetensors"), str(output), "--tokenizer", str(tmp_path / "tokenizer")])
+    command = ["convert", str(tmp_path / "weights.safetensors"), str(output)]
+    assert main([*command, "--tokenizer", str(tmp_path / "tokenizer")]) == 0
     processor, config = GLCCLProcessor.from_pretrained(output), GLCCLModel.from_pretrained(output).config
     video_processor = processor.video_processor
     assert (processor.max_words, processor.mask_padding) == (config.max_words, False)
@@ -187,13 +187,23 @@ def test_the_command_line_writes_the_processor_for_a_tokenizer(release, tmp_path
     assert video_processor.crop_size == config.clip_config.vision_config.image_size
 
 
-def test_the_module_runs_and_reports_errors_without_a_traceback(tmp_path):
+def test_the_command_says_in_a_line_what_cannot_be_converted(tmp_path, capsys):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    command = [sys.executable, "-m", "modeling_glccl.convert_glccl_original_to_hf"]
-    result = subprocess.run([*command, tmp_path / "x.safetensors", tmp_path / "out"], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "unknown names: x" in result.stderr
-    assert "Traceback" not in result.stderr
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:20])
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "config.json").write_text("{}")
+    for name, message in (
+        ("x.safetensors", "unknown names: x; missing names: "),
+        ("cut.safetensors", "cut.safetensors is damaged or cut"),
+        ("clip", "clip needs no conversion: a folder with a config.json, of a plain CLIP too, works as it is"),
+        (".", "name the file of weights in it"),
+        ("none.bin", "none.bin: No such file or directory"),
+    ):
+        assert main(["convert", str(tmp_path / name), str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("glccl convert: error: ")
+        assert message in error
+        assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,117 @@
+"""How a command behaves in a terminal: errors in one line, Ctrl-C and SIGTERM, progress in a file."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+# What a missing module belongs to, where that is not [train].
+EXTRAS = {"gradio": "demo", "lancedb": "search", "ray": "scale"}
+# Errors of libraries that have no class in common with Python's: damaged weights, no connection.
+FOREIGN_ERRORS = ("safetensors", "httpx", "httpx2")
+# How tqdm shows progress in a file: a line now and then instead of one that is never finished.
+PROGRESS_LINES = {
+    "TQDM_MININTERVAL": "30",
+    "TQDM_MAXINTERVAL": "30",
+    "TQDM_BAR_FORMAT": "{desc} {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n",
+}
+
+
+def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) -> int:
+    """Runs a command and returns its exit code: 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Args:
+        command: returns an exit code; None is 0. A KeyboardInterrupt that leaves it may say what is kept.
+        name: that messages begin with, such as "glccl data check".
+        line: all of the command line, for the report of an unexpected error.
+        goes_on: whether the same command goes on where it was interrupted.
+    """
+    if not sys.stderr.isatty():  # before tqdm is imported, which reads them once
+        os.environ.update(PROGRESS_LINES | os.environ)
+    kept = "the same command goes on where it stopped" if goes_on else ""
+    with _signals() as received:
+        try:
+            code = command() or 0
+            if not received:
+                return code
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, click.Abort):  # click's word for KeyboardInterrupt and EOFError
+                error = error.__cause__ or error
+            if isinstance(error, KeyboardInterrupt):
+                kept = str(error) or kept
+            elif not received:  # else an error because a process that it waited for was ended
+                message = _explain(error)
+                if message is None:
+                    traceback.print_exception(error)
+                    message = f"this is a mistake of modeling_glccl: please report the lines above with {line}"
+                    message = ", ".join([message, *_versions()])
+                print(f"{name}: error: {message}", file=sys.stderr)
+                return 1
+    print("; ".join(filter(None, [f"{name}: interrupted", kept])), file=sys.stderr)
+    return 128 + (received or [signal.SIGINT])[0]
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt and end the commands that this one started; yields those received."""
+    received = []
+
+    def interrupt(number: int, _frame: Any) -> None:
+        received.append(number)
+        with suppress(ImportError):  # whatever starts commands has it
+            import multiprocessing
+
+            import psutil
+
+            # multiprocessing ends its own, and a DataLoader takes a dead worker for an error.
+            own = {child.pid for child in multiprocessing.active_children()}
+            for child in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    for process in [] if child.pid in own else [*child.children(recursive=True), child]:
+                        process.terminate()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _explain(error: BaseException) -> str | None:
+    """What a user can do something about, in one line; None for what is a mistake of this package."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(__package__):
+        module = error.name.partition(".")[0]
+        return f"{module} is not installed: pip install 'modeling_glccl[{EXTRAS.get(module, 'train')}]'"
+    if isinstance(error, subprocess.CalledProcessError):
+        command = shlex.join(map(str, error.cmd))
+        return f"{command} ended with exit code {error.returncode}; the lines above say why"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    foreign = type(error).__module__.partition(".")[0] in FOREIGN_ERRORS
+    if not foreign and not isinstance(error, (ValueError, OSError, ImportError)):
+        return None
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
+def _versions() -> Iterator[str]:
+    yield f"Python {sys.version.split()[0]} on {sys.platform}"
+    for package in ("modeling_glccl", "torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            yield f"{package} {version(package)}"

@@ -1,0 +1,69 @@
+"""What is imported when, and that transformers knows the classes in whatever order both are imported."""
+
+import subprocess
+import sys
+
+import pytest
+from checkpoints import save_tiny_checkpoint
+
+import modeling_glccl
+from modeling_glccl.peers import XCLIPModel
+
+USES = {
+    "model": "from transformers import AutoModel; print(type(AutoModel.from_pretrained(folder)).__name__)",
+    "pipeline": "from transformers import pipeline; "
+    "print(type(pipeline('text-video-retrieval', model=folder).model).__name__)",
+    "processors": "from transformers import AutoProcessor; "
+    "from transformers.models.auto.video_processing_auto import AutoVideoProcessor; "
+    "print(type(AutoProcessor.from_pretrained(folder)).__name__, "
+    "type(AutoVideoProcessor.from_pretrained(folder)).__name__)",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_checkpoint(folder / "glccl", ["a red star"])
+    save_tiny_checkpoint(folder / "xclip", ["a red star"], XCLIPModel, csc_weight=0)
+    return folder
+
+
+def python(program: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("first", "peer", "use", "printed"),
+    [
+        ("import modeling_glccl", "glccl", "model", "GLCCLModel"),
+        ("import transformers; import modeling_glccl", "glccl", "model", "GLCCLModel"),
+        ("from transformers import AutoModel; import modeling_glccl", "xclip", "model", "XCLIPModel"),
+        ("import modeling_glccl", "glccl", "processors", "GLCCLProcessor GLCCLVideoProcessor"),
+        # A module whose own import imports transformers: its classes are registered when all of it is there.
+        ("import modeling_glccl.pipeline_glccl", "xclip", "pipeline", "XCLIPModel"),
+        ("from modeling_glccl import GLCCLConfig", "glccl", "pipeline", "GLCCLModel"),
+    ],
+)
+def test_transformers_loads_checkpoints_in_any_order_of_imports(checkpoint, first, peer, use, printed):
+    assert python(f"{first}\nfolder = {str(checkpoint / peer)!r}\n{USES[use]}") == printed
+
+
+def test_the_command_line_starts_without_torch():
+    program = (
+        "import sys; from modeling_glccl.cli import main; code = main(sys.argv[1:] or ['--help']); "
+        "print(code, sorted({'torch', 'transformers', 'datasets', 'numpy', 'rich'} & set(sys.modules)))"
+    )
+    assert python(program).endswith("\n0 []")
+    wrong = program.replace("['--help']", "['search', 'a dog']")
+    assert python(wrong) == "2 []"
+
+
+def test_the_package_offers_its_names_and_no_others():
+    assert set(modeling_glccl.__all__) <= set(dir(modeling_glccl))
+    for name in modeling_glccl.__all__:
+        assert getattr(modeling_glccl, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'GLCCL'"):
+        modeling_glccl.GLCCL  # noqa: B018
