@@ -86,7 +86,7 @@ class GLCCLInteraction(nn.Module):
             text: features of A texts, or what [`~GLCCLInteraction.prepare_text`] made of them.
             video: features of V videos, or what [`~GLCCLInteraction.prepare_video`] made of them.
             logit_scale: scalar, the logarithm of the scale.
-            precision: "fp32", or "bf16" for the products of queries with frames alone.
+            precision: "fp32", or "bf16" for the products of queries with frames alone, and for their gradients.
             memory_budget: bytes that the intermediates of one block may take.
 
         Raises:

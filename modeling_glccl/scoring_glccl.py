@@ -1,4 +1,4 @@
-"""The exact GLCCL scores of prepared texts and videos, block by block; training recomputes each block backwards.
+"""The exact GLCCL scores of prepared texts and videos, block by block; blocks are recomputed in the backward pass.
 
 GLIM's text-guided features are never formed. For a query q and the pooled frame f_j = sum_k a_jk x_k,
 
@@ -119,6 +119,8 @@ def score_states(
     about `settings.memory_budget` bytes whatever A and V are; products of queries and frames are kept for the backward
     pass where four times as much holds them, and recomputed otherwise.
     """
+    if not (text.lengths and video.lengths):
+        return video.tensors.frames.new_empty(4, len(text.lengths), len(video.lengths))
     training = torch.is_grad_enabled()
     product_bytes = 8 * len(video.tensors.frames) * (len(text.lengths) + len(text.tensors.words))
     keep = training and product_bytes <= 4 * settings.memory_budget

@@ -221,6 +221,14 @@ def test_blocks_of_any_size_give_the_same_scores_and_gradients():
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize(("texts", "videos"), [(0, 2), (2, 0)])
+def test_no_texts_or_no_videos_have_no_scores(texts, videos):
+    text, video = random_features([3, 8], [4, 6])
+    text = GLCCLTextFeatures(**{name: value[:texts] for name, value in text.items()})
+    video = GLCCLVideoFeatures(**{name: value[:videos] for name, value in video.items()})
+    assert noisy_interaction()(text, video, LOGIT_SCALE).logits.shape == (texts, videos)
+
+
 def test_prepared_features_give_the_same_scores():
     text, video = random_features([3, 8, 1], [4, 1, 6])
     interaction = noisy_interaction()
