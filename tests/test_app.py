@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,16 +21,17 @@ from videos import write_video
 gradio = pytest.importorskip("gradio")
 
 from modeling_glccl.app import (  # noqa: E402
-    FolderSearcher,
-    Found,
-    IndexSearcher,
+    Uploads,
     build_app,
-    find_videos,
     open_searcher,
-    results_html,
-    word_weights,
+    players_html,
+    search_all,
 )
 from modeling_glccl.cli import main  # noqa: E402
+from modeling_glccl.features_glccl import Moment  # noqa: E402
+from modeling_glccl.search import SearchResult  # noqa: E402
+from modeling_glccl.search.report import group_words  # noqa: E402
+from modeling_glccl.video_files import find_videos  # noqa: E402
 
 SPACE = Path(__file__).parent.parent / "hub" / "space"
 QUERY = "a red ball bounces"
@@ -48,100 +48,161 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory):
+def checkpoint(tmp_path_factory):
     checkpoint = tmp_path_factory.mktemp("app") / "checkpoint"
     save_tiny_checkpoint(checkpoint, [QUERY, "a blue square slides to the left"])
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint):
     return pipeline("text-video-retrieval", model=str(checkpoint), device="cpu")
 
 
-def test_a_folder_is_searched_with_the_weights_of_frames_and_words(pipe, folder):
-    paths = find_videos(folder)
-    assert [path.rpartition("/")[2] for path in paths] == ["a.mp4", "b & c.mp4", "d.mp4"]
-    found = FolderSearcher(pipe, pipe.index(paths)).search(QUERY, 2)
+@pytest.fixture(scope="module")
+def opened(checkpoint, folder):
+    """What `glccl serve CHECKPOINT --videos FOLDER` searches."""
+    return open_searcher(checkpoint=str(checkpoint), videos=folder)
+
+
+def test_a_folder_is_searched_with_the_weights_of_frames_and_words(opened, pipe, folder):
+    index, _ = opened
+    paths = find_videos(folder).videos
+    found = search_all(QUERY, [index], 2)
     expected = pipe(QUERY, videos=paths, top_k=2, moments=True)
-    assert [(f.path, f.score, f.start, f.end) for f in found] == [
-        (e["id"], e["score"], e["start"], e["end"]) for e in expected
-    ]
-    for result in found:
-        assert result.weights.sum() == pytest.approx(1, abs=1e-5)
-        assert [word for word, _ in result.words] == ["a", "red", "ball", "bounces"]
-        for _, weights in result.words:
+    assert [result.path for result in found] == [wanted["id"] for wanted in expected]
+    text = pipe.forward(pipe.preprocess({"text": [QUERY]}))
+    for result, wanted in zip(found, expected, strict=True):
+        assert result.score == pytest.approx(wanted["score"], abs=0.05)  # stored as float16
+        assert (result.moment.start, result.moment.end) == pytest.approx((wanted["start"], wanted["end"]), abs=1e-6)
+        weights = pipe.model.frame_weights(text, pipe.index([result.path]).features)
+        np.testing.assert_allclose(result.word_weights, weights.words[0, 0].detach().numpy(), atol=0.01)
+        np.testing.assert_allclose(result.frame_weights, weights.sentence[0, 0].detach().numpy(), atol=0.01)
+        words = group_words(QUERY, result.word_weights, pipe.processor)
+        assert [word for word, _ in words] == ["a", "red", "ball", "bounces"]
+        for _, weights in words:
             assert weights.sum() == pytest.approx(1, abs=1e-5)
-            assert weights.shape == result.times.shape
 
 
-def test_an_index_is_searched_through_its_own_search(pipe, folder):
-    """The index's interface, as the page uses it; the weights of words come from decoding the clip again."""
-    paths = find_videos(folder)
-    expected = FolderSearcher(pipe, pipe.index(paths)).search(QUERY, 2)
-
-    class Index:
-        model, processor = pipe.model, pipe.processor
-
-        def search(self, query, k, moments):
-            return [
-                SimpleNamespace(
-                    path=found.path,
-                    score=found.score,
-                    start=0.0,
-                    end=9.0,
-                    duration=3.0,
-                    moment=SimpleNamespace(start=found.start, end=found.end),
-                    frame_times=found.times,
-                    frame_weights=found.weights,
-                )
-                for found in expected[:k]
-            ]
-
-    for result, wanted in zip(IndexSearcher(Index()).search(QUERY, 2), expected, strict=True):
-        assert (result.path, result.score, result.start) == (wanted.path, wanted.score, wanted.start)
-        for (word, weights), (name, values) in zip(result.words, wanted.words, strict=True):
-            assert word == name
-            np.testing.assert_allclose(weights, values, atol=1e-5)
-    expected[0].path = str(folder / "gone.mp4")
-    assert IndexSearcher(Index()).search(QUERY, 1)[0].words == []
+def test_a_search_encodes_its_query_once_and_decodes_nothing(opened, folder, tmp_path, monkeypatch):
+    index, temporary = opened
+    mine = Uploads(index, temporary.name)
+    mine.show([str(write_video(tmp_path / "mine.mp4", 12, fps=10))])
+    encode, encoded = index.model.get_text_features, []
+    monkeypatch.setattr(index.model, "get_text_features", lambda *a, **k: encoded.append(a) or encode(*a, **k))
+    for module in ("video_processing_glccl", "search.report"):
+        monkeypatch.setattr(f"modeling_glccl.{module}.decode_video", lambda *_: pytest.fail("a video was decoded"))
+    page = players_html(QUERY, search_all(QUERY, [index, mine.index], 4), index.processor)
+    assert page.count("<video ") == 4
+    assert page.count('<th title="bounces">') == 4
+    assert len(encoded) == 1
+    mine.close()
 
 
-def test_an_index_of_glccl_index_is_served(pipe, folder, tmp_path):
-    search = pytest.importorskip("modeling_glccl.search", reason="lancedb is not installed: pip install '.[search]'")
-    pipe.save_pretrained(tmp_path / "model")
-    assert main(["index", str(folder), "--index", str(tmp_path / "index"), "--model", str(tmp_path / "model")]) == 0
-    searcher, opened = open_searcher(index=tmp_path / "index")
-    assert isinstance(searcher.index, search.VideoIndex)
-    found = searcher.search(QUERY, 3)
-    expected = FolderSearcher(pipe, pipe.index(find_videos(folder))).search(QUERY, 3)
-    assert [result.path for result in found] == [result.path for result in expected]
-    np.testing.assert_allclose([f.score for f in found], [e.score for e in expected], atol=0.05)  # stored as float16
-    assert [word for word, _ in found[0].words] == QUERY.split()
-    assert opened.index(find_videos(folder)[:1]).features.frames.shape[0] == 1
+def test_an_index_of_glccl_index_is_served(checkpoint, folder, opened, tmp_path):
+    assert main(["index", str(folder), "--index", str(tmp_path / "index"), "--model", str(checkpoint)]) == 0
+    index, _ = open_searcher(index=tmp_path / "index")
+    found, wanted = (search_all(QUERY, [one], 3) for one in (index, opened[0]))
+    assert [(result.path, result.score) for result in found] == [(result.path, result.score) for result in wanted]
+
+
+def test_what_cannot_be_read_is_listed_and_left_out(checkpoint, folder, tmp_path, capsys):
+    videos = tmp_path / "videos"
+    shutil.copytree(folder, videos)
+    (videos / "junk.mp4").write_bytes(b"no video")
+    (videos / "._a.mp4").write_bytes(b"a Mac's notes")
+    os.mkfifo(videos / "pipe.mp4")
+    (videos / "folder.mp4").mkdir()
+    index, temporary = open_searcher(checkpoint=str(checkpoint), videos=videos)
+    printed = capsys.readouterr().out
+    assert "1 other files ignored (suffixes .txt)" in printed
+    assert f"{videos / 'junk.mp4'}: " in printed
+    assert f"{videos / 'pipe.mp4'}: is not a regular file" in printed
+    assert len(index) == 3
+    assert Path(temporary.name).is_dir()
+    temporary.cleanup()
+    for name in ("a.mp4", "b & c.mp4", "more/d.mp4"):
+        (videos / name).unlink()
+    with pytest.raises(ValueError, match="not one video there can be read"):
+        open_searcher(checkpoint=str(checkpoint), videos=videos)
+
+
+def test_uploads_are_indexed_once_and_deleted_with_the_session(opened, tmp_path, monkeypatch):
+    index, temporary = opened
+    uploads = Uploads(index, temporary.name)
+    encode, encoded = index.model.get_video_features, []
+    monkeypatch.setattr(index.model, "get_video_features", lambda *a: encoded.append(len(a[0])) or encode(*a))
+    one, two = (str(write_video(tmp_path / name, 9 + i, fps=5)) for i, name in enumerate(("one.mp4", "two.mp4")))
+    bad = tmp_path / "<b>.mp4"
+    bad.write_bytes(b"no video")
+    assert uploads.show([one, str(bad)])[0] == "one.mp4 is searched now."
+    (error,) = uploads.show([one, one, str(bad)])  # once more: said of the bad one only
+    assert error.startswith("**This did not work:** &lt;b&gt;.mp4: is not a video")
+    assert str(tmp_path) not in error
+    assert uploads.show([two, one]) == ["two.mp4 is searched now."]
+    assert encoded == [1, 1]
+    names = {Path(result.path).name for result in search_all(QUERY, [index, uploads.index], 9)}
+    assert names == {"a.mp4", "b & c.mp4", "d.mp4", "one.mp4", "two.mp4"}
+    assert uploads.show([two]) == []
+    assert [result.path for result in uploads.index.search(QUERY)] == [two]
+    assert len(index) == 3  # nobody else finds them
+    folder = Path(uploads.index.info()["path"])
+    assert folder.is_dir()
+    uploads.close()
+    assert not folder.parent.exists()
+
+
+def test_the_page_gives_every_session_its_own_uploads(opened, tmp_path):
+    """Through the functions of the page: what its state goes through from the first upload to the end."""
+    blocks = build_app(*opened)
+    functions = {function.name: function.fn for function in blocks.fns.values()}
+    (state,) = (block for block in blocks.blocks.values() if isinstance(block, gradio.State))
+    mine = str(write_video(tmp_path / "mine.mp4", 12, fps=10))
+    assert functions["add"](None, None) == ("", None)
+    message, uploads = functions["add"]([mine], state.value)
+    assert message == "mine.mp4 is searched now."
+    assert functions["add"]([mine], uploads) == ("", uploads)
+    assert functions["search"](QUERY, uploads)[1].count("<article>") == 4
+    assert functions["search"](QUERY, state.value)[1].count("<article>") == 3
+    assert functions["search"](" ", None) == ("Type what happens in the video.", "")
+    assert "2,001 characters; at most 2,000" in functions["search"]("a" * 2001, None)[0]
+    folder = Path(uploads.index.info()["path"])
+    state.delete_callback(uploads)
+    assert not folder.exists()
+    state.delete_callback(None)
 
 
 def test_words_are_those_of_the_query_whatever_their_tokens(pipe):
     slots = pipe.processor(text=["unbelievable Ünïcode, ball"])["input_ids"].shape[1]
     weights = np.arange(slots * 2, dtype=float).reshape(slots, 2)
-    words = word_weights(pipe.processor, "unbelievable Ünïcode, ball", weights)
+    words = group_words("unbelievable Ünïcode, ball", weights, pipe.processor)
     assert [word for word, _ in words] == ["unbelievable", "ünïcode", ",", "ball"]
     pieces = len(pipe.processor.tokenizer.tokenize("unbelievable"))
     assert pieces > 1
     np.testing.assert_allclose(words[0][1], weights[1 : pieces + 1].mean(axis=0))
 
 
-def test_names_and_words_cannot_become_markup():
-    found = Found(
+def test_names_and_words_cannot_become_markup(pipe):
+    query = '<i> "onclick= ball'
+    slots = pipe.processor(text=[query])["input_ids"].shape[1]
+    result = SearchResult(
+        video_id="a",
         path="/videos/<b>&\"'.mp4",
-        name="<script>alert(1)</script>",
         score=1.5,
-        start=1.0,
+        start=0.0,
         end=2.0,
-        times=np.array([0.5, 1.5]),
-        weights=np.array([0.2, 0.8]),
-        words=[("<i>", np.array([0.5, 0.5])), ('"onclick=', np.array([0.5, 0.5]))],
+        duration=2.0,
+        moment=Moment(1.0, 2.0, 1.5),
+        frame_times=np.array([0.5, 1.5]),
+        frame_weights=np.array([0.2, 0.8]),
+        word_weights=np.full((slots, 2), 0.5),
     )
-    page = results_html([found])
-    assert "<script>" not in page
+    page = players_html(query, [result], pipe.processor)
     assert "<i>" not in page
+    assert "<b>" not in page
     assert '"onclick=' not in page.replace(' onclick="', "")
     assert 'src="gradio_api/file=/videos/%3Cb%3E%26%22%27.mp4#t=1.00,2.00"' in page
+    assert "<h3>&lt;b&gt;&amp;&quot;&#x27;.mp4</h3>" in page
     assert "sentence at 1.5 s: 80 %" in page
     assert page.count('class="moment"') == 1
 
@@ -149,13 +210,13 @@ def test_names_and_words_cannot_become_markup():
 def test_what_to_search_must_be_said(tmp_path):
     with pytest.raises(ValueError, match="Pass --index, or a checkpoint and --videos"):
         open_searcher(checkpoint="somewhere")
-    with pytest.raises(FileNotFoundError, match="holds no video"):
-        find_videos(tmp_path)
+    with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4"):
+        open_searcher(checkpoint="somewhere", videos=tmp_path)
 
 
-def test_the_page_is_built_without_a_network(pipe, folder, monkeypatch):
+def test_the_page_is_built_without_a_network(opened, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail(f"connects to {arguments[1:]}"))
-    blocks = build_app(FolderSearcher(pipe, pipe.index(find_videos(folder))), pipe, examples=[QUERY])
+    blocks = build_app(*opened, examples=[QUERY])
     assert blocks.analytics_enabled is False
 
 
@@ -171,8 +232,8 @@ def test_the_space_renders_shapes_where_it_has_no_videos(pipe, tmp_path, monkeyp
     monkeypatch.delenv("GLCCL_CHECKPOINT")
     assert app.checkpoint() == str(SPACE.parent / "models" / "glccl-shapes")
     videos, examples = app.videos_and_examples()
-    assert len(set(videos)) == 24
-    assert all(Path(video).is_file() for video in videos)
+    assert len(find_videos(videos).videos) == 24
+    assert len(app.demo.fns) > 0
     assert 1 < len(set(examples)) == len(examples)
 
 
@@ -215,10 +276,12 @@ def test_the_space_runs_from_what_its_readme_uploads(pipe, tmp_path):
     assert printed.split()[-2:] == ["True", "True"]
 
 
-def test_the_space_requires_what_the_package_does_and_datasets():
+def test_the_space_requires_what_the_package_does_and_the_search_and_datasets():
     project = tomllib.loads((SPACE.parent.parent / "pyproject.toml").read_text())["project"]
-    datasets = [line for line in project["optional-dependencies"]["train"] if line.startswith("datasets")]
-    assert set((SPACE / "requirements.txt").read_text().split()) == {*project["dependencies"], *datasets}
+    extras = project["optional-dependencies"]
+    datasets = [line for line in extras["train"] if line.startswith("datasets")]
+    expected = {*project["dependencies"], *extras["search"], *datasets}
+    assert set((SPACE / "requirements.txt").read_text().split()) == expected
 
 
 def test_the_space_says_what_it_runs_on():

@@ -1,19 +1,26 @@
 """VideoIndex: what it finds, and what it costs to keep it up to date."""
 
+import json
 import os
 import shutil
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
 from models import random_features
+from peer_models import peer_model
 from search_data import CAPTIONS, contents, synthetic_records
 from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.features_glccl import GLCCLTextFeatures
 from modeling_glccl.search import IndexMismatchError, VideoIndex, clips, ingest, searcher, store
+from modeling_glccl.search import index as index_module
 from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
 
 pytest_plugins = ["search_fixtures"]
@@ -191,6 +198,139 @@ def test_two_files_that_changed_places(index, videos, monkeypatch):
     assert torch.equal(after[str(other)][0][-1], before[str(one)][0][-1])
 
 
+def test_a_commit_killed_before_its_last_step_leaves_an_index_that_works(index, videos, monkeypatch):
+    """A file takes over the name of another one, whose row has to go."""
+    update(index, videos)
+    (videos / "v0.mp4").rename(videos / "v1.mp4")
+    with monkeypatch.context() as context:
+        open_clips = store.Store.open_clips
+
+        def killed(store):
+            table = open_clips(store)
+            context.setattr(table, "delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            return table
+
+        context.setattr(store.Store, "open_clips", killed)
+        with pytest.raises(KeyboardInterrupt):
+            update(index, videos)
+    assert None in contents(index)  # the row that was on its way out
+    opened = VideoIndex.open(index.info()["path"], index.model, index.processor)
+    (videos / "v2.mp4").unlink()
+    assert update(opened, videos, remove_missing=True) == {"unchanged": 3, "removed": 1}
+    assert len(opened.search(CAPTIONS[0])) == len(opened) == 3
+    write_video(videos / "more" / "v4.mp4", 9, fps=5)
+    (videos / "v1.mp4").rename(videos / "more" / "v3.mp4")
+    assert update(opened, videos) == {"changed": 1, "moved": 1}
+    assert None not in contents(opened)
+
+
+def test_pipes_and_names_that_are_not_utf_8_are_recorded_and_the_rest_goes_on(index, videos):
+    bad = os.fsdecode(os.fsencode(videos) + b"/caf\xe9.mp4")
+    shutil.copyfile(videos / "v0.mp4", bad)
+    os.mkfifo(videos / "pipe.mp4")
+    (videos / "gone.mp4").symlink_to(videos / "nowhere")
+    (videos / "folder.mp4").mkdir()
+    shutil.copyfile(videos / "v1.mp4", videos / "._v1.mp4")
+    for found in ({"added": 5, "failed": 3}, {"unchanged": 8}):
+        assert update(index, videos, remove_missing=True) == found
+        assert index.errors() == {
+            f"{videos}/caf\\xe9.mp4": f"{videos}/caf\\xe9.mp4: its name is not UTF-8; rename it",
+            f"{videos}/gone.mp4": f"{videos}/gone.mp4: is not a regular file but a broken link",
+            f"{videos}/pipe.mp4": f"{videos}/pipe.mp4: is not a regular file",
+        }
+    os.rename(bad, videos / "café.mp4")
+    assert update(index, videos, remove_missing=True) == {"copied": 1, "unchanged": 7, "removed": 1}
+    assert counts(index.add([bad], progress=False)) == {"failed": 1}
+
+
+def test_many_threads_load_the_model_once(index, videos, tmp_path, monkeypatch):
+    update(index, videos)
+    opened, loads = VideoIndex.open(tmp_path / "my.index"), []
+    load = index_module.load_checkpoint
+
+    def slow_load(*arguments, **options):
+        loads.append(arguments)
+        time.sleep(0.2)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(index_module, "load_checkpoint", slow_load)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(opened.search, CAPTIONS))
+    assert len(loads) == 1
+    assert [[result.path for result in results] for results in found] == [
+        [result.path for result in results] for results in index.search_batch(CAPTIONS)
+    ]
+
+
+def test_an_index_that_was_moved_while_it_is_open(index, videos, tmp_path):
+    update(index, videos)
+    (tmp_path / "my.index").rename(tmp_path / "moved.index")
+    shutil.copyfile(videos / "v0.mp4", videos / "new.mp4")
+    for use in (lambda: index.search("a dog"), lambda: update(index, videos), lambda: index.remove("v0.mp4")):
+        with pytest.raises(FileNotFoundError, match=r"my\.index: the index is no longer there"):
+            use()
+    assert not (tmp_path / "my.index").exists()
+    assert len(VideoIndex.open(tmp_path / "moved.index")) == 5
+
+
+@pytest.mark.parametrize("kept", ["nothing", "clips", "clips and half of about", "half of clips"])
+def test_a_creation_that_was_cut_short_is_made_good(index, tmp_path, model, processor, videos, kept):
+    """What a kill or a full disk leaves of a table that is being made: its folder without a finished version."""
+    folder = tmp_path / "my.index"
+    for table in ("about", "clips") if kept in ("nothing", "half of clips") else ("about",):
+        shutil.rmtree(folder / f"{table}.lance")
+    if "half" in kept:
+        half = folder / f"{'about' if 'about' in kept else 'clips'}.lance" / "data"
+        half.mkdir(parents=True)
+        (half / "0.lance").write_bytes(b"half")
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        VideoIndex.open(folder)
+    assert update(VideoIndex.create(folder, model, processor), videos) == {"added": 5}
+
+
+def test_clips_whose_settings_are_lost_are_not_written_over(index, videos, tmp_path, model, processor):
+    update(index, videos)
+    shutil.rmtree(tmp_path / "my.index" / "about.lance")
+    with pytest.raises(ValueError, match="holds 5 clips"):
+        VideoIndex.create(tmp_path / "my.index", model, processor)
+    assert len(index) == 5
+
+
+def test_an_index_from_when_nearest_neighbours_were_indexed_opens(index, videos, tmp_path):
+    update(index, videos)
+    about = {**index._store.about, "ann": {"kind": "IVF_SQ", "probes": 16, "recall": 1.0, "clips": 5, "unmeasured": 0}}
+    index._store._connection.open_table("about").update(values={"json": json.dumps(about)})
+    opened = VideoIndex.open(tmp_path / "my.index")
+    assert len(opened.search("a dog")) == 5
+    assert "ann" not in opened.info()
+
+
+def test_models_that_score_otherwise_are_refused(tmp_path, processor):
+    with pytest.raises(ValueError, match="searches with GLCCL's interaction, and XCLIPModel has another"):
+        VideoIndex.create(tmp_path / "my.index", peer_model("xclip"), processor)
+    assert not (tmp_path / "my.index").exists()
+
+
+@pytest.mark.parametrize(("query", "problem"), [("  ", "is empty"), ("a" * 2001, "2,001 characters; at most 2,000")])
+def test_queries_that_are_refused(index, query, problem):
+    with pytest.raises(ValueError, match=problem):
+        index.search(query)
+
+
+def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypatch):
+    """A clock that moves on by 10 seconds a look: the bound of 30 is passed at every fourth video."""
+    clock, commits = iter(range(0, 10_000, 10)), []
+    commit = store.Store.commit
+    monkeypatch.setattr(ingest, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(
+        store.Store, "commit", lambda store, records: commits.append(len(records)) or commit(store, records)
+    )
+    jobs = [ingest.Job(record, "added") for record in synthetic_records(10)]
+    ingest.ingest(index._store, iter(jobs), 10, Counter(), progress=False)
+    assert commits == [4, 4, 2]
+    assert len(index) == 10
+
+
 def test_links_back_to_a_folder_above_end(index, videos):
     (videos / "more" / "up").symlink_to(videos)
     assert update(index, videos) == {"added": 5}
@@ -232,7 +372,7 @@ def test_an_empty_folder_removes_nothing(index, videos):
     update(index, videos)
     shutil.rmtree(videos)
     videos.mkdir()
-    with pytest.raises(ValueError, match="is its disk mounted"):
+    with pytest.raises(ValueError, match="no videos there"):
         index.update(videos, remove_missing=True, progress=False)
     assert len(index) == 5
 
@@ -310,6 +450,20 @@ def test_long_videos_are_cut_into_overlapping_clips(tmp_path, model, processor):
     assert len(contents(index)[str(path)]) == 2
 
 
+def test_the_last_clip_reads_to_the_end_of_the_file(tmp_path, processor):
+    """The end that is known of a file is rounded, or declared too early; what comes after it belongs to the clip."""
+    path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
+    spans = []
+
+    def noting(videos, start, end, **options):
+        spans.append((start, end))
+        return processor(videos=videos, start=start, end=end, **options)
+
+    reader = clips.ClipReader(str(path), noting, clips.ClipSettings(10, 6))
+    assert [(clip.start, clip.end) for clip in reader] == [(0, 10), (6, 16), (12, 22), (18, 26)]
+    assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
+
+
 @pytest.mark.parametrize(("length", "stride"), [(10, 0), (10, 11), (0, 0), (-1, -2)])
 def test_strides_that_leave_gaps_are_refused(tmp_path, model, processor, length, stride):
     with pytest.raises(ValueError, match="0 < stride <= length"):
@@ -358,8 +512,13 @@ def test_moments_follow_the_frame_weights(index, videos, model, processor):
         with torch.inference_mode():
             text = model.get_text_features(**processor(text=CAPTIONS[1]))
             video = model.get_video_features(**processor(videos=[result.path]))
-            weights = model.frame_weights(text, video).sentence[0, 0]
-        torch.testing.assert_close(torch.tensor(result.frame_weights), weights, atol=0.01, rtol=0.01)
+            weights = model.frame_weights(text, video)
+        seen = len(result.frame_times)
+        for stored, expected in (
+            (result.frame_weights, weights.sentence[0, 0, :seen]),
+            (result.word_weights, weights.words[0, 0, :, :seen]),
+        ):
+            torch.testing.assert_close(torch.tensor(stored), expected, atol=0.01, rtol=0.01)
         assert result.moment.start <= result.moment.peak <= result.moment.end
         assert result.moment.peak in result.frame_times
 

@@ -40,6 +40,30 @@ def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     assert (code, "5 unchanged" in printed) == (0, True)
 
 
+def test_brackets_are_printed_as_they_are(run, videos, checkpoint):
+    folder = videos / "["
+    folder.mkdir()
+    (videos / "v1.mp4").rename(folder / "x].mp4")
+    (videos / "v2.mp4").rename(videos / ":smile:.mp4")
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    code, printed = run("search", "close tag [/b]", "--index", "my.index")
+    assert code == 0
+    for text in ("close tag [/b]", "[/x].mp4", ":smile:.mp4"):
+        assert text in printed
+
+
+def test_one_file_and_no_file(run, videos, checkpoint, tmp_path):
+    model = ("--index", "my.index", "--model", checkpoint)
+    code, printed = run("index", videos / "v0.mp4", *model)
+    assert (code, "my.index: 1 videos (1 added)" in printed) == (0, True)
+    (tmp_path / "empty").mkdir()
+    code, message = run("index", tmp_path / "empty", *model)
+    assert code == 1
+    assert "empty: no videos there (suffixes .mp4, " in message
+    _, printed = run("index", videos, "--index", "my.index")
+    assert "1 other files ignored (suffixes .txt)" in printed
+
+
 def test_search_as_json(run, videos, checkpoint):
     run("index", videos, "--index", "my.index", "--model", checkpoint)
     _, printed = run("search", "a dog", "--index", "my.index", "--json", "-k", 2)
@@ -64,7 +88,8 @@ def test_the_page_needs_no_other_file(run, videos, checkpoint, tmp_path, monkeyp
     assert page.count('src="data:image/jpeg;base64,') == 4 + 4 + 4 + 2  # v0 has two frames, v1 is gone
     assert 'src="http' not in page
     assert "no such file" in page
-    assert '<li class="moment">' in page
+    assert '<td class="moment"><img' in page
+    assert '<th title="snow">' in page
 
 
 def test_errors_are_listed_and_retried(run, videos, checkpoint):

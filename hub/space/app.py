@@ -3,9 +3,7 @@
 import os
 from pathlib import Path
 
-from modeling_glccl import TextVideoRetrievalPipeline
-from modeling_glccl.app import FolderSearcher, build_app, find_videos, launch
-from modeling_glccl.checkpoints import load_checkpoint
+from modeling_glccl.app import build_app, launch, open_searcher
 
 HERE = Path(__file__).parent
 
@@ -16,16 +14,16 @@ def checkpoint() -> str:
     return os.environ.get("GLCCL_CHECKPOINT") or str(next((folder for folder in folders if folder.is_dir()), ""))
 
 
-def videos_and_examples() -> tuple[list[str], list[str]]:
-    """Files to search, and queries to offer."""
+def videos_and_examples() -> tuple[Path, list[str]]:
+    """The folder to search, and queries to offer."""
     folder = Path(os.environ.get("GLCCL_VIDEOS") or HERE / "videos")
     if not folder.is_dir():
         return rendered_shapes()
     listed = Path(os.environ.get("GLCCL_EXAMPLES") or folder / "examples.txt")
-    return find_videos(folder), listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    return folder, listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
 
 
-def rendered_shapes(count: int = 24) -> tuple[list[str], list[str]]:
+def rendered_shapes(count: int = 24) -> tuple[Path, list[str]]:
     """Clips of the shapes benchmark, rendered now, and for every group of twins the shortest of their captions."""
     from modeling_glccl.data import load_benchmark
 
@@ -34,7 +32,7 @@ def rendered_shapes(count: int = 24) -> tuple[list[str], list[str]]:
     captions = {}
     for group, caption in zip(rows["twin_group"], rows["caption"], strict=True):
         captions[group] = min(captions.get(group, caption), caption, key=len)
-    return [video["path"] for video in rows["video"]], list(captions.values())
+    return Path(rows[0]["video"]["path"]).parent, list(captions.values())
 
 
 def build():
@@ -42,10 +40,8 @@ def build():
     model = checkpoint()
     if not model:
         raise SystemExit("no model: set GLCCL_CHECKPOINT to a Hub repository or a folder")
-    model, processor = load_checkpoint(model)
-    pipe = TextVideoRetrievalPipeline(model, processor=processor)
     videos, examples = videos_and_examples()
-    return build_app(FolderSearcher(pipe, pipe.index(videos, progress=True)), pipe, examples=examples)
+    return build_app(*open_searcher(checkpoint=model, videos=videos), examples=examples)
 
 
 demo = build()

@@ -31,7 +31,9 @@ def index_command(
 ) -> None:
     """Makes an index of a folder or brings one up to date, or lists its errors."""
     if errors:
-        _print_errors(VideoIndex.open(index_path))
+        index = VideoIndex.open(index_path)
+        print_errors(index)
+        print(f"{len(index.errors())} videos with errors")
         return
     if folder is None:
         raise ValueError("which folder of videos? glccl index VIDEO_DIR --index MY.INDEX --model CHECKPOINT")
@@ -105,8 +107,7 @@ def _open_or_create(
     return index
 
 
-def _print_errors(index: VideoIndex) -> None:
-    errors = index.errors()
-    for path, error in errors.items():
+def print_errors(index: VideoIndex) -> None:
+    """A line for each video of which something could not be read."""
+    for path, error in index.errors().items():
         print(error if error.startswith(path) else f"{path}: {error}")
-    print(f"{len(errors)} videos with errors")

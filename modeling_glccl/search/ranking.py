@@ -15,12 +15,23 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..scoring_glccl import GLCCLTextState, GLCCLVideoState, VideoTensors, frame_factors
 
+# Of a query; no model reads more than some 77 tokens.
+MAX_CHARACTERS = 2000
 # Videos scored at a time: their frames then stay in the processor's cache (200 at once took half as long again).
 _BLOCK = 64
 
 
 def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[str]) -> list[GLCCLTextFeatures]:
-    """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D]."""
+    """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D].
+
+    Raises:
+        ValueError: an empty query, or one of more than `MAX_CHARACTERS`.
+    """
+    for query in queries:
+        if not query.strip():
+            raise ValueError("the query is empty; say what happens in the video")
+        if len(query) > MAX_CHARACTERS:  # before a tokeniser spends seconds on it
+            raise ValueError(f"the query has {len(query):,} characters; at most {MAX_CHARACTERS:,} are allowed")
     text = model.get_text_features(**processor(text=queries).to(model.device))
     return [text.select([row]).trim() for row in range(len(queries))]
 

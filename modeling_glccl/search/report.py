@@ -1,4 +1,4 @@
-"""Search results for people: a table for the terminal, and an HTML page that needs no other file."""
+"""Search results for people: a table for the terminal, HTML for the web page, and a page that needs no other file."""
 
 import base64
 import html
@@ -17,20 +17,32 @@ from ..video_decoding_glccl import VideoDecodeError, decode_video
 from .searcher import SearchResult
 
 _THUMBNAIL = (160, 120)
+STYLE = """<style>
+.glccl h3 { margin: .4rem 0 .1rem; font-size: 1rem; overflow-wrap: anywhere }
+.glccl p { margin: 0 0 .5rem; opacity: .75; font-size: .85rem }
+.glccl table.weights { width: 100%; border-collapse: collapse; table-layout: fixed; margin: 0; font-size: .75rem }
+.glccl table.weights, .glccl table.weights tr { border: 0 }
+.glccl table.weights :is(th, td) { border: 1px solid #8883; padding: 0; height: 1.15rem; line-height: 1 }
+.glccl table.weights[onclick] td { cursor: pointer }
+.glccl table.weights th { width: 5rem; border: 0; font-weight: normal; text-align: left;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+.glccl table.weights .frames td { border: 0; text-align: center }
+.glccl table.weights .frames img { width: 100%; display: block }
+.glccl table.weights .sentence td { height: 3rem; vertical-align: bottom; border-width: 0 0 1px }
+.glccl table.weights .sentence div { background: #9aa; min-height: 2px; margin: 0 1px }
+.glccl table.weights .sentence .moment div { background: #e65a2e }
+.glccl table.weights td.now { box-shadow: inset 2px 0 #48f, inset -2px 0 #48f }
+</style>"""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{query}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1">{style}
 <style>
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 110rem; padding: 0 1rem; color: #222 }}
 article {{ border-top: 1px solid #ddd; padding: 1rem 0 }}
-h2 {{ font-size: 1rem; margin: 0 }} p {{ margin: .2rem 0 .6rem; color: #666 }}
-ol {{ display: flex; flex-wrap: wrap; gap: 4px; list-style: none; margin: 0; padding: 0 }}
-li {{ font-size: .75rem; color: #666; min-width: 5.5rem }}
-li img {{ display: block; border: 3px solid transparent }} li.moment img {{ border-color: #d33 }}
-li div {{ height: 6px; background: #39c }}
-</style></head><body>
+</style></head><body class="glccl">
 <h1>{query}</h1>
-<p>Framed in red: the best moment. Blue: how much a frame weighs for the sentence.</p>
+<p>Bars: how much a frame counts for the sentence; orange: the best moment. Below: the frames that each word is about.
+</p>
 {articles}
 </body></html>
 """
@@ -67,9 +79,73 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
 
 
 def results_html(query: str, results: Sequence[SearchResult], processor: GLCCLProcessor) -> str:
-    """A page with the frames that the model saw of every result, their weights, and the moment framed."""
-    articles = "\n".join(_article(rank, result, processor) for rank, result in enumerate(results, 1))
-    return _PAGE.format(query=html.escape(query), articles=articles or "<p>Nothing found: the index is empty.</p>")
+    """A page with the frames that the model saw of every result, the weights of frames and words, and the moment."""
+    articles = []
+    for rank, result in enumerate(results, 1):
+        start, end, _ = result.moment
+        link = f"{Path(result.path).as_uri()}#t={start:.1f},{end:.1f}" if result.path.startswith("/") else result.path
+        try:
+            images, problem = clip_frames(result, processor), ""
+        except VideoDecodeError as error:
+            images, problem = [], f"<p>{html.escape(str(error))}</p>"
+        articles.append(
+            f'<article><h3>{rank}. <a href="{html.escape(link)}">{html.escape(result.path)}</a></h3>'
+            f"<p>score {result.score:.2f}, best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
+            f"{problem}{weights_table(query, result, processor, images)}</article>"
+        )
+    nothing = "<p>Nothing found: the index is empty.</p>"
+    return _PAGE.format(query=html.escape(query), style=STYLE, articles="\n".join(articles) or nothing)
+
+
+def weights_table(
+    query: str,
+    result: SearchResult,
+    processor: GLCCLProcessor,
+    images: Sequence[Image.Image] = (),
+    attributes: str = "",
+) -> str:
+    """An HTML table with a column for each frame: its image, its weight for the sentence, and for each word."""
+    times, weights = result.frame_times, result.frame_weights
+    start, end, _ = result.moment
+    moments = ['class="moment"' if start <= time <= end else "" for time in times]
+    rows = []
+    if images:
+        titles = [f"{clock(time)} &middot; {100 * weight:.0f}%" for time, weight in zip(times, weights, strict=True)]
+        cells = "".join(
+            f'<td {kind}><img alt="" src="{_data_uri(image)}">{title}</td>'
+            for image, kind, title in zip(images, moments, titles, strict=False)
+        )
+        rows.append(f'<tr class="frames"><th></th>{cells}</tr>')
+    bars = [f'<div style="height:{height:.2f}rem"></div>' for height in 3 * weights / weights.max()]
+    cells = map(_cell, ["sentence"] * len(times), times, weights, moments, bars)
+    rows.append(f'<tr class="sentence"><th>sentence</th>{"".join(cells)}</tr>')
+    for word, weights in group_words(query, result.word_weights, processor):
+        if any(map(str.isalnum, word)):
+            shades = [
+                f'style="background:rgba(230,90,46,{shade:.2f})"' for shade in weights / max(weights.max(), 1e-6)
+            ]
+            cells = "".join(map(_cell, [word] * len(times), times, weights, shades))
+            rows.append(f'<tr><th title="{html.escape(word)}">{html.escape(word)}</th>{cells}</tr>')
+    return f'<table class="weights" {attributes}>{"".join(rows)}</table>'
+
+
+def _cell(word: str, time: float, weight: float, attribute: str, content: str = "") -> str:
+    title = f"{html.escape(word)} at {time:.1f} s: {100 * weight:.0f} %"
+    return f'<td title="{title}" data-time="{time:.2f}" {attribute}>{content}</td>'
+
+
+def group_words(query: str, weights: np.ndarray, processor: GLCCLProcessor) -> list[tuple[str, np.ndarray]]:
+    """The words of a query, each with the mean weights [n] of its tokens, of which `weights` [Nw, n] are."""
+    tokenizer = processor.tokenizer
+    ids = processor(text=[query])["input_ids"][0].tolist()
+    ids = ids[1 : ids.index(tokenizer.eos_token_id)]
+    words, first = [], 0
+    for last, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        if token.endswith("</w>") or last == len(ids) - 1:
+            name = tokenizer.decode(ids[first : last + 1]).strip()
+            words.append((name, weights[first + 1 : last + 2].mean(axis=0)))
+            first = last + 1
+    return words
 
 
 def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.Image]:
@@ -91,32 +167,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
-
-
-def _article(rank: int, result: SearchResult, processor: GLCCLProcessor) -> str:
-    start, end, _ = result.moment
-    link = f"{Path(result.path).as_uri()}#t={start:.1f},{end:.1f}" if result.path.startswith("/") else result.path
-    try:
-        strip = f"<ol>{_strip(result, clip_frames(result, processor))}</ol>"
-    except VideoDecodeError as error:
-        strip = f"<p>{html.escape(str(error))}</p>"
-    return (
-        f'<article><h2>{rank}. <a href="{html.escape(link)}">{html.escape(result.path)}</a></h2>'
-        f"<p>score {result.score:.2f}, best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
-        f"{strip}</article>"
-    )
-
-
-def _strip(result: SearchResult, frames: Sequence[Image.Image]) -> str:
-    scale = np.max(result.frame_weights)
-    items = []
-    for image, time, weight in zip(frames, result.frame_times, result.frame_weights, strict=False):
-        kind = ' class="moment"' if result.moment.start <= time <= result.moment.end else ""
-        items.append(
-            f'<li{kind}><img alt="frame at {clock(time)}" src="{_data_uri(image)}">'
-            f'<div style="width:{100 * weight / scale:.0f}%"></div>{clock(time)} &middot; {100 * weight:.0f}%</li>'
-        )
-    return "".join(items)
 
 
 def _data_uri(image: Image.Image) -> str:

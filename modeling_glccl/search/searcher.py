@@ -41,6 +41,7 @@ class SearchResult:
         moment: the span within the clip that the query is about; with `moments=True`.
         frame_times: float64 [n], seconds in the video of the clip's frames; with `moments=True`.
         frame_weights: float32 [n], GLIM's weights of the sentence over them, which sum to 1; with `moments=True`.
+        word_weights: float32 [Nw, n], the same of every token, BOS and EOS included; with `moments=True`.
     """
 
     video_id: str
@@ -52,6 +53,7 @@ class SearchResult:
     moment: Moment | None = None
     frame_times: np.ndarray | None = None
     frame_weights: np.ndarray | None = None
+    word_weights: np.ndarray | None = None
 
 
 class _Scored(NamedTuple):
@@ -140,23 +142,22 @@ class Searcher:
     ) -> list[SearchResult]:
         found = rows.select(_RESULT_COLUMNS).to_pylist()
         results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=True)]
-        if moments and results:
-            all_weights = self._frame_weights(text, *self._frames(rows))
-            for result, times, weights in zip(results, rows["frame_times"].to_pylist(), all_weights, strict=True):
-                result.frame_times = np.array(times)
-                # With mask_padding=False padded frames have weights too, but no time.
-                own = weights[: len(times)]
-                result.frame_weights = own / own.sum()
-                result.moment = find_moment(result.frame_weights, result.frame_times, result.start, result.end)
-        return results
-
-    def _frame_weights(self, text: GLCCLTextFeatures, frames: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
-        """float32 [C, Nf], GLIM's weights of the sentence."""
+        if not (moments and results):
+            return results
+        frames, num_frames = self._frames(rows)
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
-        video = GLCCLVideoFeatures(
-            frames=torch.tensor(frames, device=self._model.device), frame_mask=mask.to(self._model.device)
-        )
-        return self._model.frame_weights(text, video).sentence[0].cpu().numpy()
+        device = self._model.device
+        video = GLCCLVideoFeatures(frames=torch.tensor(frames, device=device), frame_mask=mask.to(device))
+        weights = self._model.frame_weights(text, video)
+        sentence, words = weights.sentence[0].float().cpu().numpy(), weights.words[0].float().cpu().numpy()
+        for row, (result, times) in enumerate(zip(results, rows["frame_times"].to_pylist(), strict=True)):
+            result.frame_times = np.array(times)
+            # With mask_padding=False padded frames have weights too, but no time.
+            own, own_words = sentence[row, : len(times)], words[row, :, : len(times)]
+            result.frame_weights = own / own.sum()
+            result.word_weights = own_words / own_words.sum(axis=1, keepdims=True).clip(min=1e-12)
+            result.moment = find_moment(result.frame_weights, result.frame_times, result.start, result.end)
+        return results
 
 
 def _take(snapshot: Snapshot, row_ids: np.ndarray, columns: Sequence[str]) -> pa.Table:
