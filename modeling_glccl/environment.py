@@ -59,11 +59,14 @@ def _cpu_name() -> str:
 
 
 def _git_commit() -> str | None:
-    """Hash of the checked-out commit, with "-dirty" where files differ from it; None outside a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Hash of this package's checked-out commit, with "-dirty" where files differ from it; None outside a checkout.
+
+    An installed package lies in no repository, or in that of whoever uses it, which does not track it.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,9 +1,26 @@
 """What is told of the machine."""
 
+import subprocess
+
 import pytest
 import torch
 
-from modeling_glccl.environment import resolve_precision
+from modeling_glccl import environment
+from modeling_glccl.environment import describe_environment, resolve_precision
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_the_commit_is_that_of_the_package_and_not_of_a_project_that_installed_it(tmp_path, monkeypatch, tracked):
+    installed = tmp_path / ".venv" / "modeling_glccl" / "environment.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / "own.txt").write_text("")
+    settings = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init"], ["add", ".venv" if tracked else "own.txt"], [*settings, "commit", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    assert describe_environment()["git"] == (head.stdout.strip() if tracked else None)
 
 
 @pytest.mark.parametrize(

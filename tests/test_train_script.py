@@ -10,7 +10,9 @@ import pytest
 from training_runs import logged, write_recipe
 
 REPOSITORY = Path(__file__).parent.parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+# Nothing tells accelerate to use the CPU but that there is no GPU.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT.pop("ACCELERATE_USE_CPU", None)
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
@@ -61,3 +63,15 @@ def test_a_killed_run_goes_on_as_if_it_never_was(tmp_path, launcher, processes):
     assert [result["processes"] for result in results] == [processes, processes]
     assert results[0]["history"] == results[1]["history"]
     assert results[0]["test"] == results[1]["test"]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_with_their_whole_batch(tmp_path):
+    recipe = write_recipe(tmp_path, tmp_path / "data")
+    without = [f"model.config.clip_config.{part}_config.attention_dropout=0.0" for part in ("text", "vision")]
+    for folder, launcher in (("one", ()), ("two", TORCHRUN)):
+        run(recipe, *without, "train.total_batch_size=8", f"output_dir={tmp_path / folder}", launcher=launcher)
+    one, two = (logged(tmp_path / folder) for folder in ("one", "two"))
+    assert list(one) == list(two) == [1, 2, 3, 4]
+    assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-5)
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["processes"] == 2

@@ -1,13 +1,17 @@
 import json
 import math
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 
 import hub_server
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub import constants
 from models import tiny_model
@@ -17,7 +21,7 @@ from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError, atomic
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.collate import RetrievalCollator
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.training import TrainRecipe, load_recipe, loop, train
+from modeling_glccl.training import TrainRecipe, load_recipe, loop, run_folder, train
 from modeling_glccl.training.build import build_model, load_splits
 from modeling_glccl.training.optimization import (
     build_optimizer,
@@ -25,6 +29,7 @@ from modeling_glccl.training.optimization import (
     clamp_logit_scale,
     parameter_groups,
 )
+from modeling_glccl.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -350,6 +355,126 @@ def test_push_to_hub_publishes_the_chosen_model_with_code_results_and_card(tiny,
     assert files.keys() >= {"model.safetensors", "config.json", "tokenizer.json", "results.json", "recipe.yaml"}
     assert files.keys() >= {"modeling_glccl.py", "pipeline_glccl.py"}
     assert files["README.md"].endswith(b"# someone/shapes best")
+
+
+# The folder of a run
+
+
+@pytest.mark.parametrize("name", ["logs", "best", "last", "best.new", "last.old", "results.json", "recipe.yaml"])
+def test_files_of_a_user_are_neither_deleted_nor_replaced(tiny, tmp_path, name):
+    own = tmp_path / "run" / name
+    if "." in name[-6:] and not name.endswith((".new", ".old")):
+        own.parent.mkdir()
+    else:
+        own.mkdir(parents=True)
+        own = own / "own.txt"
+    own.write_text("mine")
+    for settings in ((), ("resume=false",)):
+        with pytest.raises(ValueError, match=rf"run holds {name}, which no run of train.py wrote"):
+            train(tiny(*settings))
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [own]
+    assert own.read_text() == "mine"
+
+
+def test_a_run_leaves_other_files_alone_and_starting_over_clears_its_own(tiny, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    train(tiny("train.max_steps=1"))
+    (run / "best.new").mkdir()  # as a run leaves it that is killed while saving
+    train(tiny("train.max_steps=2", "resume=false", "data.validation_split=null"))
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
+        *("last", "logs", "notes.txt", "recipe.yaml", "results.json")
+    }
+    assert list(logged(run)) == [1, 2]
+
+
+def test_a_run_of_an_earlier_release_goes_on(tiny, tmp_path, monkeypatch, capfd):
+    """Which had no mark."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, 6)
+        with pytest.raises(Killed):
+            train(tiny())
+    (tmp_path / "run" / ".glccl-run").unlink()
+    train(tiny())
+    assert "continuing at epoch 2, step 5 of 8" in capfd.readouterr().out
+    train(tiny())
+    assert "2 epochs and 8 steps are done, testing again" in capfd.readouterr().out
+
+
+def test_a_second_training_into_the_same_folder_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0)
+    refused = []
+
+    def train_there(model):
+        with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* trains there now") as caught:
+            RunFolder(tiny(), Accelerator()).__enter__()
+        refused.append(caught)
+
+    before_step(monkeypatch, 2, train_there)
+    train(tiny("train.max_steps=2"))
+    assert refused
+
+
+def test_the_lock_of_a_process_that_was_killed_blocks_nobody(tiny, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    code = f"""
+from filelock import FileLock
+FileLock({str(folder / ".glccl-run.lock")!r}).acquire()
+print("locked", flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.kill()
+    with RunFolder(tiny(), Accelerator()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        (2, r"stopped after step 1: no checkpoint was written yet"),
+        (7, r"stopped after step 6: .*last holds step 4; the same command goes on"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept(tiny, monkeypatch, step, kept):
+    def interrupt(model):
+        raise KeyboardInterrupt
+
+    before_step(monkeypatch, step, interrupt)
+    with pytest.raises(KeyboardInterrupt, match=kept):
+        train(tiny())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (("model.clip=a/b/c",), FileNotFoundError, "model.clip: a/b/c: no such folder"),
+        (("model.checkpoint={folder}",), ValueError, "model.checkpoint: .* is no checkpoint: it is empty"),
+        (("model.clip={glccl}",), ValueError, "model.clip=.* is a GLCCLModel: use model.checkpoint="),
+        (("model.checkpoint={glccl}", "model.head=xclip"), ValueError, "is a GLCCLModel, but model.head=xclip"),
+        (("data.frame_cache=raw", "data.frame_cache_dir={file}"), ValueError, "frame_cache_dir=.* is a file"),
+    ],
+)
+def test_paths_are_checked_before_anything_is_rendered(tiny, tmp_path, monkeypatch, settings, error, message):
+    monkeypatch.setattr(loop, "load_splits", lambda recipe: pytest.fail("rendered"))
+    (tmp_path / "empty").mkdir()
+    tiny_model().save_pretrained(tmp_path / "glccl")
+    places = {"folder": tmp_path / "empty", "glccl": tmp_path / "glccl", "file": tmp_path / "tiny.yaml"}
+    settings = [setting.format(**places) for setting in settings]
+    config = "model.config={}" if "model" in settings[0] else "seed=1"
+    with pytest.raises(error, match=message):
+        train(tiny(config, *settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_losses_are_the_same_with_a_cold_and_a_warm_frame_cache(tiny, tmp_path):
+    settings = ("train.max_steps=3", "data.frame_cache=raw", f"data.frame_cache_dir={tmp_path / 'frames'}")
+    for name, more in (("cold", settings), ("warm", settings), ("none", settings[:1])):
+        train(tiny(f"output_dir={tmp_path / name}", *more))
+    assert logged(tmp_path / "cold") == logged(tmp_path / "warm") == logged(tmp_path / "none")
 
 
 # Checkpoints

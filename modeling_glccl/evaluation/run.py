@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet
-from accelerate import Accelerator
 from rich.console import Console
 
 from ..checkpoints import load_checkpoint
@@ -15,6 +14,7 @@ from ..data import load_benchmark
 from ..environment import describe_environment
 from ..modeling_glccl import GLCCLModel
 from ..peers import CLIP4ClipModel
+from ..processes import make_accelerator
 from ..processing_glccl import GLCCLProcessor
 from .evaluator import EvaluationResult, evaluate
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
@@ -72,7 +72,7 @@ def evaluate_checkpoint(
         raise ValueError(f"post_processing={post_processing!r} must be one of {', '.join(POST_PROCESSING)}")
     if confidence is not None and not 0 < confidence < 100:
         raise ValueError(f"confidence={confidence} must lie between 0 and 100 percent, such as 95")
-    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    accelerator = make_accelerator(precision)
     # One process renders or downloads; the others find it done.
     with accelerator.main_process_first():
         dataset = load_benchmark(benchmark, split=split, **options)

@@ -25,13 +25,15 @@ from .tokenizer import train_clip_tokenizer
 
 
 def check_start(recipe: Recipe) -> None:
-    """Refuses a recipe whose model is not there, before anything takes long.
+    """Refuses a recipe whose model or folders are not there, before anything takes long.
 
     Raises:
         FileNotFoundError: no such folder or repository.
         ValueError: it holds something else. Both name the key.
     """
-    settings = recipe.model
+    settings, cache_dir = recipe.model, recipe.data.frame_cache_dir
+    if cache_dir and os.path.isfile(cache_dir):
+        raise ValueError(f"data.frame_cache_dir={cache_dir} is a file; it must be a folder, or none yet")
     for key, name in (("model.clip", settings.clip), ("model.checkpoint", settings.checkpoint)):
         if not name:
             continue
