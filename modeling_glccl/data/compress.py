@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-import av
 from filelock import FileLock, Timeout
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from ..video_decoding_glccl import VideoDecodeError, open_video
 from .files import VIDEO_SUFFIXES, write_whole
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video
@@ -137,10 +137,8 @@ def compress_folder(
 
 def _is_video(path: Path) -> bool:
     """Whether FFmpeg finds pictures in a file whose name says nothing (some of DiDeMo's)."""
-    with suppress(av.FFmpegError, OSError):
-        if path.is_file():
-            with av.open(str(path), metadata_errors="ignore") as container:
-                return bool(container.streams.video)
+    with suppress(VideoDecodeError), open_video(path, warn=False):
+        return True
     return False
 
 
