@@ -6,18 +6,28 @@ import os
 import re
 import struct
 import warnings
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from functools import lru_cache
+from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
 
-# FFmpeg's formats that name other files: a video handed in must not make this machine read what it likes.
-PLAYLISTS = {"concat", "dash", "hls", "imf", "webm_dash_manifest"}
+# FFmpeg's names of the containers that are read: they hold their frames themselves. Others name files to read, open
+# sockets or devices, or hold one image: a video handed in must not make this machine open what it likes.
+FORMATS = (
+    "apng,asf,avi,dv,flv,gif,gxf,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,"
+    "vvc,wtv,yuv4mpegpipe"
+)
+MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, which shall stay below 300 MB
+MAX_PACKETS = 2**22  # of one file, about as many frames: 46 hours of 25 a second
+_NONE = -(2**63)  # the timestamp of a packet without one
 
 
 class VideoDecodeError(ValueError):
@@ -31,14 +41,16 @@ class DecodedVideo:
     Args:
         frames: uint8 [n, H, W, 3] RGB, upright.
         timestamps: float64 [n], seconds on the file's clock, which starts at 0.
-        duration: seconds: the end of the last frame, or what the file declares if only a part of it was read.
+        duration: seconds: the end of the last frame.
         decoded_frames: how many frames the codec had to decode to get these, the cost of the call.
+        frame_times: float64 [N], seconds of every frame of the file.
     """
 
     frames: np.ndarray
     timestamps: np.ndarray
     duration: float
     decoded_frames: int
+    frame_times: np.ndarray
 
 
 def uniform_positions(times: np.ndarray, max_frames: int) -> np.ndarray:
@@ -137,13 +149,16 @@ def decode_video(
     end: float | None = None,
     sampling: str = "uniform",
     num_threads: int = 1,
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> DecodedVideo:
     """Samples frames of one video file.
 
     The result is that of decoding every frame in order and picking from the list, but cheaper: the packets'
     timestamps are read without decoding; then, for each wanted frame, it seeks if the container's index shows a key
     frame on the way there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG
-    program streams, damaged files) are decoded in order.
+    program streams, damaged files, clocks that run back) are decoded in order. Where not even the frames have times of
+    their own, they count as equally spaced; a gap of more than ten minutes that is also a hundred times what all the
+    frames last at their usual pace is a broken timestamp, and counts as one spacing.
 
     Args:
         source: path, bytes, binary file object, or `{"path", "bytes"}` as `datasets.Video(decode=False)` gives.
@@ -152,115 +167,143 @@ def decode_video(
         sampling: "uniform" ([`uniform_positions`]) or "release" ([`release_positions`]).
         num_threads: threads of the codec. One is fastest where several videos are decoded at once; with more,
             FFmpeg's VP8 decoder does not always give the same pixels.
+        transform: makes an array of one shape and type of each chosen frame, uint8 [H, W, 3]; `frames` stacks the
+            results, and no more than one whole frame is in memory.
 
     Raises:
-        VideoDecodeError: a missing path, a directory, a URL, an empty file, a Git-LFS pointer, an MP4 file without
-            its index, no video stream, no frame that decodes, a window without frames.
+        VideoDecodeError: a missing path, a directory, pipe or device, a URL, an empty file, a Git-LFS pointer, a
+            format not in `FORMATS`, an MP4 file without its index, no video stream, frames of more than `MAX_PIXELS`,
+            more than `MAX_PACKETS` packets, no frame that decodes, a window without frames.
 
-    A file that holds fewer frames than it declares is used as far as it decodes, with a warning.
+    A file that holds fewer frames than it declares, or some that do not decode, is used as far as it decodes, with a
+    warning; so is the stream that a player would show, where there are several.
     """
-    source, name = _locate(source)
-    chosen = FrameSampling(max_frames, start, end, sampling)
-    return _decode_by_seeking(source, name, chosen, num_threads) or _decode_in_order(source, name, chosen, num_threads)
+    return sample_video(source, FrameSampling(max_frames, start, end, sampling), num_threads, transform)
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    is_keyframe: bool
-    is_discard: bool
+def sample_video(
+    source: Any,
+    chosen: FrameSampling,
+    num_threads: int = 1,
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> DecodedVideo:
+    """[`decode_video`] for settings that were made before."""
+    source = _locate(source)
+    decoded = _decode_by_seeking(source, chosen, num_threads, transform)
+    return decoded or _decode_in_order(source, chosen, num_threads, transform)
 
 
-def _decode_by_seeking(source: Any, name: str, chosen: FrameSampling, num_threads: int) -> DecodedVideo | None:
+class _Packets(NamedTuple):
+    """All packets of a stream in decoding order: int64 [N] and bool [N]."""
+
+    pts: np.ndarray
+    dts: np.ndarray
+    is_keyframe: np.ndarray
+    is_discard: np.ndarray
+    seek_points: dict[int, int]  # pts -> timestamp to seek to, of the first packet and the indexed key frames
+
+
+class _NotThereError(Exception):
+    """A frame did not come out where its packet says."""
+
+
+def _decode_by_seeking(
+    source: "_Source", chosen: FrameSampling, num_threads: int, transform: Callable | None
+) -> DecodedVideo | None:
     """The chosen frames and little else; None where the packets do not tell the frames' times."""
-    with _opened(source, name, num_threads) as (container, stream):
+    with open_video(source, num_threads) as (container, stream):
         if container.format.name == "mpeg":
             return None  # in program streams packets get other timestamps after a seek
         try:
-            packets, whole = _read_packets(container, stream, chosen)
-            if not _tell_times(packets, stream):
+            if isinstance(source.file, str) and (chosen.start or chosen.end):  # more windows of this file may follow
+                status = os.stat(source.file)
+                packets = _read_packets_of_file(source.file, status.st_size, status.st_mtime_ns)
+            else:
+                packets = _read_packets(container, stream, source.name)
+            if not _tell_times(packets, container, stream):
                 return None
-            pts = sorted({packet.pts for packet in packets if not packet.is_discard})
+            pts = np.sort(packets.pts[~packets.is_discard])
             times, frame_rate = _seconds(pts, container, stream), float(stream.average_rate or 0)
-            positions = chosen.choose(times, frame_rate, name)
-            frames, decoded_frames = _decode_at(container, stream, [pts[i] for i in positions], packets)
-            if frames is None:
-                return None
-            duration = _end(times, frame_rate)
-            if whole:
-                _warn_if_short(container, stream, name, len(packets), duration)
-            elif container.duration:
-                duration = container.duration / av.time_base
-        except av.FFmpegError:
+            positions, counts = np.unique(chosen.choose(times, frame_rate, source.name), return_counts=True)
+            cost = Counter()
+            frames = _gather(_decode_at(container, stream, pts[positions].tolist(), packets, cost), counts, transform)
+            _warn_if_short(container, stream, source.name, len(packets.pts), _end(times, frame_rate))
+        except (av.FFmpegError, _NotThereError):
             return None
-        return DecodedVideo(_to_rgb(frames), times[positions], duration, decoded_frames)
+        return DecodedVideo(
+            frames, times[np.repeat(positions, counts)], _end(times, frame_rate), cost["frames"], times
+        )
 
 
-def _read_packets(container: Any, stream: Any, chosen: FrameSampling) -> tuple[list[_Packet], bool]:
-    """Packets in decoding order, undecoded, from a key frame before the window on; and whether they are all."""
-    start = chosen.start if chosen.method == "uniform" else None
-    if start:
-        # A second early: some containers index the times of decoding, which lie before those of presentation.
-        container.seek(_timestamp(max(0, start - 1), container, stream), stream=stream)
-    end = None if chosen.end is None else _timestamp(chosen.end, container, stream)
-    packets, whole = [], not start
+@lru_cache(maxsize=8)
+def _read_packets_of_file(path: str, size: int, modified: int) -> _Packets:
+    with open_video(path, warn=False) as (container, stream):
+        return _read_packets(container, stream, path)
+
+
+def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
+    """All packets, undecoded. Only all of them show whether timestamps can be trusted."""
+    pts, dts, is_keyframe, is_discard = array("q"), array("q"), array("b"), array("b")
     for packet in container.demux(stream):
-        # No frame is shown before it is decoded: what follows lies behind the window.
-        if end is not None and packet.dts is not None and packet.dts > end:
-            whole = False
-            break
         if packet.size:
-            packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-    if start and packets and packets[0].pts is not None:
-        # What is shown before the key frame belongs to the part that was skipped.
-        packets = [packet for packet in packets if packet.pts is None or packet.pts >= packets[0].pts]
-        if _seconds([packets[0].pts], container, stream)[0] > start:
-            return [], False
-    return packets, whole
-
-
-def _tell_times(packets: list[_Packet], stream: Any) -> bool:
-    """Whether the packets' timestamps are sure to be those of the frames."""
-    if any(packet.pts is None for packet in packets) or all(packet.is_discard for packet in packets):
-        return False
-    # B-frames are stored out of order; timestamps that do not show it were made up by the demuxer (AVI).
-    in_order = len(packets) > 2 and all(a.pts <= b.pts for a, b in pairwise(packets))
-    # Frames decoded or shown before the first key frame lack what they refer to, and may or may not decode.
-    leading = any(packet.pts < packets[0].pts and not packet.is_discard for packet in packets)
-    return packets[0].is_keyframe and not leading and not (in_order and stream.codec_context.has_b_frames)
-
-
-def _seek_points(packets: list[_Packet], stream: Any) -> dict[int, int]:
-    """pts -> timestamp to seek to, of the first packet and of the key frames in the container's index."""
+            pts.append(_NONE if packet.pts is None else packet.pts)
+            dts.append(_NONE if packet.dts is None else packet.dts)
+            is_keyframe.append(packet.is_keyframe)
+            is_discard.append(packet.is_discard)
+            _check_count(len(pts), name)
     # MP4 indexes the times of decoding, Matroska those of presentation; both seek to the latter.
     indexed = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
-    first = packets[0].pts if packets[0].dts is None else packets[0].dts
-    known = {p.pts: p.pts for p in packets if p.is_keyframe and (p.pts in indexed or p.dts in indexed)}
-    return {packets[0].pts: first} | known
+    seek_points = {pts[0]: pts[0] if dts[0] == _NONE else dts[0]} if pts else {}
+    seek_points |= {p: p for p, d, key in zip(pts, dts, is_keyframe, strict=True) if key and {p, d} & indexed}
+    return _Packets(*map(np.array, (pts, dts)), np.array(is_keyframe, bool), np.array(is_discard, bool), seek_points)
+
+
+def _check_count(count: int, name: str) -> None:
+    if count > MAX_PACKETS:
+        raise VideoDecodeError(f"{name}: holds more than {MAX_PACKETS:,} packets; cut it into parts")
+
+
+def _tell_times(packets: _Packets, container: Any, stream: Any) -> bool:
+    """Whether the packets' timestamps are sure to be those of the frames."""
+    pts, dts = packets.pts, packets.dts[packets.dts != _NONE]
+    shown = np.sort(pts[~packets.is_discard])
+    if not len(shown) or (pts == _NONE).any() or (np.diff(shown) == 0).any() or (np.diff(dts) < 0).any():
+        return False
+    # B-frames are stored out of order; timestamps that do not show it were made up by the demuxer (AVI).
+    in_order = len(pts) > 2 and (np.diff(pts) >= 0).all()
+    # Frames decoded or shown before the first key frame lack what they refer to, and may or may not decode.
+    complete = packets.is_keyframe[0] and shown[0] >= pts[0]
+    made_up = in_order and stream.codec_context.has_b_frames
+    return bool(complete) and not made_up and not _jumps(_seconds(shown, container, stream), container)[0].any()
+
+
+def _jumps(times: np.ndarray, container: Any) -> tuple[np.ndarray, float]:
+    """Which gaps between frames are broken timestamps, bool [n - 1], and the seconds of a usual one."""
+    gaps = np.diff(times)
+    declared = (container.duration or math.inf) / av.time_base
+    pace = min(float(np.median(gaps)), declared / len(times)) if len(gaps) else 0.0
+    return gaps > max(600, 100 * len(times) * pace), pace
 
 
 def _decode_at(
-    container: Any, stream: Any, targets: list[int], packets: list[_Packet]
-) -> tuple[list[av.VideoFrame] | None, int]:
-    """Frames at the timestamps `targets`, ascending, and how many were decoded; None if one is not where it should."""
-    seek_points = _seek_points(packets, stream)
-    starts = sorted(seek_points)
-    wanted, found = set(targets), {}
-    current, decoded_frames = -math.inf, 0
-    for target in sorted(wanted):
+    container: Any, stream: Any, targets: list[int], packets: _Packets, cost: Counter
+) -> Iterator[av.VideoFrame]:
+    """Frames at the timestamps `targets`, which ascend; `cost["frames"]` counts those that were decoded."""
+    starts = sorted(packets.seek_points)
+    wanted, current = set(targets), -math.inf
+    for target in targets:
         start = starts[bisect_right(starts, target) - 1]
         if start > current:
-            container.seek(seek_points[start], stream=stream)
+            container.seek(packets.seek_points[start], stream=stream)
             frames = _decode_wanted(container, stream, wanted)
         for frame in frames:
-            decoded_frames += 1
+            cost["frames"] += 1
             current = -math.inf if frame.pts is None else frame.pts
             if current >= target:
                 break
         if current != target:
-            return None, decoded_frames
-        found[target] = frame
-    return [found[target] for target in targets], decoded_frames
+            raise _NotThereError
+        yield frame
 
 
 def _decode_wanted(container: Any, stream: Any, wanted: set[int]) -> Iterator[av.VideoFrame]:
@@ -271,41 +314,54 @@ def _decode_wanted(container: Any, stream: Any, wanted: set[int]) -> Iterator[av
         yield from packet.decode()
 
 
-def _decode_in_order(source: Any, name: str, chosen: FrameSampling, num_threads: int) -> DecodedVideo:
+def _decode_in_order(
+    source: "_Source", chosen: FrameSampling, num_threads: int, transform: Callable | None
+) -> DecodedVideo:
     """Decodes everything twice: to see which frames there are, then to keep the chosen ones."""
-    with _opened(source, name, num_threads) as (container, stream):
-        pts = [frame.pts for frame in _frames(container, stream)]
-        if not pts:
+    name = source.name
+    with open_video(source, num_threads, warn=False) as (container, stream):
+        lost = Counter()
+        pts = np.array([_NONE if f.pts is None else f.pts for f in _frames(container, stream, name, lost)])
+        if not len(pts):
             raise VideoDecodeError(f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged")
         frame_rate = float(stream.average_rate or stream.guessed_rate or 25)
-        if any(value is None for value in pts) or any(a >= b for a, b in pairwise(pts)):
-            times = np.arange(len(pts)) / frame_rate  # frames come out in order even where their timestamps do not
+        if (pts == _NONE).any() or (np.diff(pts) <= 0).any():
+            # Frames come out in order even where their timestamps do not. The rate may be computed from those.
+            declared = stream.frames * av.time_base / container.duration if container.duration else 0
+            times = np.arange(len(pts)) / max(frame_rate, declared)
         else:
             times = _seconds(pts, container, stream)
-        _warn_if_short(container, stream, name, len(pts), _end(times, frame_rate))
-        positions = chosen.choose(times, frame_rate, name)
-    with _opened(source, name, num_threads) as (container, stream):
+            jumps, pace = _jumps(times, container)
+            if jumps.any():
+                times = np.cumsum([times[0], *np.where(jumps, pace, np.diff(times))]).round(6)
+                frame_rate = 1 / pace
+        end = _end(times, frame_rate)
+        _warn_if_short(container, stream, name, len(pts), end, lost["packets"])
+        positions, counts = np.unique(chosen.choose(times, frame_rate, name), return_counts=True)
+    with open_video(source, num_threads, warn=False) as (container, stream):
         wanted = set(positions.tolist())
-        found = {i: f for i, f in enumerate(islice(_frames(container, stream), positions[-1] + 1)) if i in wanted}
-    frames = _to_rgb([found[position] for position in positions.tolist()])
-    return DecodedVideo(frames, times[positions], _end(times, frame_rate), len(pts) + int(positions[-1]) + 1)
+        frames = enumerate(islice(_frames(container, stream, name, lost), int(positions[-1]) + 1))
+        frames = _gather((frame for i, frame in frames if i in wanted), counts, transform)
+    times_taken = times[np.repeat(positions, counts)]
+    return DecodedVideo(frames, times_taken, end, len(pts) + int(positions[-1]) + 1, times)
 
 
-def _frames(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
-    """All frames in order up to the first error; errors before the first frame (a cut start) are passed over."""
+def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
+    """All frames in order. Packets after the first frame that do not decode are counted; those before it belong to a
+    recording cut at its start."""
     started = False
     try:
-        for packet in container.demux(stream):
+        for number, packet in enumerate(container.demux(stream)):
+            _check_count(number, name)
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                if started:
-                    return
+                lost["packets"] += started
                 continue
             started = started or bool(frames)
             yield from frames
     except av.FFmpegError:
-        return
+        lost["packets"] += 1  # and what follows, which cannot be found
 
 
 def _seconds(pts: Sequence[int], container: Any, stream: Any) -> np.ndarray:
@@ -314,24 +370,42 @@ def _seconds(pts: Sequence[int], container: Any, stream: Any) -> np.ndarray:
     return np.round(np.asarray(pts, dtype=np.float64) * float(stream.time_base) - start, 6)
 
 
-def _timestamp(seconds: float, container: Any, stream: Any) -> int:
-    return math.ceil((seconds + (container.start_time or 0) / av.time_base) / stream.time_base)
+def _gather(frames: Iterable[av.VideoFrame], counts: np.ndarray, transform: Callable | None) -> np.ndarray:
+    """[sum(counts), ...]: each frame so many times, as RGB, upright and transformed, one at a time.
+
+    A frame of another size than the first is scaled to it, and turned like it.
+    """
+    first, gathered, row = None, None, 0
+    for frame, count in zip(frames, counts.tolist(), strict=True):
+        first = first or frame
+        image = frame.to_ndarray(format="rgb24", width=first.width, height=first.height, threads=1)
+        image = upright(image, first)
+        image = transform(image) if transform else image
+        if gathered is None:
+            gathered = np.empty((counts.sum(), *image.shape), image.dtype)
+        gathered[row : row + count] = image
+        row += count
+    return gathered
 
 
-def _to_rgb(frames: list[av.VideoFrame]) -> np.ndarray:
-    """uint8 [n, H, W, 3], upright; a frame of another size than the first is scaled to it."""
-    width, height = frames[0].width, frames[0].height
-    rgb = []
-    for frame, previous in zip(frames, [None, *frames], strict=False):
-        if frame is not previous:
-            image = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
-            image = np.rot90(image, frame.rotation // 90 if frame.rotation % 90 == 0 else 0)
-        rgb.append(image)
-    return np.stack(rgb)
+def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """An image [H, W, 3] of a frame, turned and mirrored as the frame's display matrix says; other angles are ignored.
+
+    The matrix a b u, c d v, x y w takes the point (x, y) to (a x + c y, b x + d y).
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return image
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), np.int32)[:5])
+    if 50 * max(abs(a), abs(d)) < min(abs(b), abs(c)):  # within a degree of a quarter turn
+        image, a, d = image.transpose(1, 0, 2), c, b
+    elif 50 * max(abs(b), abs(c)) >= min(abs(a), abs(d)):
+        return image
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _warn_if_short(container: Any, stream: Any, name: str, found: int, end: float) -> None:
-    """Warns if the file declares more frames than `found`, or more seconds than `end`."""
+def _warn_if_short(container: Any, stream: Any, name: str, found: int, end: float, lost: int = 0) -> None:
+    """Warns if `lost` packets did not decode, or the file declares more frames than `found`, or more seconds."""
     declared = stream.frames
     start, duration = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     if declared and stream.duration:
@@ -342,6 +416,7 @@ def _warn_if_short(container: Any, stream: Any, name: str, found: int, end: floa
         container.seek(container.start_time or 0)
         reached = max((float(p.pts * p.time_base) for p in container.demux() if p.pts is not None), default=0)
         declared = round(duration * stream.average_rate) if reached < 0.9 * duration else 0
+    declared = max(declared, found + lost if lost else 0)
     if found < declared:
         warnings.warn(
             f"{name}: declares {declared} frames, but {found} can be read; it is damaged or cut. Using those.",
@@ -350,36 +425,85 @@ def _warn_if_short(container: Any, stream: Any, name: str, found: int, end: floa
 
 
 @contextmanager
-def _opened(source: str | BinaryIO, name: str, num_threads: int) -> Iterator[tuple[Any, Any]]:
-    """The open container and its first video stream."""
-    if not isinstance(source, str):
-        source.seek(0)
-    try:
-        container = av.open(source)
-    except (av.FFmpegError, OSError) as error:
-        raise VideoDecodeError(f"{name}: {_diagnose(source, error)}") from error
-    with container:
-        if container.format.name in PLAYLISTS:
-            raise VideoDecodeError(f"{name}: is a list of other files ({container.format.name}); pass those files")
+def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator[tuple[Any, Any]]:
+    """The open container of a video, and the stream that a player would show. Nothing else opens files with FFmpeg.
+
+    Args:
+        source: as in [`decode_video`], which also lists the errors.
+        num_threads: threads of the codec.
+        warn: warn where there are several streams.
+    """
+    source = _locate(source)
+    with _open_container(source) as container:
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             others = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise VideoDecodeError(f"{name}: has no video stream (it holds: {others})")
-        if streams[0].codec_context is None:
-            raise VideoDecodeError(f"{name}: this FFmpeg has no decoder for it; re-encode it, for example as H.264")
-        streams[0].thread_count = num_threads
+            raise VideoDecodeError(f"{source.name}: has no video stream (it holds: {others})")
+        streams = [stream for stream in streams if stream.codec_context is not None]
+        if not streams:
+            raise VideoDecodeError(
+                f"{source.name}: this FFmpeg has no decoder for it; re-encode it, for example as H.264"
+            )
+        stream = streams[0] if len(streams) == 1 else _best(streams, source)
+        codec = stream.codec_context
+        if len(streams) > 1 and warn:
+            warnings.warn(
+                f"{source.name}: holds {len(streams)} video streams; using that of index {stream.index}, "
+                f"{codec.width}x{codec.height}",
+                stacklevel=3,
+            )
+        if codec.width * codec.height > MAX_PIXELS:
+            raise VideoDecodeError(
+                f"{source.name}: its frames of {codec.width}x{codec.height} have more than {MAX_PIXELS:,} pixels; "
+                "re-encode it smaller"
+            )
+        codec.options = {"max_pixels": str(MAX_PIXELS)}  # it may change on the way
+        stream.thread_count = num_threads
         if num_threads > 1:
-            streams[0].thread_type = "AUTO"
-        yield container, streams[0]
+            stream.thread_type = "AUTO"
+        yield container, stream
 
 
-def _locate(source: Any) -> tuple[str | BinaryIO, str]:
+def _open_container(source: "_Source") -> Any:
+    if not isinstance(source.file, str):
+        source.file.seek(0)
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    try:
+        return av.open(source.file, options=options, metadata_errors="ignore")
+    except (av.FFmpegError, OSError) as error:
+        raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
+
+
+def _best(streams: list[Any], source: "_Source") -> Any:
+    """The stream that a player would show: no thumbnail, then by what the file says, size and length."""
+    frames = {stream.index: stream.frames for stream in streams}
+    if not all(frames.values()):
+        with _open_container(source) as container:
+            frames = Counter(packet.stream_index for packet in islice(container.demux(video=range(99)), 2000))
+    most = max(frames.values())
+
+    def rank(stream: Any) -> tuple:
+        codec, default = stream.codec_context, stream.disposition & av.stream.Disposition.default
+        count = frames[stream.index]
+        return 10 * count > most, bool(default), codec.width * codec.height, count, codec.bit_rate or 0
+
+    return max(streams, key=rank)
+
+
+class _Source(NamedTuple):
+    file: str | BinaryIO
+    name: str  # in messages
+
+
+def _locate(source: Any) -> _Source:
     """What to open, and how to call it in messages."""
+    if isinstance(source, _Source):
+        return source
     if isinstance(source, dict) and source.keys() <= {"path", "bytes"}:
         content, path = source.get("bytes"), source.get("path")
-        return _locate(path) if content is None else (io.BytesIO(content), path or "video bytes")
+        return _locate(path) if content is None else _Source(io.BytesIO(content), path or "video bytes")
     if isinstance(source, bytes | bytearray | memoryview):
-        return io.BytesIO(source), "video bytes"
+        return _Source(io.BytesIO(source), "video bytes")
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
@@ -388,11 +512,14 @@ def _locate(source: Any) -> tuple[str | BinaryIO, str]:
             raise VideoDecodeError(f"{name}: is a directory; pass the video files in it")
         if not os.path.exists(name):
             raise VideoDecodeError(f"{name}: no such file")
-        return os.path.abspath(name), name  # absolute, so that FFmpeg cannot take it for a protocol
+        if not os.path.isfile(name):
+            raise VideoDecodeError(f"{name}: is not a regular file")  # reading a pipe or device might never end
+        return _Source(os.path.abspath(name), name)  # absolute, so that FFmpeg cannot take it for a protocol
     if isinstance(source, io.TextIOBase):
         raise VideoDecodeError(f"{getattr(source, 'name', source)}: is open as text; open it with mode 'rb'")
     if hasattr(source, "read"):
-        return source if source.seekable() else io.BytesIO(source.read()), str(getattr(source, "name", "video file"))
+        file = source if source.seekable() else io.BytesIO(source.read())
+        return _Source(file, str(getattr(source, "name", "video file")))
     raise VideoDecodeError(f"cannot read a video from {type(source).__name__}; pass a path, bytes or a file object")
 
 
@@ -410,6 +537,11 @@ def _diagnose(source: str | BinaryIO, error: Exception) -> str:
             return "is a Git-LFS pointer, not the video; fetch it with `git lfs pull`"
         if head[4:8] == b"ftyp" and not _has_moov(file, size):
             return "has no moov box, the index of an MP4 file: its recording or download was cut short"
+    if isinstance(error, av.ArgumentError):
+        return (
+            "is in a format that is not read (a list of other files, a network stream, an image, a rare one); "
+            "re-encode it, for example as MP4"
+        )
     return f"is not a video that FFmpeg can read ({error})"
 
 

@@ -11,7 +11,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .video_decoding_glccl import FrameSampling, VideoDecodeError, decode_video
+from .video_decoding_glccl import FrameSampling, VideoDecodeError, sample_video
 
 
 class GLCCLVideosKwargs(TypedDict, total=False):
@@ -137,46 +137,49 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             loaded = list(map(self._load, range(len(videos)), videos, jobs))
 
         pad = self.pad_to_max_frames if pad_to_max_frames is None else pad_to_max_frames
-        length = max_frames if pad else max(len(pixels) for pixels, _ in loaded)
-        pixel_values = torch.zeros(len(videos), length, 3, self.crop_size, self.crop_size)
+        length = max_frames if pad else max(len(crops) for crops, _ in loaded)
+        levels = torch.zeros(len(videos), length, 3, self.crop_size, self.crop_size, dtype=torch.uint8)
         mask = torch.zeros(len(videos), length, dtype=torch.int64)
-        for i, (pixels, _) in enumerate(loaded):
-            pixel_values[i, : len(pixels)] = pixels
-            mask[i, : len(pixels)] = 1
+        for i, (crops, _) in enumerate(loaded):
+            levels[i, : len(crops)] = torch.from_numpy(crops)
+            mask[i, : len(crops)] = 1
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        pixel_values = levels.float().div_(255).sub_(mean).div_(std)
+        pixel_values[mask == 0] = 0
         data = {"pixel_values_videos": pixel_values, "padding_mask_videos": mask}
         if return_metadata:
             data["video_metadata"] = [metadata for _, metadata in loaded]
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
-    def _load(self, index: int, video: Any, sampling: FrameSampling) -> tuple[torch.Tensor, dict[str, Any]]:
-        """One video: float32 [n, 3, crop_size, crop_size] and its metadata."""
+    def _load(self, index: int, video: Any, sampling: FrameSampling) -> tuple[np.ndarray, dict[str, Any]]:
+        """One video: uint8 [n, 3, crop_size, crop_size] and its metadata."""
         name = f"videos[{index}]"
         if isinstance(video, np.ndarray | torch.Tensor | list | tuple):
-            return self._transform(_sampled_images(video, sampling, name)), {"timestamps": None, "duration": None}
-        window = (sampling.max_frames, sampling.start, sampling.end, sampling.method)
+            crops = np.stack([self._crop(image) for image in _sampled_images(video, sampling, name)])
+            return crops, {"timestamps": None, "duration": None}
         try:
-            decoded = decode_video(video, *window, num_threads=self.num_threads)
+            decoded = sample_video(video, sampling, self.num_threads, self._crop)
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{name}: {error}") from error
-        pixels = self._transform([Image.fromarray(frame) for frame in decoded.frames])
-        return pixels, {"timestamps": decoded.timestamps, "duration": decoded.duration}
+        return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}
 
-    def _transform(self, images: list[Image.Image]) -> torch.Tensor:
-        """Short side to `size`, centre crop, normalise: float32 [n, 3, crop_size, crop_size]."""
-        crops = []
-        for image in images:
-            short = min(image.size)
-            sides = [side * self.size // short for side in image.size] if self.keep_aspect_ratio else [self.size] * 2
-            width, height = sides
-            image = image.convert("RGB").resize((width, height), self.resample)
-            left, top = round((width - self.crop_size) / 2), round((height - self.crop_size) / 2)
-            crops.append(np.asarray(image.crop((left, top, left + self.crop_size, top + self.crop_size))))
-        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().float().div_(255)
-        mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
-        return pixels.sub_(mean[:, None, None]).div_(std[:, None, None])
+    def _crop(self, image: np.ndarray | Image.Image) -> np.ndarray:
+        """uint8 [3, crop_size, crop_size]: short side to `size`, the centre of that."""
+        image = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+        short = min(image.size)
+        sides = [side * self.size // short for side in image.size] if self.keep_aspect_ratio else [self.size] * 2
+        corner = [round((side - self.crop_size) / 2) for side in sides]
+        box = [*corner, *(start + self.crop_size for start in corner)]
+        if max(sides) <= 16 * self.size:
+            crop = image.resize(sides, self.resample).crop(box)
+        else:  # a strip would become huge: only the box, which PIL rounds to 32 bits
+            scale = [side / resized for side, resized in zip(image.size, sides, strict=True)] * 2
+            box = [edge * factor for edge, factor in zip(box, scale, strict=True)]
+            crop = image.resize((self.crop_size, self.crop_size), self.resample, box)
+        return np.asarray(crop).transpose(2, 0, 1)
 
 
-def _sampled_images(video: Any, sampling: FrameSampling, name: str) -> list[Image.Image]:
+def _sampled_images(video: Any, sampling: FrameSampling, name: str) -> list[np.ndarray | Image.Image]:
     """The chosen frames of a video that is in memory already."""
     if sampling.start is not None or sampling.end is not None:
         raise ValueError(f"{name}: start and end need timestamps, which arrays and images lack; cut it before")
@@ -194,8 +197,7 @@ def _sampled_images(video: Any, sampling: FrameSampling, name: str) -> list[Imag
         video = array if array.shape[3] == 3 else array.transpose(0, 2, 3, 1)
     if not len(video):
         raise VideoDecodeError(f"{name}: has no frames")
-    chosen = [video[position] for position in sampling.choose(np.arange(len(video)), frame_rate=1, name=name)]
-    return [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in chosen]
+    return [video[position] for position in sampling.choose(np.arange(len(video)), frame_rate=1, name=name)]
 
 
 def _as_list(videos: Any) -> list[Any]:

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-import av
 from filelock import FileLock, Timeout
 from rich.table import Table
 from tqdm.auto import tqdm
 
 from ..atomic import write_whole
-from ..video_files import find_videos, why_no_file
+from ..video_decoding_glccl import VideoDecodeError, open_video
+from ..video_files import find_videos
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video
 
@@ -133,10 +133,8 @@ def compress_folder(
 
 def _is_video(path: str) -> bool:
     """Whether FFmpeg finds pictures in a file whose name says nothing (some of DiDeMo's)."""
-    with suppress(av.FFmpegError, OSError):
-        if not why_no_file(path):
-            with av.open(path, metadata_errors="ignore") as container:
-                return bool(container.streams.video)
+    with suppress(VideoDecodeError), open_video(path, warn=False):
+        return True
     return False
 
 

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from ..video_decoding_glccl import VideoDecodeError, decode_video
+from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video, upright
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class CompressSettings:
 
 
 class _BrokenTimestamps(Exception):
-    """The timestamps of a file run backwards, or far beyond its duration."""
+    """The timestamps of a file run backwards, or far beyond its duration or pace; holds the usual spacing."""
 
 
 def compress_video(source: str | Path, settings: CompressSettings | None = None) -> bytes:
@@ -54,37 +53,32 @@ def compress_video(source: str | Path, settings: CompressSettings | None = None)
         VideoDecodeError: no frame of it can be read. One that can be read in part gives a warning, as in decoding.
     """
     settings = settings or CompressSettings()
-    if os.path.exists(source) and not (os.path.isfile(source) or os.path.isdir(source)):
-        raise VideoDecodeError(f"{source}: is not a regular file")  # reading a pipe might never end
     try:
         try:
             return _encode(source, settings)
-        except _BrokenTimestamps:
-            return _encode(source, settings, by_number=True)
+        except _BrokenTimestamps as error:
+            return _encode(source, settings, *error.args)
     except (av.FFmpegError, OSError) as error:
         decode_video(source, max_frames=1)  # raises the reason by name
         raise VideoDecodeError(f"{source}: cannot be re-encoded ({error})") from error
 
 
-def _encode(source: str | Path, settings: CompressSettings, by_number: bool = False) -> bytes:
+def _encode(source: str | Path, settings: CompressSettings, spacing: float | None = None) -> bytes:
     output, problems = io.BytesIO(), []
     rate, shown, number = Fraction(settings.fps).limit_denominator(1001), None, 0
     with (
-        av.open(os.path.abspath(source), metadata_errors="ignore") as container,
+        open_video(source, warn=spacing is None) as (container, stream),
         av.open(output, "w", format="mp4") as target,
     ):
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams or streams[0].codec_context is None:
-            raise OSError("no video stream that can be decoded")
         encoder = target.add_stream("libx264", rate=rate, options={"crf": str(settings.crf)})
         encoder.codec_context.thread_count, encoder.pix_fmt = 1, "yuv420p"
         # FFmpeg's filter "fps" takes the same frames, but where timestamps are broken or end, and rounds its clock.
-        for seconds, frame in _frames(container, streams[0], problems, by_number):
+        for seconds, frame in _frames(container, stream, problems, spacing):
             # A frame that begins within a microsecond of the instant counts as begun: timestamps are rounded.
             last = max(math.ceil((seconds - 1e-6) * rate), frame is None)
             shown = shown or frame
             if number < last:
-                image = _upright(shown, settings.short_side)
+                image = _scaled(shown, settings.short_side)
                 if not number:
                     encoder.height, encoder.width = image.shape[:2]
             while number < last:
@@ -101,11 +95,16 @@ def _encode(source: str | Path, settings: CompressSettings, by_number: bool = Fa
     return output.getvalue()
 
 
-def _frames(container: Any, stream: Any, problems: list[str], by_number: bool) -> Iterator[tuple[float, Any]]:
-    """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`."""
-    stream.thread_count = 1
+def _frames(container: Any, stream: Any, problems: list[str], fixed: float | None) -> Iterator[tuple[float, Any]]:
+    """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`.
+
+    With `fixed`, the frames are that many seconds apart.
+    """
     start, duration = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     spacing = 1 / float(stream.average_rate or stream.guessed_rate or 25)
+    if duration and stream.frames:
+        spacing = min(spacing, duration / stream.frames)  # where timestamps are broken, so is the rate
+    spacing = fixed or spacing
     longest = 2 * duration + 60 if duration else 86_400
     count, first, time = 0, 0.0, -spacing
     try:
@@ -116,11 +115,13 @@ def _frames(container: Any, stream: Any, problems: list[str], by_number: bool) -
                 problems.append(f"a part of it cannot be decoded ({error})")
                 continue
             for frame in decoded:
-                if not by_number and frame.pts is None:
-                    raise _BrokenTimestamps
-                now = count * spacing if by_number else float(frame.pts * stream.time_base) - start
-                if not by_number and ((count and now <= time) or now > longest):
-                    raise _BrokenTimestamps
+                if fixed is None and frame.pts is None:
+                    raise _BrokenTimestamps(spacing)
+                now = count * spacing if fixed else float(frame.pts * stream.time_base) - start
+                if fixed is None and ((count and now <= time) or now > longest):
+                    raise _BrokenTimestamps(spacing)
+                if fixed is None and count > 1 and now - time > max(600, 100 * (time - first)):
+                    raise _BrokenTimestamps((time - first) / (count - 1))
                 first = now if count == 0 else first
                 count, time = count + 1, now
                 yield now, frame
@@ -135,9 +136,9 @@ def _frames(container: Any, stream: Any, problems: list[str], by_number: bool) -
         yield end, None
 
 
-def _upright(frame: av.VideoFrame, short_side: int) -> np.ndarray:
-    """uint8 [H, W, 3], scaled to the short side if it is larger, both sides even."""
+def _scaled(frame: av.VideoFrame, short_side: int) -> np.ndarray:
+    """uint8 [H, W, 3], upright, scaled to the short side if it is larger, both sides even."""
     scale = min(1, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
     image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC", threads=1)
-    return np.ascontiguousarray(np.rot90(image, frame.rotation // 90 if frame.rotation % 90 == 0 else 0))
+    return np.ascontiguousarray(upright(image, frame))

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 from torch import Tensor
 
 from ..processing_glccl import GLCCLProcessor
-from ..video_decoding_glccl import VideoDecodeError, decode_video
+from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video
 
 
 @dataclass
@@ -31,12 +30,25 @@ class ClipSettings:
                 "videos would never be found"
             )
 
-    def windows(self, duration: float) -> list[tuple[float, float]]:
-        """(start, end) in seconds of every clip of a video; the last one ends with it."""
-        windows = [(0.0, min(self.length, duration))]
-        while windows[-1][1] < duration:
-            start = len(windows) * self.stride
-            windows.append((start, min(start + self.length, duration)))
+    def windows(self, times: np.ndarray, duration: float) -> list[tuple[float, float]]:
+        """(start, end) in seconds of every clip of a video whose frames begin at `times` (float64 [N], ascending).
+
+        Windows start every `stride` seconds; the last one ends with the video. One in which no frame begins is no
+        clip, nor is one with the very frames of the one before: there are at most 2 N.
+        """
+        windows, before, number = [], (0, 0), 0
+        while not windows or windows[-1][1] < duration:
+            start = number * self.stride
+            end = min(start + self.length, duration)
+            first, stop = np.searchsorted(times, start), np.searchsorted(times, end) if end < duration else len(times)
+            if first == len(times):
+                break
+            if first == stop:  # go on where the next frame begins
+                number = max(number + 1, int((times[first] - self.length) // self.stride))
+                continue
+            if (first, stop) != before:
+                windows.append((start, end))
+            before, number = (first, stop), number + 1
         return windows
 
 
@@ -79,10 +91,9 @@ class ClipReader:
             if self.duration <= self.settings.length:
                 yield clip
                 return
-        else:
-            self.duration = decode_video(self.path, max_frames=1).duration
-        found = 0
-        for start, end in self.settings.windows(self.duration):
+        whole = decode_video(self.path, max_frames=1, transform=lambda frame: frame[:1, :1])
+        self.duration, found = whole.duration, 0
+        for start, end in self.settings.windows(whole.frame_times, self.duration):
             try:
                 clip, _ = self._read(start, end)
             except VideoDecodeError as error:
@@ -115,7 +126,7 @@ class ClipReader:
 def _declared_duration(path: str) -> float:
     """Seconds that the container declares; 0 if it does not, or cannot be opened (decoding then says why)."""
     try:
-        with av.open(str(Path(path).absolute())) as container:
+        with open_video(path, warn=False) as (container, _):
             return (container.duration or 0) / av.time_base
-    except (av.FFmpegError, OSError):
+    except VideoDecodeError:
         return 0.0
