@@ -4,7 +4,10 @@ import difflib
 from importlib import import_module
 from pathlib import Path
 
-import datasets
+try:
+    import datasets
+except ImportError as _error:
+    raise ImportError(f"benchmarks need datasets: pip install 'modeling_glccl[train]' ({_error})") from _error
 
 # A module each, which has load(data_dir, repo_id, split, missing, with_videos, **config).
 BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
