@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..atomic import write_whole
 from ..video_decoding_glccl import VideoDecodeError, open_video
-from ..video_files import find_videos
+from ..video_files import find_videos, why_no_file
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video
 
