@@ -14,6 +14,7 @@ import pytest
 from checkpoints import save_tiny_checkpoint
 from hub_server import local_hub
 from huggingface_hub import SpaceCard
+from paths import REPOSITORY
 from remote_code import run_without_package
 from transformers import pipeline
 from videos import write_video
@@ -33,7 +34,7 @@ from modeling_glccl.search import SearchResult  # noqa: E402
 from modeling_glccl.search.report import group_words  # noqa: E402
 from modeling_glccl.video_files import find_videos  # noqa: E402
 
-SPACE = Path(__file__).parent.parent / "hub" / "space"
+SPACE = REPOSITORY / "hub" / "space"
 QUERY = "a red ball bounces"
 
 

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 
-PACKAGE = Path(__file__).parent.parent / "modeling_glccl"
+PACKAGE = REPOSITORY / "modeling_glccl"
 
 # The checkpoint set: file -> the siblings it may import.
 CHECKPOINT_SET = {

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 from checkpoints import save_tiny_checkpoint
+from paths import REPOSITORY
 from videos import write_video
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
 
-SPACE = Path(__file__).parent.parent / "hub" / "space" / "app.py"
+SPACE = REPOSITORY / "hub" / "space" / "app.py"
 CHROMIUM = shutil.which("chromium")
 OPENING, EXAMPLE = "a red ball bounces", "a red square bounces"
 QUERY = "a blue square slides"

@@ -1,10 +1,9 @@
 """Conversion of the release's checkpoints and of OpenAI CLIP state dicts."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from models import tiny_config, tiny_model, tiny_text, tiny_video
+from paths import TESTS
 from safetensors.torch import load_file, save_file
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
@@ -16,7 +15,7 @@ from modeling_glccl.convert_glccl_original_to_hf import (
 )
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = TESTS / "golden"
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from paths import REPOSITORY
 
 from modeling_glccl import demo
 from modeling_glccl.cli import main
@@ -15,7 +16,7 @@ from modeling_glccl.training import load_recipe, save_recipe
 from modeling_glccl.training.pretrain_clip import ClipRecipe
 
 METRICS = {direction: {"R@1": 50.0, "R@5": 60.0, "R@10": 70.0, "MdR": 2.0, "MnR": 3.0} for direction in ("t2v", "v2t")}
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = REPOSITORY / "recipes"
 TINY = {"num_train": 24, "num_validation": 8, "num_test": 8, "num_stills": 48, "image_size": 32}
 
 

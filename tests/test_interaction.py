@@ -1,17 +1,16 @@
 """The factorised scores against the naive twin, and both against the authors' numbers."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from models import random_features, tiny_config
+from paths import TESTS
 from reference import SCORES, guided_features, reference_scores
 from safetensors.torch import load_file
 
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.interaction_glccl import GLCCLInteraction
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = TESTS / "golden"
 LOGIT_SCALE = torch.tensor(2.0)
 
 

@@ -1,15 +1,14 @@
 """The losses against their naive twins and the authors' numbers."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from paths import TESTS
 from reference import SCORES, reference_contrastive_loss, reference_csc_loss
 from safetensors.torch import load_file
 
 from modeling_glccl.loss_glccl import contrastive_loss, csc_loss
 
-GOLDEN = load_file(Path(__file__).parent / "golden" / "glccl_forward_s0.safetensors")
+GOLDEN = load_file(TESTS / "golden" / "glccl_forward_s0.safetensors")
 
 
 def random_scores(size, seed=0):

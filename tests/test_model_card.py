@@ -1,12 +1,12 @@
 """The model card: filled from what a run wrote, its example run, its metadata accepted by huggingface_hub."""
 
 import json
-from pathlib import Path
 
 import pytest
 from checkpoints import save_tiny_checkpoint
 from hub_server import local_hub
 from huggingface_hub import ModelCard, constants
+from paths import REPOSITORY
 from videos import write_video
 
 from modeling_glccl import model_card
@@ -63,7 +63,7 @@ def no_example(monkeypatch):
 
 
 def test_the_template_at_the_top_is_the_packaged_one():
-    assert (Path(__file__).parent.parent / "model_card.md").read_bytes() == TEMPLATE.read_bytes()
+    assert (REPOSITORY / "model_card.md").read_bytes() == TEMPLATE.read_bytes()
 
 
 def test_the_example_is_run_and_shown_with_what_it_printed(checkpoint, tmp_path):

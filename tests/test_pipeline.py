@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
 from families import save_plain
+from paths import REPOSITORY
 from peer_models import PEERS, peer_model
 from PIL import Image
 from remote_code import run_without_package
@@ -281,7 +282,7 @@ pipe.save_pretrained("again")
 @pytest.mark.slow
 def test_the_example_of_the_readme_runs(checkpoint, paths, tmp_path):
     """Without the package, on videos of these names, with a checkpoint where `make demo` leaves one."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     example = readme.partition("## On the Hub")[2].partition("```python\n")[2].partition("```")[0]
     shutil.copytree(checkpoint, tmp_path / "runs" / "shapes" / "model" / "best")
     for name, path in zip(("a.mp4", "b.mp4"), paths, strict=False):

@@ -13,12 +13,13 @@ import pyarrow.parquet
 import pytest
 from hub_server import TOKEN, local_hub
 from huggingface_hub import DatasetCard, constants
+from paths import REPOSITORY
 
 from modeling_glccl.cli import main
 from modeling_glccl.data import BENCHMARKS, load_benchmark
 from modeling_glccl.data.export import MARK, export_benchmark
 
-CARDS = Path(__file__).parent.parent / "hub" / "datasets"
+CARDS = REPOSITORY / "hub" / "datasets"
 SHAPES = {"num_train": 5, "num_validation": 0, "num_test": 4, "image_size": 32}
 
 

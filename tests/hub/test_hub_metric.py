@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -16,10 +15,11 @@ import torch
 import yaml
 from hub_server import TOKEN, local_hub
 from huggingface_hub import HfApi
+from paths import REPOSITORY
 
 from modeling_glccl.evaluation import retrieval_metrics
 
-FOLDER = Path(__file__).parent.parent / "hub" / "metrics" / "text_video_retrieval"
+FOLDER = REPOSITORY / "hub" / "metrics" / "text_video_retrieval"
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,14 @@
 import dataclasses
-from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 
 from benchmarks.ablation.grid import GridRecipe
 from modeling_glccl.training import DataRecipe, ModelRecipe, Recipe, TrainRecipe, load_recipe, save_recipe
 from modeling_glccl.training.pretrain_clip import ClipRecipe
 from modeling_glccl.training.recipe import differences
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = REPOSITORY / "recipes"
 
 
 @pytest.fixture

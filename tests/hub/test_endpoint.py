@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from checkpoints import save_tiny_checkpoint
+from paths import REPOSITORY
 from transformers import pipeline
 from videos import write_video
 
 from modeling_glccl import video_processing_glccl
 from modeling_glccl.video_decoding_glccl import sample_video
 
-HANDLER = Path(__file__).parent.parent / "hub" / "endpoint" / "handler.py"
+HANDLER = REPOSITORY / "hub" / "endpoint" / "handler.py"
 TEXTS = ["a red ball bounces", "a blue square slides"]
 
 

@@ -1,9 +1,9 @@
 """The trained model of the repository finds what it should: decoder, processor, encoders and scores together."""
 
 import json
-from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
 from remote_code import run_without_package
 from safetensors import safe_open
 
@@ -14,7 +14,7 @@ from modeling_glccl.evaluation import evaluate, retrieval_metrics
 from modeling_glccl.evaluation.run import baselines
 from modeling_glccl.publish import collect
 
-CHECKPOINT = Path(__file__).parent.parent / "hub" / "models" / "glccl-shapes"
+CHECKPOINT = REPOSITORY / "hub" / "models" / "glccl-shapes"
 
 
 @pytest.fixture(scope="module")

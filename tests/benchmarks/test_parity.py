@@ -8,12 +8,13 @@ import pytest
 import torch
 from benchmark_modules import import_benchmark
 from models import tiny_config, tiny_model, tiny_text, tiny_video
+from paths import TESTS
 from reference import SCORES, reference_contrastive_loss, reference_csc_loss, reference_scores
 from safetensors.torch import load_file, save_file
 
 from modeling_glccl.convert_glccl_original_to_hf import to_original_names
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = TESTS / "golden"
 
 
 @pytest.fixture(scope="module")

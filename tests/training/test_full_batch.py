@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from models import full_batch, tiny_model
+from paths import TESTS
 from safetensors.torch import load_file
 
 from modeling_glccl.training.full_batch import FullBatchLoss
@@ -32,7 +32,7 @@ def assert_same_step(results: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize(("processes", "chunk"), [(1, 0), (2, 0), (2, 3), pytest.param(4, 0, marks=pytest.mark.slow)])
 def test_gradients_of_every_parameter_equal_the_single_process_ones(tmp_path, processes, chunk):
-    worker = Path(__file__).with_name("full_batch_worker.py")
+    worker = TESTS / "full_batch_worker.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     subprocess.run([*command, str(worker), str(tmp_path / "step.safetensors"), str(chunk)], check=True, timeout=120)
     results = load_file(tmp_path / "step.safetensors")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
 from models import BOS, EOS, tiny_model
+from paths import TESTS
 
 from modeling_glccl.evaluation import QueryBank, evaluate, retrieval_metrics
 
@@ -166,7 +167,8 @@ def test_a_query_bank_changes_nothing_but_itself():
 
 def test_two_processes_equal_one(tmp_path):
     """11 rows are 5 videos and 10 texts, in slices of different sizes; of 1 row the second process gets nothing."""
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    search = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
     subprocess.run([*command, str(tmp_path)], env=environment, check=True, timeout=120)
     for rows in (11, 1):

@@ -4,11 +4,11 @@ import json
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from models import full_batch, random_features, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
+from paths import TESTS
 from peer_models import PEERS, peer_config, peer_model
 from reference import reference_contrastive_loss
 from reference_peers import (
@@ -384,7 +384,7 @@ def test_a_step_does_not_depend_on_chunks(head):
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["glscl", "xclip"])
 def test_a_step_does_not_depend_on_the_number_of_processes(tmp_path, head):
-    worker = Path(__file__).with_name("full_batch_worker.py")
+    worker = TESTS / "full_batch_worker.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*command, str(worker), str(tmp_path / "step.safetensors"), "0", head], check=True, timeout=300)
     assert_same_step(load_file(tmp_path / "step.safetensors"), step(peer_model(head)))

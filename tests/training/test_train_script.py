@@ -3,13 +3,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+from paths import REPOSITORY
 from training_runs import logged, write_recipe
 
-REPOSITORY = Path(__file__).parent.parent
 # Nothing tells accelerate to use the CPU but that there is no GPU.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 ENVIRONMENT.pop("ACCELERATE_USE_CPU", None)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from paths import REPOSITORY
 from training_runs import TINY
 
 from benchmarks.ablation import __main__ as program
@@ -25,7 +26,7 @@ from benchmarks.ablation.report import RECALLS, Page, collect, comparison, glim_
 from modeling_glccl.evaluation import EvaluationResult, evaluate
 from modeling_glccl.peers.heads import HEADS
 
-ROOT = Path(__file__).parent.parent
+ROOT = REPOSITORY
 COMMITTED = ROOT / "benchmarks" / "results" / "shapes_ablation_amd-epyc-2cores"
 VARIANTS = {
     "GLCCL": {},

@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from paths import REPOSITORY
 from transformers import CLIPConfig, CLIPModel
 from videos import write_video
 
@@ -25,7 +26,6 @@ from modeling_glccl.data.check import check_benchmark
 from modeling_glccl.training import load_recipe, train
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
-REPOSITORY = Path(__file__).parent.parent
 RECIPE = REPOSITORY / "recipes" / "own_videos.yaml"
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "pink", "brown")
 

@@ -1,10 +1,9 @@
 """The recipes of recipes/ on a tiny CLIP and, for the paper's, on miniatures of their benchmarks."""
 
-from pathlib import Path
-
 import miniatures
 import pytest
 import torch
+from paths import REPOSITORY
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_glccl import GLCCLModel
@@ -16,7 +15,7 @@ from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 RECIPES = {
     path.stem: path
-    for path in sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    for path in sorted((REPOSITORY / "recipes").glob("*.yaml"))
     if not path.stem.endswith(("_clip", "_ablation"))
 }
 BENCHMARKS = ("msrvtt", "didemo", "vatex")
