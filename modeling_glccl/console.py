@@ -96,7 +96,7 @@ def _signals() -> Iterator[list[int]]:
 
 def _explain(error: BaseException) -> str | None:
     """What a user can do something about, in one line; None for what is a mistake of this package."""
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(__package__):
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("modeling_glccl"):
         module = error.name.partition(".")[0]
         return f"{module} is not installed: pip install 'modeling_glccl[{EXTRAS.get(module, 'train')}]'"
     if isinstance(error, subprocess.CalledProcessError):
