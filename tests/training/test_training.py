@@ -31,6 +31,7 @@ from modeling_glccl.training.optimization import (
     clamp_logit_scale,
     parameter_groups,
 )
+from modeling_glccl.training.pretrain_clip import ClipRecipe, pretrain_clip
 from modeling_glccl.training.run_folder import RunFolder
 from modeling_glccl.training.step import training_step
 
@@ -397,6 +398,13 @@ def test_files_of_a_user_are_neither_deleted_nor_replaced(tiny, tmp_path, name):
             train(tiny(*settings))
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [own]
     assert own.read_text() == "mine"
+
+
+def test_the_training_of_a_small_clip_replaces_nothing_of_a_user(tmp_path):
+    (tmp_path / "own.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds own\.txt: choose another output_dir"):
+        pretrain_clip(ClipRecipe(output_dir=str(tmp_path)))
+    assert (tmp_path / "own.txt").read_text() == "mine"
 
 
 def test_a_run_leaves_other_files_alone_and_starting_over_clears_its_own(tiny, tmp_path):
