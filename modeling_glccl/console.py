@@ -107,7 +107,8 @@ def _explain(error: BaseException) -> str | None:
     foreign = type(error).__module__.partition(".")[0] in FOREIGN_ERRORS
     if not foreign and not isinstance(error, (ValueError, OSError, ImportError)):
         return None
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    lines = [*str(error).splitlines(), *getattr(error, "__notes__", [])]
+    return "; ".join(line.strip() for line in lines if line.strip()) or type(error).__name__
 
 
 def _versions() -> Iterator[str]:

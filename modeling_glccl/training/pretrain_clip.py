@@ -81,7 +81,15 @@ class ClipRecipe:
 
 
 def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
-    """Trains the model that a recipe describes and saves model and tokenizer into `output_dir`."""
+    """Trains the model that a recipe describes and saves model and tokenizer into `output_dir`.
+
+    Raises:
+        ValueError: `output_dir` holds something else than the result of such a training, which is replaced.
+    """
+    folder = Path(recipe.output_dir)
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if names and not {"recipe.yaml", "results.json"} <= set(names):
+        raise ValueError(f"output_dir={folder} holds {', '.join(names[:5])}: choose another output_dir")
     set_seed(recipe.seed)
     started = time.perf_counter()
     load = {"data_dir": recipe.data_dir, "split": "train", **recipe.options}

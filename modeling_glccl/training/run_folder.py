@@ -1,5 +1,6 @@
 """`output_dir` of a run: one run at a time writes there, and deletes nothing but what runs wrote there."""
 
+import io
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..atomic import recover_folder, replace_folder
+from ..atomic import recover_folder, replace_folder, write_whole
 from .recipe import Recipe, differences, load_recipe, save_recipe
 
 # Written at the start of a run into a folder that holds none of WRITTEN: from then on these are the run's own.
@@ -150,8 +151,8 @@ class RunFolder:
     def save_results(self, results: dict[str, Any], chosen: Path) -> None:
         """Writes `results.json`, also beside the model that it is about."""
         if self.accelerator.is_main_process:
-            for folder in (self.path, chosen):
-                (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            for folder in (chosen, self.path):
+                write_whole(folder / "results.json", io.BytesIO((json.dumps(results, indent=2) + "\n").encode()))
 
     def kept(self, step: int) -> str:
         """What a run that is stopped after `step` steps leaves, for whoever stopped it."""

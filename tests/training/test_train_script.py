@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,25 @@ def test_a_killed_run_goes_on_as_if_it_never_was(tmp_path, launcher, processes):
     assert [result["processes"] for result in results] == [processes, processes]
     assert results[0]["history"] == results[1]["history"]
     assert results[0]["test"] == results[1]["test"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_says_what_is_kept_and_leaves_no_process(tmp_path, number, code):
+    folder = tmp_path / "run"
+    recipe = write_recipe(tmp_path, tmp_path / "data")
+    process = start(recipe, "train.epochs=1000", "data.num_workers=2", "train.save_steps=1")
+    while not (folder / "last").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert f"{folder}/last holds step" in errors.splitlines()[-1]
+    assert "the same command goes on" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import hub_server
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub import constants
-from models import tiny_model
+from models import tiny_batch, tiny_model
 from training_runs import logged, write_recipe
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError, atomic
@@ -23,13 +24,16 @@ from modeling_glccl.data.collate import RetrievalCollator
 from modeling_glccl.evaluation import evaluate
 from modeling_glccl.training import TrainRecipe, load_recipe, loop, run_folder, train
 from modeling_glccl.training.build import build_model, load_splits
+from modeling_glccl.training.full_batch import FullBatchLoss
 from modeling_glccl.training.optimization import (
     build_optimizer,
     build_scheduler,
     clamp_logit_scale,
     parameter_groups,
 )
+from modeling_glccl.training.pretrain_clip import ClipRecipe, pretrain_clip
 from modeling_glccl.training.run_folder import RunFolder
+from modeling_glccl.training.step import training_step
 
 
 @pytest.fixture(scope="session")
@@ -319,6 +323,26 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_videos(tiny, monkeypat
     assert message.count(".mp4") == 4
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_a_step_that_fp16_skips_does_not_move_the_schedule(skipped):
+    """The schedule counts updates; a gradient that overflows is no mistake in fp16, and skips one."""
+    model = tiny_model().train()
+    recipe = TrainRecipe(warmup_ratio=0.5)
+    optimizer = build_optimizer(model, recipe)
+    scheduler = build_scheduler(optimizer, recipe, steps=8)
+    accelerator = SimpleNamespace(
+        unwrap_model=lambda wrapped: wrapped,
+        backward=torch.Tensor.backward,
+        clip_grad_norm_=lambda parameters, norm: torch.tensor(math.inf if skipped else 1.0),
+        scaler=object(),
+        optimizer_step_was_skipped=skipped,
+    )
+    inputs = tiny_batch()
+    losses = training_step(accelerator, FullBatchLoss(model), optimizer, scheduler, inputs, 1.0, "step 1")
+    assert losses["learning_rate/new"] == pytest.approx(0 if skipped else recipe.learning_rate / 4)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_bf16_keeps_float32_weights(tiny, tmp_path):
     train(tiny("train.precision=bf16", "train.max_steps=2"))
     assert GLCCLModel.from_pretrained(tmp_path / "run" / "last").dtype == torch.float32
@@ -374,6 +398,13 @@ def test_files_of_a_user_are_neither_deleted_nor_replaced(tiny, tmp_path, name):
             train(tiny(*settings))
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [own]
     assert own.read_text() == "mine"
+
+
+def test_the_training_of_a_small_clip_replaces_nothing_of_a_user(tmp_path):
+    (tmp_path / "own.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds own\.txt: choose another output_dir"):
+        pretrain_clip(ClipRecipe(output_dir=str(tmp_path)))
+    assert (tmp_path / "own.txt").read_text() == "mine"
 
 
 def test_a_run_leaves_other_files_alone_and_starting_over_clears_its_own(tiny, tmp_path):
