@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -323,7 +323,10 @@ def _decode_in_order(
         lost = Counter()
         pts = np.array([_NONE if f.pts is None else f.pts for f in _frames(container, stream, name, lost)])
         if not len(pts):
-            raise VideoDecodeError(f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged")
+            raise VideoDecodeError(
+                f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged, or its frames have more "
+                f"than {MAX_PIXELS:,} pixels"
+            )
         frame_rate = float(stream.average_rate or stream.guessed_rate or 25)
         if (pts == _NONE).any() or (np.diff(pts) <= 0).any():
             # Frames come out in order even where their timestamps do not. The rate may be computed from those.
@@ -476,10 +479,11 @@ def _open_container(source: "_Source") -> Any:
 
 def _best(streams: list[Any], source: "_Source") -> Any:
     """The stream that a player would show: no thumbnail, then by what the file says, size and length."""
-    frames = {stream.index: stream.frames for stream in streams}
+    frames = Counter({stream.index: stream.frames for stream in streams})
     if not all(frames.values()):
-        with _open_container(source) as container:
-            frames = Counter(packet.stream_index for packet in islice(container.demux(video=range(99)), 2000))
+        with _open_container(source) as container, suppress(av.FFmpegError):
+            for packet in islice(container.demux(*container.streams.video), 2000):
+                frames[packet.stream_index] += packet.size > 0
     most = max(frames.values())
 
     def rank(stream: Any) -> tuple:

@@ -2,18 +2,25 @@
 
 import io
 import json
+import os
 import re
+import struct
+import subprocess
 import warnings
+import weakref
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
-from videos import frame_number, write_video
+from PIL import Image, features
+from videos import frame_image, frame_number, write_video
 
+from modeling_glccl import video_decoding_glccl as video_decoding
+from modeling_glccl.data.reencode import CompressSettings, compress_video
+from modeling_glccl.search.clips import ClipSettings
 from modeling_glccl.video_decoding_glccl import (
     VideoDecodeError,
     decode_video,
@@ -484,3 +491,225 @@ def test_a_longer_sound_track_is_no_reason_to_warn(tmp_path):
         warnings.simplefilter("error")
         decoded = decode_video(path)
     assert decoded.duration == pytest.approx(1, abs=0.01)
+
+
+# What may come: hostile files, damage, several streams, mirrors
+
+SDP = (
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 45678 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+)
+
+
+def test_formats_that_open_sockets_or_files_are_refused_before_they_do(tmp_path):
+    write_video(tmp_path / "a.ts", 10)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{tmp_path / 'a.ts'}\n#EXT-X-ENDLIST\n"
+    (tmp_path / "x.m3u8").write_text(playlist)
+    (tmp_path / "x.sdp").write_text(SDP)
+    image = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(image, "PNG")
+    with (tmp_path / "x.m3u8").open("rb") as file:
+        for source in (SDP.encode(), playlist.encode(), file, tmp_path / "x.m3u8", tmp_path / "x.sdp", image):
+            with pytest.raises(VideoDecodeError, match=r"a format that is not read|not a video that FFmpeg can"):
+                decode_video(source)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    for name in ("pipe.mp4", "zero.mp4"):
+        with pytest.raises(VideoDecodeError, match=f"{name}: is not a regular file"):
+            decode_video(tmp_path / name)
+
+
+def test_titles_in_another_encoding_are_ignored(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "a title of cafe"
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_image(5))))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"a title of cafe", b"a title of caf\xe9"))
+    assert numbers(decode_video(path)) == [5]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_frames_and_packets_beyond_the_limits_are_refused(tmp_path, monkeypatch, suffix):
+    path = write_video(tmp_path / f"a.{suffix}", 40, codec="mpeg2video")
+    monkeypatch.setattr(video_decoding, "MAX_PACKETS", 39)
+    for start in (None, 1):
+        with pytest.raises(VideoDecodeError, match=rf"a\.{suffix}: holds more than 39 packets"):
+            decode_video(path, start=start)
+    monkeypatch.undo()
+    monkeypatch.setattr(video_decoding, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(VideoDecodeError, match=r"not one frame decodes .*more than 3,071 pixels"):
+        decode_video(path)
+    path = write_video(tmp_path / f"h264.{suffix}", 40)
+    with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48 have more than 3,071 pixels"):
+        decode_video(path)
+
+
+def test_a_transform_sees_one_whole_frame_at_a_time(tmp_path):
+    path, whole = write_video(tmp_path / "a.mp4", 30), []
+
+    def corner(image):
+        assert not any(reference() is not None for reference in whole)
+        whole.append(weakref.ref(image))
+        return image[:8, :9].copy()
+
+    frames = decode_video(path, transform=corner).frames
+    assert len(whole) == 12
+    np.testing.assert_array_equal(frames, decode_video(path).frames[:, :8, :9])
+
+
+def overwrite_packet(path, number):
+    """Destroys the n-th packet where it lies in the file."""
+    with av.open(str(path)) as container:
+        packet = bytes(next(islice(container.demux(video=0), number, None)))
+    content = path.read_bytes()
+    assert content.count(packet) == 1
+    path.write_bytes(content.replace(packet, b"\xff" * len(packet)))
+
+
+@pytest.mark.parametrize("max_frames", [12, 250])
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "avi"), ("mpeg4", "avi"), ("libvpx-vp9", "webm")],
+)
+def test_a_packet_that_does_not_decode_costs_its_frames_and_not_the_rest(tmp_path, codec, suffix, max_frames):
+    path = write_video(tmp_path / f"a.{suffix}", 100, codec=codec, key_interval=250)
+    overwrite_packet(path, 40)
+    with pytest.warns(UserWarning, match=rf"a\.{suffix}: declares \d+ frames, but \d+ can be read"):
+        decoded = assert_same_as_in_order(path, max_frames)
+    assert decoded.duration == pytest.approx(4, abs=0.1)
+    assert decoded.timestamps[-1] > 3.7
+    assert len(decoded.frame_times) < 100
+
+
+def test_a_clock_that_starts_again_is_not_believed(tmp_path):
+    part = write_video(tmp_path / "a.ts", 60).read_bytes()
+    (tmp_path / "cat.ts").write_bytes(part + part)
+    decoded = decode_video(tmp_path / "cat.ts", 200)
+    assert numbers(decoded) == [*range(60), *range(60)]
+    assert decoded.duration == pytest.approx(4.8)
+    assert numbers(decode_video(tmp_path / "cat.ts", 200, start=2.4, end=2.6)) == [0, 1, 2, 3, 4]
+
+
+def test_a_jump_of_the_clock_is_no_time(tmp_path):
+    path = write_video(tmp_path / "a.mkv", 50, timestamps=[*(i / 25 for i in range(49)), 4000])
+    decoded = decode_video(path, 5)
+    assert numbers(decoded) == [5, 15, 25, 35, 45]
+    assert decoded.duration == pytest.approx(2)
+    assert numbers(decode_video(path, 50, start=1.9)) == [48, 49]
+    pauses = write_video(tmp_path / "pauses.mkv", 4, timestamps=[0, 500, 1000, 1500])
+    assert decode_video(pauses).timestamps.tolist() == [0, 500, 1000, 1500]
+
+
+def test_clips_are_windows_in_which_a_frame_begins():
+    settings = ClipSettings(length=30, stride=20)
+    assert settings.windows(np.arange(0, 70, 0.04), 70) == [(0, 30), (20, 50), (40, 70)]
+    assert settings.windows(np.array([0, 1e9]), 1e9 + 5) == [(0, 30), (1e9 - 20, 1e9 + 5)]
+    assert len(ClipSettings(length=30, stride=0.01).windows(np.array([0, 15, 1e9]), 1e9 + 5)) <= 6
+
+
+def write_streams(path, *streams):
+    """One file of streams that are given as (number of frames, width, height)."""
+    with av.open(str(path), "w") as container:
+        added = []
+        for _, width, height in streams:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            added.append(stream)
+        for stream, (count, *size) in zip(added, streams, strict=True):
+            for number in range(count):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_image(number, *size))))
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_of_several_streams_it_takes_the_one_that_players_show(tmp_path, suffix):
+    path = write_streams(tmp_path / f"a.{suffix}", (1, 128, 96), (50, 64, 48))
+    with pytest.warns(UserWarning, match=r"holds 2 video streams; using that of index 1, 64x48") as caught:
+        decoded = decode_video(path)
+    assert len(caught) == 1
+    assert decoded.frames.shape == (12, 48, 64, 3)
+    with pytest.warns(UserWarning, match="holds 2 video streams"):
+        small = compress_video(path)
+    assert decode_video(small).frames.shape[1:] == (48, 64, 3)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+def test_animated_avif_has_all_its_frames():
+    file, images = io.BytesIO(), [Image.fromarray(frame_image(i)) for i in range(5)]
+    images[0].save(file, "AVIF", save_all=True, append_images=images[1:], duration=100)
+    with pytest.warns(UserWarning, match="holds 2 video streams"):
+        assert numbers(decode_video(file)) == [0, 1, 2, 3, 4]
+
+
+def write_matrix(path, a, b, c, d):
+    """A video whose display matrix takes the point (x, y) to (a x + c y, b x + d y)."""
+    content = bytearray(write_video(path, 4).read_bytes())
+    start = content.index(b"tkhd") + 44
+    content[start : start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+MIRRORS = {
+    (-1, 0, 0, 1): lambda image: image[:, ::-1],
+    (1, 0, 0, -1): lambda image: image[::-1],
+    (0, 1, 1, 0): lambda image: image.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda image: image.transpose(1, 0, 2)[::-1, ::-1],
+}
+
+
+@pytest.mark.parametrize("matrix", MIRRORS)
+def test_mirrors_are_honoured(tmp_path, matrix):
+    stored = decode_video(write_video(tmp_path / "plain.mp4", 4)).frames
+    path = write_matrix(tmp_path / "a.mp4", *matrix)
+    for frame, image in zip(decode_video(path).frames, stored, strict=True):
+        np.testing.assert_array_equal(frame, MIRRORS[matrix](image))
+    small = decode_video(compress_video(path, CompressSettings(fps=25))).frames
+    assert np.abs(small.astype(int) - decode_video(path).frames).mean() < 12
+
+
+# Another decoder
+
+
+@pytest.mark.parametrize(("codec", "suffix"), FORMATS, ids=lambda value: value)
+def test_frames_are_those_of_the_ffmpeg_program(tmp_path, codec, suffix):
+    assert_same_as_ffmpeg(write_video(tmp_path / f"a.{suffix}", 30, codec=codec), 1.5)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotated_frames_are_those_of_the_ffmpeg_program(tmp_path, rotation):
+    assert_same_as_ffmpeg(write_video(tmp_path / "a.mp4", 4, rotation=rotation), 1.5)
+
+
+@pytest.mark.parametrize("matrix", MIRRORS)
+def test_mirrored_frames_are_those_of_the_ffmpeg_program(tmp_path, matrix):
+    assert_same_as_ffmpeg(write_matrix(tmp_path / "a.mp4", *matrix), 1.5)
+
+
+def assert_same_as_ffmpeg(path, tolerance):
+    """All frames, up to how two versions of FFmpeg round colours: mean levels."""
+    program = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg brings the program").get_ffmpeg_exe()
+    command = [
+        program,
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-fps_mode",
+        "passthrough",
+        "-pix_fmt",
+        "rgb24",
+        "-f",
+        "rawvideo",
+    ]
+    output = subprocess.run([*command, "-"], capture_output=True, timeout=120, check=True).stdout
+    ours = decode_video(path, 1000).frames
+    theirs = np.frombuffer(output, np.uint8).reshape(-1, *ours.shape[1:])
+    assert len(theirs) == len(ours)
+    assert np.abs(theirs.astype(int) - ours).mean(axis=(1, 2, 3)).max() < tolerance

@@ -50,6 +50,14 @@ def test_image_transform_equals_its_twin(height, width):
     torch.testing.assert_close(processor(image[None])["pixel_values_videos"][0, 0], expected)
 
 
+def test_a_strip_gives_its_centre_without_the_rest():
+    image = np.random.default_rng(0).integers(0, 256, (2, 4096, 3), dtype=np.uint8)
+    identity = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    pixels = GLCCLVideoProcessor(size=32, crop_size=32, **identity)(image[None])["pixel_values_videos"][0, 0]
+    expected = transform_one(image, 32, **identity)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1.01 / 255)
+
+
 def test_a_smaller_crop_is_taken_from_the_centre():
     pixels = GLCCLVideoProcessor(size=32, crop_size=20)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
     whole = GLCCLVideoProcessor(size=32, crop_size=32)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
