@@ -7,7 +7,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-import gradio as gr
+try:
+    import gradio as gr
+except ImportError as _error:
+    raise ImportError(f"the page needs Gradio: pip install 'modeling_glccl[demo]' ({_error})") from _error
 import torch
 
 from .checkpoints import load_checkpoint

@@ -12,6 +12,7 @@ from videos import write_video
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
+from modeling_glccl.training.optimization import freeze_clip
 
 CAPTIONS = ["a red ball rolls", "two dogs", "a dog runs after a ball"]
 
@@ -288,3 +289,16 @@ def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(tmp
     assert fitted == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
     with pytest.raises(ValueError, match="no video has two frames that differ"):
         model.fit_glim_temperature(text, video.select([2]))
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_embeddings_and_first_layers_of_each_family_can_be_frozen(name, tmp_path):
+    model = GLCCLModel.from_clip_pretrained(save_plain(name, tmp_path), max_words=16, max_frames=4)
+    freeze_clip(model, 1)
+    frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad} - {"clip.logit_bias"}
+    assert all("embeddings" in key or "pre_layrnorm" in key or ".layers.0." in key for key in frozen)
+    assert all(not key.startswith(("temporal.", "interaction.")) for key in frozen)
+    assert {
+        "clip.text_model.encoder.layers.0.mlp.fc1.weight",
+        "clip.vision_model.encoder.layers.0.mlp.fc1.weight",
+    } <= frozen

@@ -82,7 +82,9 @@ def freeze_clip(model: nn.Module, layers: int | None) -> None:
     depth = min(len(text.encoder.layers), len(vision.encoder.layers))
     if layers > depth:
         raise ValueError(f"freeze_layer_num={layers}, but a tower of this CLIP has {depth} layers")
-    frozen = [text.embeddings, vision.embeddings, vision.pre_layrnorm]
+    frozen = [text.embeddings, vision.embeddings]
+    if hasattr(vision, "pre_layrnorm"):  # SigLIP has none
+        frozen.append(vision.pre_layrnorm)
     for module in (*frozen, *text.encoder.layers[:layers], *vision.encoder.layers[:layers]):
         module.requires_grad_(False)
 
