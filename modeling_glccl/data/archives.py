@@ -74,6 +74,8 @@ def extract(parts: list[Path], folder: Path) -> int:
         for name, kind, size, source in tqdm(
             _members(parts), desc=f"extract {parts[0].name}", unit="file", leave=False
         ):
+            if kind == stat.S_IFDIR and not PurePosixPath(name).parts:  # "./", the folder that was packed
+                continue
             path = safe_path(folder, name, parts[0])
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise ValueError(f"{parts[0]}: {name!r} is a link or device; archives of videos have none")
