@@ -1,6 +1,7 @@
 """Files and folders that are whole or not there, wherever the process, or the machine, dies."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +10,8 @@ from typing import BinaryIO
 def write_whole(path: Path, source: BinaryIO) -> None:
     """Writes a file such that `path` is the old one or the complete new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # No process id: threads, and machines that share a folder, may write the same file at the same time.
+    partial = path.with_name(f".{path.name}.{secrets.randbits(62)}.partial")
     try:
         with partial.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)

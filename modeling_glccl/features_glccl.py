@@ -1,6 +1,7 @@
 """Features of texts and videos, what is done with them everywhere, and the moment that frame weights point to."""
 
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -79,7 +80,7 @@ class GLCCLFeatures(ModelOutput):
             OSError: it cannot be written, for example because the disk is full; an older file stays.
         """
         path = Path(path)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        new = path.with_name(f".{path.name}.{secrets.randbits(62)}.partial")
         tensors = {name: values.detach().contiguous().cpu() for name, values in {**self, **more}.items()}
         try:
             save_file(tensors, new, {"format": "pt", **(metadata or {})})
