@@ -7,6 +7,7 @@ import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
 from families import plain_model, save_plain
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
@@ -173,7 +174,7 @@ def test_every_other_thing_says_what_it_is(tmp_path, checkpoint):
 
 
 def test_an_unreachable_repository_is_one_error(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # else it tries for half a minute
     with pytest.raises(FileNotFoundError, match="owner/name: no such folder, and no repository of this name"):
         load_checkpoint("owner/name")
 
@@ -190,6 +191,7 @@ def test_a_bert_is_no_start_of_a_training(tmp_path):
 def test_every_command_gives_the_one_line(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     command, *options = arguments
     positional = ["videos", "--model", "empty"] if command == "index" else ["empty"]

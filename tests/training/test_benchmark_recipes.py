@@ -38,7 +38,8 @@ def clip(tmp_path_factory):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_a_model_and_its_optimiser(name, clip):
-    recipe = load_recipe(RECIPES[name], [f"model.clip={clip}", "model.config.temporal_num_attention_heads=1"])
+    sizes = ["data.processor.size=32", "data.processor.crop_size=32"]
+    recipe = load_recipe(RECIPES[name], [f"model.clip={clip}", "model.config.temporal_num_attention_heads=1", *sizes])
     model, processor = build_model(recipe, [])
     assert all(getattr(model.config, key) == value for key, value in recipe.model.config.items())
     assert processor.video_processor.max_frames == recipe.model.config["max_frames"]

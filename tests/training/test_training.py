@@ -501,6 +501,7 @@ def test_paths_are_checked_before_anything_is_rendered(tiny, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_losses_are_the_same_with_a_cold_and_a_warm_frame_cache(tiny, tmp_path):
     settings = ("train.max_steps=3", "data.frame_cache=raw", f"data.frame_cache_dir={tmp_path / 'frames'}")
     for name, more in (("cold", settings), ("warm", settings), ("none", settings[:1])):
