@@ -2,7 +2,10 @@
 
 import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -281,14 +284,16 @@ pipe.save_pretrained("again")
 
 @pytest.mark.slow
 def test_the_example_of_the_readme_runs(checkpoint, paths, tmp_path):
-    """Without the package, on videos of these names, with a checkpoint where `make demo` leaves one."""
+    """On videos of these names, with a checkpoint at the place of the repository's."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     example = readme.partition("## On the Hub")[2].partition("```python\n")[2].partition("```")[0]
-    shutil.copytree(checkpoint, tmp_path / "runs" / "shapes" / "model" / "best")
+    shutil.copytree(checkpoint, tmp_path / "hub" / "models" / "glccl-shapes")
     for name, path in zip(("a.mp4", "b.mp4"), paths, strict=False):
         shutil.copy(path, tmp_path / name)
-    printed = run_without_package(example, tmp_path)
-    assert set(ast.literal_eval(printed)) == {"index", "id", "score", "start", "end"}
+    command = [sys.executable, "-c", example]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(ran.stdout.strip().splitlines()[-1])) == {"index", "id", "score", "start", "end"}
 
 
 def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pipe, paths, tmp_path):
