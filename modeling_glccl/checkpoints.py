@@ -1,6 +1,7 @@
 """A name -> model and processor: GLCCL checkpoints, the peers', and plain CLIP ones, which become zero-shot GLCCL."""
 
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from transformers.utils import logging
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor
-from .towers_glccl import FAMILIES, family_of, read_model_type, refuse_incomplete
+from .towers_glccl import FAMILIES, family_of, read_model_type, refuse_incomplete, refuse_not_finite
+from .video_files import VIDEO_SUFFIXES
 
 MODELS: dict[str, type[GLCCLModel]] = {model.config_class.model_type: model for model in (GLCCLModel, *PEERS)}
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -88,15 +90,16 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
         raise ValueError(
             f"{name}: a file of weights is damaged or cut ({error}); download or copy it again"
         ) from error
+    except pickle.UnpicklingError as error:  # torch reads nothing but tensors from a .bin
+        raise ValueError(f"{name}: its pytorch_model.bin holds more than tensors, so it is not read") from error
     except OSError as error:
         raise _unreadable(name, error) from error
     finally:
         logging.set_verbosity(verbosity)
-    bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
-    if bad:
-        raise ValueError(
-            f"{name} holds NaN or infinity in {', '.join(bad[:5])}: the training that made it had diverged"
-        )
+    refuse_not_finite(name, model)
+    owners = {"max_words": processor, "mask_padding": processor, "max_frames": processor.video_processor}
+    for key in owners.keys() & config.keys():  # the two fit each other
+        setattr(owners[key], key, config[key])
     return model.eval(), processor
 
 
@@ -129,4 +132,6 @@ def _what_else(path: Path) -> str | None:
         return "is a folder of data; a checkpoint has a config.json"
     if any(name.startswith("open_clip") for name in names):
         return "is in OpenCLIP's format; GLCCL takes transformers' (config.json, model.safetensors, tokenizer)"
+    if any(name.lower().endswith(tuple(VIDEO_SUFFIXES)) for name in names):
+        return "is a folder of videos; a checkpoint has a config.json"
     return "is empty" if not names else f"has no config.json but {', '.join(sorted(names)[:5])}"

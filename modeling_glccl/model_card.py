@@ -11,6 +11,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .configuration_glccl import GLCCLConfig
+
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
 SNIPPET = """\
@@ -163,7 +165,8 @@ def _eval_results(measured: list[dict[str, Any]]) -> list[EvalResult]:
 def _facts(folder: Path, config: dict[str, Any]) -> str:
     weights = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     clip = config["clip_config"]
-    image, width = clip["vision_config"]["image_size"], clip["projection_dim"]
+    image = clip["vision_config"]["image_size"]
+    width = GLCCLConfig(clip_config=clip, max_words=3, temporal_num_hidden_layers=0).width
     padding = (
         "a score never depends on padding (`mask_padding=True`)"
         if config["mask_padding"]

@@ -109,6 +109,8 @@ class GLCCLModel(PreTrainedModel):
     interaction_class = GLCCLInteraction
     text_features_class = GLCCLTextFeatures
     video_features_class = GLCCLVideoFeatures
+    # Whether the parameters beside CLIP's start such that it scores as it is.
+    works_untrained = True
     # A plain CLIP checkpoint then loads straight into the attribute of this name.
     base_model_prefix = "clip"
     main_input_name = "pixel_values_videos"
@@ -215,6 +217,11 @@ class GLCCLModel(PreTrainedModel):
         """
         if unknown := sorted(set(config) - own_fields(cls.config_class)):
             raise ValueError(f"{', '.join(unknown)}: no value of {cls.config_class.__name__}")
+        if zero_shot and (config.get("temporal_num_hidden_layers") or not cls.works_untrained):
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: an untrained {cls.__name__} with a temporal encoder or random "
+                "weights finds nothing; from_clip_pretrained starts its training"
+            )
         clip = load_clip(pretrained_model_name_or_path, **(clip_kwargs or {}))
         clip.config.name_or_path = ""  # a local path is nothing to publish
         values = {}
@@ -254,7 +261,12 @@ class GLCCLModel(PreTrainedModel):
         pictures = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").to(device, self.dtype)
         frames = torch.cat([self._encode_frames(part) for part in pictures.split(8)])
         norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
-        return float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
+        temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(
+                f"GLIM's temperature comes out as {temperature}: are the weights those of a trained CLIP?"
+            )
+        return temperature
 
     def fit_glim_temperature(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> float:
         """GLIM's temperature for a model that was not trained with it, from any texts and videos, unlabelled.

@@ -62,7 +62,7 @@ class TextVideoRetrievalPipeline(Pipeline):
     also be set when the pipeline is made.
     """
 
-    _load_processor = True
+    _load_processor = None  # where there is one: a plain CLIP may have none
     _load_tokenizer = False
     _load_image_processor = False
     _load_video_processor = False

@@ -118,12 +118,25 @@ class GLCCLProcessor(ProcessorMixin):
         settings = {"size": side, "crop_size": side, "max_frames": config.max_frames, **config.family.image_settings}
         try:
             saved = ImageProcessingMixin.get_image_processor_dict(name, **hub)[0]
-        except OSError:  # a checkpoint without one was saved apart from it; the family's settings are the usual ones
+        except OSError as error:
+            # A checkpoint without one was saved apart from it; the family's settings are the usual ones.
+            if os.path.exists(os.path.join(name, "preprocessor_config.json")):
+                raise ValueError(f"{name}: preprocessor_config.json cannot be read ({error})") from error
             saved = {}
+        usual = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+        wrong = [f"{key}={saved[key]}" for key, value in usual.items() if saved.get(key, value) not in (value, None)]
+        wrong += [f"size={saved['size']}" for _ in (1,) if "longest_edge" in str(saved.get("size"))]
+        if abs(255 * (saved.get("rescale_factor") or 1 / 255) - 1) > 1e-3:
+            wrong.append(f"rescale_factor={saved['rescale_factor']}")
+        if wrong:
+            raise ValueError(
+                f"{name}: preprocessor_config.json has {', '.join(wrong)}, which frames are not prepared by"
+            )
         settings |= {key: saved[key] for key in ("image_mean", "image_std", "resample") if key in saved}
         size = saved.get("size")
         if isinstance(size, dict) and "height" in size:
-            settings |= {"size": size, "crop_size": size, "keep_aspect_ratio": False}
+            crop = saved.get("crop_size") if saved.get("do_center_crop") else None
+            settings |= {"size": size, "crop_size": crop or size, "keep_aspect_ratio": False}
         elif size:
             settings |= {"size": size, "crop_size": saved.get("crop_size", size)}
         videos = GLCCLVideoProcessor(**settings | kwargs)

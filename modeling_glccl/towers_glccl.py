@@ -178,7 +178,8 @@ def read_model_type(name: str, missing_ok: bool = False, **kwargs: Any) -> str |
     """
     hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     try:
-        return PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
+        config = PreTrainedConfig.get_config_dict(name, **hub)[0]
+        return config.get("model_type") if isinstance(config, dict) else None
     except OSError:
         if missing_ok:
             return None
@@ -206,6 +207,7 @@ def load_clip(name: str, **kwargs: Any) -> PreTrainedModel:
     finally:
         logging.set_verbosity(verbosity)
     refuse_incomplete(name, report)
+    refuse_not_finite(name, clip)
     return clip
 
 
@@ -221,3 +223,12 @@ def refuse_incomplete(name: str, report: dict[str, Any]) -> None:
         f"{name} does not hold the weights that its config.json describes: it {'; '.join(parts + wrong[:5])}. "
         "Is the checkpoint complete, and of this configuration?"
     )
+
+
+def refuse_not_finite(name: str, model: PreTrainedModel) -> None:
+    """Raises ValueError that names the tensors with NaN or infinity."""
+    if bad := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
+        raise ValueError(
+            f"{name} holds NaN or infinity in {', '.join(bad[:5])}: the file is damaged, or the training that made it "
+            "had diverged"
+        )

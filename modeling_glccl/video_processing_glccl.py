@@ -87,6 +87,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         FrameSampling(max_frames, method=sampling)  # refuses bad values
         self.keep_aspect_ratio = keep_aspect_ratio
         self.resample = int(Image.Resampling(resample))  # refuses what PIL does not know
+        if len(image_mean) != 3 or len(image_std) != 3 or not all(value > 0 for value in image_std):
+            raise ValueError(f"image_mean={image_mean}, image_std={image_std}: three numbers each, the latter above 0")
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.max_frames = max_frames
         self.sampling = sampling
@@ -220,7 +222,7 @@ def _per_video(name: str, value: float | Sequence[float | None] | None, videos: 
 
 def _pixels(name: str, value: int | dict[str, int]) -> int:
     """A side in pixels, from a number or one of transformers' size dictionaries."""
-    sides = set(value.values()) if isinstance(value, dict) else {value}
+    sides = set(value.values()) if isinstance(value, dict) else {value if isinstance(value, int) else str(value)}
     if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"{name}={value} must be one positive number of pixels")
     return sides.pop()

@@ -14,7 +14,8 @@ from transformers import BertConfig, BertModel
 from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
-from modeling_glccl.peers import XCLIPModel
+from modeling_glccl.model_card import _facts
+from modeling_glccl.peers import GLSCLModel, XCLIPModel
 
 CAPTIONS = ["a red ball rolls", "two dogs run"]
 
@@ -50,6 +51,11 @@ def test_values_of_the_configuration_can_be_given(checkpoint, tmp_path):
     assert load_checkpoint(checkpoint, glim_temperature=9.0)[0].config.glim_temperature == 9.0
     plain = save_plain("clip", tmp_path / "clip")
     assert load_checkpoint(plain, glim_temperature=9.0)[0].config.glim_temperature == 9.0
+    for folder in (checkpoint, plain):
+        model, processor = load_checkpoint(folder, max_frames=7)
+        assert model.config.max_frames == processor.video_processor.max_frames == 7
+    model, processor = load_checkpoint(plain, max_words=8)
+    assert model.config.max_words == processor.max_words == 8
 
 
 def test_a_plain_clip_says_in_one_line_what_it_becomes(tmp_path, caplog):
@@ -79,7 +85,7 @@ def test_a_missing_misshapen_or_infinite_tensor_is_named(kind, checkpoint, tmp_p
         rf"{prefix}text_projection.weight has shape \(3, 3\) for \(32, 32\)": lambda weights: weights.update(
             {f"{prefix}text_projection.weight": torch.zeros(3, 3)}
         ),
-        "NaN or infinity in clip.visual_projection.weight": lambda weights: weights[
+        f"NaN or infinity in {prefix}visual_projection.weight": lambda weights: weights[
             f"{prefix}visual_projection.weight"
         ].fill_(torch.nan),
     }
@@ -108,6 +114,9 @@ def test_a_configuration_that_is_no_json_is_named(checkpoint):
     (checkpoint / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json"):
         load_checkpoint(checkpoint)
+    (checkpoint / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="is of the type None"):
+        load_checkpoint(checkpoint)
 
 
 def test_a_missing_or_foreign_tokenizer_is_an_error(tmp_path):
@@ -127,6 +136,66 @@ def test_images_of_another_size_than_the_towers_are_an_error(tmp_path):
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"crop_size": 8}))
     with pytest.raises(ValueError, match="frames would have 8 pixels, but the model takes 16"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"do_normalize": False}, "has do_normalize=False, which frames are not prepared by"),
+        ({"rescale_factor": 1 / 127.5}, r"has rescale_factor=0\.0078"),
+        ({"size": {"longest_edge": 16}}, "has size=.*longest_edge"),
+        ({"image_std": [0, 0, 0]}, r"image_std=\[0, 0, 0\]: three numbers each"),
+        ({"crop_size": [16, 16]}, r"crop_size=\[16, 16\] must be one positive number"),
+    ],
+)
+def test_image_settings_that_are_not_followed_are_refused(change, message, tmp_path):
+    folder = save_plain("clip", tmp_path / "clip")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(folder)
+
+
+def test_damaged_image_settings_are_no_missing_ones(tmp_path):
+    folder = save_plain("siglip", tmp_path / "siglip")
+    content = (folder / "preprocessor_config.json").read_text()
+    (folder / "preprocessor_config.json").write_text(content[:-5])
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json cannot be read"):
+        load_checkpoint(folder)
+
+
+class Harmful:
+    """Would run code where it is unpickled."""
+
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_not_read(tmp_path, capfd):
+    folder = save_plain("clip", tmp_path / "clip")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert load_checkpoint(folder)[0].config.zero_shot  # as many are on the Hub
+    torch.save({"x": Harmful()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"its pytorch_model\.bin holds more than tensors"):
+        load_checkpoint(folder)
+    assert "harm" not in capfd.readouterr().out
+
+
+def test_what_finds_nothing_untrained_is_no_zero_shot_model(tmp_path):
+    folder = save_plain("clip", tmp_path / "clip")
+    for model_class, config in ((GLCCLModel, {"temporal_num_hidden_layers": 2}), (GLSCLModel, {})):
+        with pytest.raises(ValueError, match="from_clip_pretrained starts its training"):
+            model_class.from_pretrained(folder, **config)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_model_on_every_family_has_a_card(name, tmp_path):
+    model, processor = load_checkpoint(save_plain(name, tmp_path / "plain"))
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert "joint width 32" in _facts(tmp_path / "saved", config)
 
 
 def test_a_glccl_checkpoint_without_its_processor_is_an_error(checkpoint):
@@ -158,7 +227,8 @@ def test_every_other_thing_says_what_it_is(tmp_path, checkpoint):
         folder("arrow", "dataset_info.json"): "is a folder of data",
         folder("run", "best/config.json"): "folder of a training run, whose checkpoints are .*best",
         folder("nothing"): "is empty",
-        folder("videos", "a.mp4", "b.mp4"): r"has no config\.json but a\.mp4, b\.mp4",
+        folder("videos", "a.mp4", "b.mp4"): "is a folder of videos",
+        folder("other", "a.txt", "b.txt"): r"has no config\.json but a\.txt, b\.txt",
         folder("openclip", "open_clip_config.json"): "in OpenCLIP's format",
         checkpoint / "model.safetensors": "is a file.*glccl convert",
         folder("typeless", "config.json"): "is of the type None",

@@ -130,7 +130,7 @@ def test_the_comparison_changes_one_thing_at_a_time(commands, tmp_path):
 def test_a_tiny_demo_really_runs(tmp_path, capfd):
     recipe = yaml.safe_load((RECIPES / "shapes.yaml").read_text())
     recipe["data"] |= {"options": TINY, "processor": {"size": 32, "crop_size": 32}}
-    recipe["train"] |= {"epochs": 1, "batch_size": 8}
+    recipe["train"] |= {"epochs": 1, "total_batch_size": 8}
     clip = yaml.safe_load((RECIPES / "shapes_clip.yaml").read_text()) | {"epochs": 1, "batch_size": 16}
     for name, content in (("shapes", recipe), ("clip", clip)):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))

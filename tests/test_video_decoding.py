@@ -229,7 +229,7 @@ def test_real_files_are_decoded_exactly(reference_dir):
     assert len(videos) == 27
     for path in videos:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # none of them is cut
+            warnings.filterwarnings("error", "(?s).*(declares|damaged)")  # none of them is cut
             decoded = assert_same_as_in_order(path)
         assert len(decoded.frames) == 12
         assert decoded.duration == pytest.approx(decoded.timestamps[-1], rel=0.1)

@@ -192,6 +192,7 @@ class GLSCLModel(PeerModel):
     """GLSCL."""
 
     config_class = GLSCLConfig
+    works_untrained = False  # its queries are random
     interaction_class = GLSCLInteraction
     text_features_class = GLSCLTextFeatures
     video_features_class = GLSCLVideoFeatures

@@ -143,7 +143,13 @@ class VideoIndex:
                     )
                 config = self._store.about["model"]["config"]
                 measured = {"glim_temperature": config["glim_temperature"]} if config.get("zero_shot") else {}
-                model, processor = load_checkpoint(checkpoint, **measured)
+                try:
+                    model, processor = load_checkpoint(checkpoint, **measured)
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(
+                        f"{error}. {self._store.uri} was made with it; if it has moved: glccl index VIDEO_DIR --index "
+                        f"{self._store.uri} --model WHERE_IT_IS, or pass model and processor to VideoIndex.open"
+                    ) from error
                 self._use(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
             return self._model, self._processor
 
