@@ -32,7 +32,7 @@ from modeling_glccl.video_decoding_glccl import (
 def decode_in_order(path):
     """Every frame of a file, without the packets that do not decode."""
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")  # as FFmpeg chooses where there are several
         stream.thread_count = 1
         packets = container.demux(stream)
         while True:
@@ -47,7 +47,7 @@ def decode_in_order(path):
 def times_in_order(path):
     """Seconds of every frame."""
     with av.open(str(path)) as container:
-        start, rate = (container.start_time or 0) / 1e6, container.streams.video[0].average_rate
+        start, rate = (container.start_time or 0) / 1e6, container.streams.best("video").average_rate
     stamps = [frame.time for frame in decode_in_order(path)]
     if None in stamps or any(b <= a for a, b in pairwise(stamps)):
         return [i / float(rate) for i in range(len(stamps))]
