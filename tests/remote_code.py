@@ -30,3 +30,14 @@ def run_without_package(script: str, folder: Path, *arguments: object, **environ
     run = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout
+
+
+def nearly_equal(left, right) -> bool:
+    """Equality of nested lists and dicts, of numbers within 1e-4: another process rounds otherwise."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(nearly_equal(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(nearly_equal, left, right))
+    if isinstance(left, float) and isinstance(right, float):
+        return abs(left - right) <= 1e-4
+    return left == right

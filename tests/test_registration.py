@@ -35,16 +35,20 @@ def python(program: str) -> str:
     return done.stdout.strip()
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("first", "peer", "use", "printed"),
     [
         ("import modeling_glccl", "glccl", "model", "GLCCLModel"),
-        ("import transformers; import modeling_glccl", "glccl", "model", "GLCCLModel"),
         ("from transformers import AutoModel; import modeling_glccl", "xclip", "model", "XCLIPModel"),
-        ("import modeling_glccl", "glccl", "processors", "GLCCLProcessor GLCCLVideoProcessor"),
+        slow("import transformers; import modeling_glccl", "glccl", "model", "GLCCLModel"),
+        slow("import modeling_glccl", "glccl", "processors", "GLCCLProcessor GLCCLVideoProcessor"),
         # A module whose own import imports transformers: its classes are registered when all of it is there.
         ("import modeling_glccl.pipeline_glccl", "xclip", "pipeline", "XCLIPModel"),
-        ("from modeling_glccl import GLCCLConfig", "glccl", "pipeline", "GLCCLModel"),
+        slow("from modeling_glccl import GLCCLConfig", "glccl", "pipeline", "GLCCLModel"),
     ],
 )
 def test_transformers_loads_checkpoints_in_any_order_of_imports(checkpoint, first, peer, use, printed):

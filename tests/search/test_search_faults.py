@@ -54,6 +54,7 @@ def kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills: int
     assert_same_contents(VideoIndex.open(path), built_in_peace)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_acknowledged_video(tmp_path, checkpoint, many_videos, built_in_peace):
     kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills=2, seed=0)
 

@@ -80,7 +80,7 @@ def test_our_recipes_never_select_on_the_test_split(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*canonical.*", "ignore:.*videos.*")
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", ["msrvtt", *(pytest.param(name, marks=pytest.mark.slow) for name in BENCHMARKS[1:])])
 def test_the_papers_recipes_train_on_miniatures(name, clip, tmp_path):
     """Two steps: the first is zero by the schedule, the second moves everything but what is frozen."""
     miniatures.BENCHMARKS[name](tmp_path)

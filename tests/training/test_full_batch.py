@@ -30,7 +30,10 @@ def assert_same_step(results: dict[str, torch.Tensor]) -> None:
         assert error <= 2e-5 * value.abs().max().clamp_min(1), f"{name}: {error}"
 
 
-@pytest.mark.parametrize(("processes", "chunk"), [(1, 0), (2, 0), (2, 3), pytest.param(4, 0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("processes", "chunk"),
+    [(2, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 0), (2, 3), (4, 0)))],
+)
 def test_gradients_of_every_parameter_equal_the_single_process_ones(tmp_path, processes, chunk):
     worker = TESTS / "full_batch_worker.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
