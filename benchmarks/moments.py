@@ -20,7 +20,7 @@ from PIL import Image
 from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.search import SearchResult, VideoIndex
-from modeling_glccl.search.report import clip_frames
+from modeling_glccl.search.rendering import clip_frames
 
 _RED, _GREEN, _BLUE = "#d33333", "#2a9d4a", "#3399cc"
 

@@ -18,7 +18,7 @@ from .processing_glccl import GLCCLProcessor
 from .search import SearchResult, VideoIndex
 from .search.commands import print_errors
 from .search.ranking import encode_queries
-from .search.report import STYLE, weights_table
+from .search.rendering import STYLE, weights_table
 from .video_files import find_videos
 
 RESULTS = 4

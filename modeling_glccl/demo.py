@@ -175,7 +175,7 @@ class Demo:
     def search(self, checkpoint: Path) -> None:
         """Indexes the test videos and prints what three queries find, with the moments."""
         from .search import VideoIndex  # not before rendering: lancedb does not like to be forked
-        from .search.report import results_table
+        from .search.rendering import results_table
 
         model, processor = load_checkpoint(checkpoint)
         place = self.output / "index"

@@ -31,7 +31,7 @@ from modeling_glccl.app import (  # noqa: E402
 from modeling_glccl.cli import main  # noqa: E402
 from modeling_glccl.features_glccl import Moment  # noqa: E402
 from modeling_glccl.search import SearchResult  # noqa: E402
-from modeling_glccl.search.report import group_words  # noqa: E402
+from modeling_glccl.search.rendering import group_words  # noqa: E402
 from modeling_glccl.video_files import find_videos  # noqa: E402
 
 SPACE = REPOSITORY / "hub" / "space"

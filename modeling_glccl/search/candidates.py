@@ -1,81 +1,90 @@
-"""The clips of an index at one moment, and those nearest to a query among them."""
-
-from typing import Any, NamedTuple
+"""The clips of an index at one moment, and the choice of those that are scored exactly."""
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from lancedb.table import Table
 
+from ..features_glccl import GLCCLTextFeatures
+from ..modeling_glccl import GLCCLModel
+from .ranking import one_frame_logits, proxy_vectors
 from .store import OK
 
-_FOUND = f"status = '{OK}'"
+# How many clips the pooled vectors keep, and how many of them the one-frame scores keep for the exact ones.
+SHORTLIST, CANDIDATES = 1000, 200
+# Clips of one video among the candidates, so that a film does not crowd out all others.
+_CLIPS_PER_VIDEO = 5
 
 
-class Candidates(NamedTuple):
-    """Some clips of an index.
+class Snapshot:
+    """All clips of a table as it was when it was opened, their pooled vectors in memory.
 
     Args:
-        row_ids: uint64 [C], where they lie in the table.
+        table: of clips.
+        width: D, of a pooled vector.
+        previous: whose pooled vectors need not be read again.
+
+    Attributes:
+        row_ids: uint64 [C], where the clips lie in the table.
         video_keys: int64 [C], equal for clips of one video.
         pooled: float16 [C, D].
     """
 
-    row_ids: np.ndarray
-    video_keys: np.ndarray
-    pooled: Tensor
-
-
-class Snapshot:
-    """All clips of a table as it was when it was opened, their pooled vectors in memory."""
-
-    def __init__(self, table: Any, width: int, previous: "Snapshot | None" = None):
-        """Reads the pooled vectors, but not those that `previous` has."""
+    def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
         self.table = table
-        self.row_ids, self.video_keys = read_ids(table)
-        self._pooled = torch.empty(len(self), width, dtype=torch.float16)
-        pooled = self._pooled.numpy()
-        missing = np.ones(len(self), bool)
-        if previous is not None and len(previous):
+        found = table.search().where(f"status = '{OK}'").with_row_id(True)
+        ids = found.select(["video_key"]).to_arrow()
+        self.row_ids, self.video_keys = ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
+        self.pooled = torch.empty(len(self.row_ids), width, dtype=torch.float16)
+        pooled = self.pooled.numpy()
+        missing = np.ones(len(pooled), bool)
+        if previous is not None and len(previous.row_ids):
             places = _places(self.row_ids, previous.row_ids)
             missing = places < 0
-            pooled[~missing] = previous._pooled.numpy()[places[~missing]]
+            pooled[~missing] = previous.pooled.numpy()[places[~missing]]
         if not missing.any():
             return
-        if missing.sum() > len(self) // 4:
-            query = table.search().where(_FOUND).with_row_id(True)
-        else:
-            query = table.take_row_ids(self.row_ids[missing].tolist()).with_row_id()
-        for batch in query.select(["pooled"]).to_batches():
+        if missing.sum() <= len(pooled) // 4:
+            found = table.take_row_ids(self.row_ids[missing].tolist()).with_row_id()
+        for batch in found.select(["pooled"]).to_batches():
             pooled[_places(batch["_rowid"].to_numpy(), self.row_ids)] = matrix(batch["pooled"], width)
 
-    def __len__(self) -> int:
-        return len(self.row_ids)
+    def candidates(self, model: GLCCLModel, text: GLCCLTextFeatures, k: int) -> np.ndarray:
+        """int64, the clips that cheap scores propose for one text of which the k best videos are wanted."""
+        vector = proxy_vectors(model, text)[0].cpu().half()
+        shortlist, count = max(SHORTLIST, 20 * k), max(CANDIDATES, 3 * k)
+        while True:
+            nearest = (self.pooled @ vector).topk(min(shortlist, len(self.pooled))).indices
+            order = one_frame_logits(model, text, self.pooled[nearest]).argsort(descending=True).cpu()
+            chosen = nearest[order].numpy()
+            chosen = chosen[first_of_each(self.video_keys[chosen], _CLIPS_PER_VIDEO)][:count]
+            # A few long videos can fill the shortlist.
+            if len(np.unique(self.video_keys[chosen])) >= min(k, count) or len(nearest) < shortlist:
+                return chosen
+            shortlist *= 4
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return self._pooled.nbytes + self.row_ids.nbytes + self.video_keys.nbytes
-
-    def nearest(self, vector: Tensor, count: int) -> Candidates:
-        """The clips of the largest dot products with a vector [D], best first."""
-        best = (self._pooled @ vector.half()).topk(min(count, len(self))).indices
-        return Candidates(self.row_ids[best.numpy()], self.video_keys[best.numpy()], self._pooled[best])
-
-
-def read_ids(table: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Row ids and video keys of all clips."""
-    ids = table.search().where(_FOUND).select(["video_key"]).with_row_id(True).to_arrow()
-    return ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
+    def take(self, clips: np.ndarray, columns: list[str]) -> pa.Table:
+        """Columns of some clips, in their order."""
+        if not len(clips):
+            return self.table.schema.empty_table().select(columns)
+        row_ids = self.row_ids[clips]
+        rows = self.table.take_row_ids(row_ids.tolist()).select(columns).with_row_id().to_arrow()
+        return rows.take(_places(row_ids, rows["_rowid"].to_numpy()))
 
 
 def matrix(column: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
     """[rows, width] of a column of float16 lists of that size; read-only where it could be left in place."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty((0, width), np.float16)
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, width), np.float16), *parts])
+
+
+def first_of_each(values: np.ndarray, count: int) -> np.ndarray:
+    """Ascending positions of the first `count` occurrences of every value."""
+    order = np.argsort(values, kind="stable")
+    _, starts, counts = np.unique(values[order], return_index=True, return_counts=True)
+    nth = np.arange(len(values)) - np.repeat(starts, counts)
+    return np.sort(order[nth < count])
 
 
 def _places(values: np.ndarray, within: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A video file -> clips as the model takes them. Long videos become several, which overlap."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -58,75 +59,68 @@ class Clip:
 
     Args:
         start, end: seconds in the video.
+        duration: seconds of the video.
         times: float64 [n], seconds in the video of its frames.
-        pixels: float32 [Nf, 3, H, W].
+        pixels: float32 [Nf, 3, H, W], padded to the processor's `max_frames`.
         mask: int64 [Nf], 1 = real frame; the first n.
     """
 
     start: float
     end: float
+    duration: float
     times: np.ndarray
     pixels: Tensor
     mask: Tensor
 
 
-class ClipReader:
-    """Iterates over the clips of one video file, of which one at a time is in memory.
+def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, errors: list[str]) -> Iterator[Clip]:
+    """The clips of one video file, of which one at a time is in memory.
 
-    `duration` (seconds) is known from the first clip on; `errors` names the clips that were left out because they do
-    not decode.
+    Args:
+        path: of the file.
+        processor: decodes it.
+        settings: how it is cut.
+        errors: takes a line for each clip that does not decode, and is left out.
+
+    Raises:
+        VideoDecodeError: not one clip decodes.
     """
-
-    def __init__(self, path: str, processor: GLCCLProcessor, settings: ClipSettings):
-        self.path = path
-        self.processor = processor
-        self.settings = settings
-        self.duration = 0.0
-        self.errors: list[str] = []
-
-    def __iter__(self) -> Iterator[Clip]:
-        """Raises VideoDecodeError if not one clip decodes."""
-        if _declared_duration(self.path) <= self.settings.length:
-            clip, self.duration = self._read(None, None)
-            if self.duration <= self.settings.length:
-                yield clip
-                return
-        whole = decode_video(self.path, max_frames=1, transform=lambda frame: frame[:1, :1])
-        self.duration, found = whole.duration, 0
-        for start, end in self.settings.windows(whole.frame_times, self.duration):
-            try:
-                clip, _ = self._read(start, end)
-            except VideoDecodeError as error:
-                self.errors.append(f"{start:.1f}-{end:.1f} s: {error}")
-            else:
-                found += 1
-                yield clip
-        if not found:
-            raise VideoDecodeError("; ".join(self.errors))
-
-    def _read(self, start: float | None, end: float | None) -> tuple[Clip, float]:
-        # The last clip goes to the end of the file, which rounding must not cut off.
-        until = None if end == self.duration else end
+    declared = 0.0  # where the container does not tell, or cannot be opened: decoding then says why
+    with suppress(VideoDecodeError), open_video(path, warn=False) as (container, _):
+        declared = (container.duration or 0) / av.time_base
+    if declared <= settings.length:
+        clip = _read(path, processor)
+        if clip.duration <= settings.length:
+            yield clip
+            return
+    whole = decode_video(path, max_frames=1, transform=lambda frame: frame[:1, :1])
+    found, failed = 0, []
+    for start, end in settings.windows(whole.frame_times, whole.duration):
         try:
-            batch = self.processor(videos=[self.path], start=start, end=until, return_metadata=True)
+            # The last clip goes to the end of the file, which rounding must not cut off.
+            clip = _read(path, processor, start, None if end == whole.duration else end)
         except VideoDecodeError as error:
-            raise VideoDecodeError(str(error).removeprefix("videos[0]: ")) from error
-        (metadata,) = batch["video_metadata"]
-        duration = metadata["duration"]
-        clip = Clip(
-            start=start or 0.0,
-            end=duration if end is None else end,
-            times=metadata["timestamps"],
-            pixels=batch["pixel_values_videos"][0],
-            mask=batch["padding_mask_videos"][0],
-        )
-        return clip, duration
+            failed.append(f"{start:.1f}-{end:.1f} s: {error}")
+        else:
+            found += 1
+            yield replace(clip, end=end, duration=whole.duration)
+    if not found:
+        raise VideoDecodeError("; ".join(failed))
+    errors += failed
 
 
-def _declared_duration(path: str) -> float:
-    """Seconds that the container declares; 0 if it does not, or cannot be opened (decoding then says why)."""
+def _read(path: str, processor: GLCCLProcessor, start: float | None = None, end: float | None = None) -> Clip:
     try:
-        with open_video(path, warn=False) as (container, _):
-            return (container.duration or 0) / av.time_base
-    except VideoDecodeError:
-        return 0.0
+        batch = processor(videos=[path], start=start, end=end, return_metadata=True, pad_to_max_frames=True)
+    except VideoDecodeError as error:
+        raise VideoDecodeError(str(error).removeprefix("videos[0]: ")) from error
+    (metadata,) = batch["video_metadata"]
+    duration = metadata["duration"]
+    return Clip(
+        start=start or 0.0,
+        end=duration if end is None else end,
+        duration=duration,
+        times=metadata["timestamps"],
+        pixels=batch["pixel_values_videos"][0],
+        mask=batch["padding_mask_videos"][0],
+    )

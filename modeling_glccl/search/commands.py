@@ -12,7 +12,7 @@ from transformers.utils import logging
 from ..checkpoints import load_checkpoint
 from ..video_files import find_videos
 from .index import VideoIndex
-from .report import results_html, results_json, results_table
+from .rendering import results_html, results_json, results_table
 
 
 def index_command(

@@ -25,17 +25,26 @@ _PROCESSOR_SETTINGS = (
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
 
 
+def checkpoint_of(model: GLCCLModel) -> str:
+    """Where a model was loaded from: the absolute path of a folder, or a Hub repository; empty if from neither."""
+    name = model.name_or_path or ""
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
+
+
 def describe_model(model: GLCCLModel, processor: GLCCLProcessor) -> dict[str, Any]:
     """`checkpoint` (where it came from) and what features depend on: `weights`, `config`, `processor`, for JSON.
 
     Weights are hashed as they are in memory: the same checkpoint in float32 and in bfloat16 gives other features and
     counts as two models.
     """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     settings = {name: getattr(processor.video_processor, name) for name in _PROCESSOR_SETTINGS}
-    name = model.name_or_path
     return {
-        "checkpoint": str(Path(name).absolute()) if name and Path(name).is_dir() else name,
-        "weights": _hash_weights(model),
+        "checkpoint": checkpoint_of(model),
+        "weights": digest.hexdigest(),
         "config": json.loads(json.dumps(_without_origin(model.config.to_dict()))),
         "processor": json.loads(json.dumps(settings)),
     }
@@ -58,14 +67,6 @@ def difference(indexed: dict[str, Any], given: dict[str, Any]) -> str | None:
     if indexed["weights"] != given["weights"]:
         found.append("its weights are others, or in another precision")
     return "; ".join(found) or None
-
-
-def _hash_weights(model: GLCCLModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _without_origin(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """VideoIndex: a folder of videos, kept as features, and searched with sentences."""
 
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_files import find_videos, printable
 from .clips import ClipSettings
-from .fingerprint import describe_model, difference, fingerprint
+from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, finish_here, ingest, plan
 from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
+
+
+_INFO = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "created")
 
 
 class IndexMismatchError(ValueError):
@@ -47,16 +52,15 @@ class VideoIndex:
     def __init__(self, store: Store, model: GLCCLModel | None, processor: GLCCLProcessor | None):
         self._store = store
         self._settings = ClipSettings(store.about["clip_length"], store.about["clip_stride"])
-        self._model, self._processor = None, None
-        self._searching: Searcher | None = None
         self._loading = threading.Lock()
+        self._searcher: Searcher | None = None
         if model is not None and processor is not None:
-            self._use(model, processor)
+            self._searcher = self._search_with(model, processor)
 
     @classmethod
     def create(
         cls,
-        path: str | PathLike,
+        path: str | PathLike[str],
         model: GLCCLModel,
         processor: GLCCLProcessor,
         *,
@@ -98,7 +102,7 @@ class VideoIndex:
     @classmethod
     def open(
         cls,
-        path: str | PathLike,
+        path: str | PathLike[str],
         model: GLCCLModel | None = None,
         processor: GLCCLProcessor | None = None,
         *,
@@ -120,28 +124,25 @@ class VideoIndex:
             raise ValueError("pass both model and processor, or neither")
         return cls(Store(path, storage_options), model, processor)
 
-    def _use(self, model: GLCCLModel, processor: GLCCLProcessor) -> None:
-        about = self._store.about
-        given = describe_model(model, processor)
-        if fingerprint(given) != about["fingerprint"]:
-            made_with, this = (model["checkpoint"] or "not from a file" for model in (about["model"], given))
+    def _search_with(self, model: GLCCLModel, processor: GLCCLProcessor) -> Searcher:
+        made_with, given = self._store.about["model"], describe_model(model, processor)
+        if found := difference(made_with, given):
+            other, this = (description["checkpoint"] or "not from a file" for description in (made_with, given))
             raise IndexMismatchError(
-                f"{self._store.uri} was made with another model ({made_with}); features of this one ({this}) do not "
-                f"fit: {difference(about['model'], given)}. Use that model, or index the videos anew"
+                f"{self._store.uri} was made with another model ({other}); features of this one ({this}) do not "
+                f"fit: {found}. Use that model, or index the videos anew"
             )
-        self._model, self._processor = model.eval(), processor
-        self._searching = Searcher(self._store, self._model)
+        return Searcher(self._store, model.eval(), processor)
 
-    def _load(self) -> tuple[GLCCLModel, GLCCLProcessor]:
+    def _load(self) -> Searcher:
         with self._loading:  # searches come from many threads
-            if self._model is None or self._processor is None:
-                checkpoint = self._store.about["model"]["checkpoint"]
+            if self._searcher is None:
+                checkpoint, config = (self._store.about["model"][name] for name in ("checkpoint", "config"))
                 if not checkpoint:
                     raise ValueError(
                         f"{self._store.uri} was made with a model that was not loaded from a checkpoint; pass model "
                         "and processor to VideoIndex.open"
                     )
-                config = self._store.about["model"]["config"]
                 measured = {"glim_temperature": config["glim_temperature"]} if config.get("zero_shot") else {}
                 try:
                     model, processor = load_checkpoint(checkpoint, **measured)
@@ -150,18 +151,20 @@ class VideoIndex:
                         f"{error}. {self._store.uri} was made with it; if it has moved: glccl index VIDEO_DIR --index "
                         f"{self._store.uri} --model WHERE_IT_IS, or pass model and processor to VideoIndex.open"
                     ) from error
-                self._use(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
-            return self._model, self._processor
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                model.to(device)  # pyright: ignore[reportArgumentType]
+                self._searcher = self._search_with(model, processor)
+            return self._searcher
 
     @property
     def model(self) -> GLCCLModel:
         """The model, loaded now if it has not been needed so far."""
-        return self._load()[0]
+        return self._load().model
 
     @property
     def processor(self) -> GLCCLProcessor:
         """The processor of the model."""
-        return self._load()[1]
+        return self._load().processor
 
     def __len__(self) -> int:
         """Number of videos that can be found."""
@@ -169,7 +172,7 @@ class VideoIndex:
 
     def add(
         self,
-        videos: str | PathLike | Iterable[str | PathLike] | Mapping[str, str | PathLike],
+        videos: str | PathLike | Iterable[str | PathLike[str]] | Mapping[str, str | PathLike[str]],
         *,
         retry_failed: bool = False,
         num_workers: int = 2,
@@ -194,11 +197,41 @@ class VideoIndex:
         Raises:
             OSError: no space left on the disk; the index is intact.
         """
-        return self._ingest(_by_id(videos), retry_failed, num_workers, batch_size, engine, progress)
+        started = time.monotonic()
+        if engine == "threads":
+            finish = finish_here
+        elif engine == "ray":
+            from .ray_engine import finish_on_ray as finish
+        else:
+            raise ValueError(f"engine={engine!r} is unknown; use 'threads' or 'ray'")
+        if isinstance(videos, str | PathLike):
+            videos = [videos]
+        if not isinstance(videos, Mapping):
+            paths = [str(Path(path).absolute()) for path in videos]
+            if folders := [path for path in paths if Path(path).is_dir()]:
+                raise ValueError(f"{folders[0]}: is a folder; VideoIndex.update takes folders, add takes files")
+            videos = {printable(path): path for path in paths}
+        files = {video_id: str(Path(path).absolute()) for video_id, path in videos.items()}
+        searcher = self._load()
+        recorded, given = self._store.about["model"]["checkpoint"], checkpoint_of(searcher.model)
+        if given and os.path.isabs(recorded) and not os.path.exists(recorded):
+            self._store.change_checkpoint(given)
+        finish = partial(
+            finish,
+            model=searcher.model,
+            processor=searcher.processor,
+            settings=self._settings,
+            num_workers=num_workers,
+            batch_size=batch_size,
+        )
+        report = Counter()
+        jobs = plan(self._store, files, retry_failed, report)
+        ingest(self._store, jobs, finish, len(files), report, progress)
+        return IngestReport(**report, seconds=time.monotonic() - started)
 
     def update(
         self,
-        folder: str | PathLike,
+        folder: str | PathLike[str],
         *,
         remove_missing: bool = False,
         retry_failed: bool = False,
@@ -222,7 +255,14 @@ class VideoIndex:
         found = find_videos(folder).check()
         paths = found.videos + found.irregular
         videos = {printable(path): path for path in sorted(paths)}
-        report = self._ingest(videos, retry_failed, num_workers, batch_size, engine, progress)
+        report = self.add(
+            videos,
+            retry_failed=retry_failed,
+            num_workers=num_workers,
+            batch_size=batch_size,
+            engine=engine,
+            progress=progress,
+        )
         if remove_missing:
             gone = sorted(
                 row["video_id"]
@@ -233,28 +273,6 @@ class VideoIndex:
             )
             report.removed = self._store.remove(gone)
         return report
-
-    def _ingest(
-        self,
-        videos: Mapping[str, str],
-        retry_failed: bool,
-        num_workers: int,
-        batch_size: int,
-        engine: str,
-        progress: bool,
-    ) -> IngestReport:
-        started, report = time.monotonic(), Counter()
-        model, processor = self._load()
-        if engine == "threads":
-            finish = finish_here
-        elif engine == "ray":
-            from .ray_engine import finish_on_ray as finish
-        else:
-            raise ValueError(f"engine={engine!r} is unknown; use 'threads' or 'ray'")
-        jobs = plan(self._store, videos, retry_failed, report)
-        options = {"num_workers": num_workers, "batch_size": batch_size}
-        ingest(self._store, finish(jobs, model, processor, self._settings, **options), len(videos), report, progress)
-        return IngestReport(**report, seconds=time.monotonic() - started)
 
     def remove(self, video_ids: str | Iterable[str]) -> int:
         """Drops videos by id; returns how many there were."""
@@ -274,12 +292,7 @@ class VideoIndex:
             "failed": table.count_rows(f"status = '{ERROR}'"),
             "bytes": self._store.bytes_on_disk(),
             "checkpoint": about["model"]["checkpoint"],
-            "fingerprint": about["fingerprint"],
-            "max_frames": about["max_frames"],
-            "width": about["width"],
-            "clip_length": about["clip_length"],
-            "clip_stride": about["clip_stride"],
-            "created": about["created"],
+            **{name: about[name] for name in _INFO},
         }
 
     def search(
@@ -296,15 +309,13 @@ class VideoIndex:
         """
         return self.search_batch([query], k, moments=moments, exhaustive=exhaustive)[0]
 
-    @torch.inference_mode()
     def search_batch(
         self, queries: Sequence[str], k: int = 10, *, moments: bool = False, exhaustive: bool = False
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for several sentences, which are encoded together."""
-        model, processor = self._load()
-        return self.search_features(
-            encode_queries(model, processor, list(queries)), k, moments=moments, exhaustive=exhaustive
-        )
+        with torch.inference_mode():
+            texts = encode_queries(self.model, self.processor, list(queries))
+        return self.search_features(texts, k, moments=moments, exhaustive=exhaustive)
 
     @torch.inference_mode()
     def search_features(
@@ -313,18 +324,4 @@ class VideoIndex:
         """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw]."""
         if k < 1:
             raise ValueError(f"k={k} must be 1 or more")
-        self._load()
-        return self._searching.search(texts, k, moments, exhaustive)
-
-
-def _by_id(videos: Any) -> dict[str, str]:
-    """Id -> absolute path."""
-    if isinstance(videos, Mapping):
-        return {video_id: str(Path(path).absolute()) for video_id, path in videos.items()}
-    if isinstance(videos, str | PathLike):
-        videos = [videos]
-    paths = [str(Path(path).absolute()) for path in videos]
-    for path in paths:
-        if Path(path).is_dir():
-            raise ValueError(f"{path}: is a folder; VideoIndex.update takes folders, add takes files")
-    return {printable(path): path for path in paths}
+        return self._load().search(texts, k, moments, exhaustive)

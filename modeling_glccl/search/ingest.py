@@ -2,24 +2,22 @@
 
 import hashlib
 import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from queue import Empty, Full, Queue
-from typing import Any
+from queue import SimpleQueue
+from threading import Event, Lock, Semaphore, Thread
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_files import printable, why_no_file
-from .clips import Clip, ClipReader, ClipSettings
-from .store import ERROR, ClipFeatures, Store, VideoRecord
+from .clips import Clip, ClipSettings, read_clips
+from .store import OK, ClipFeatures, Store, VideoRecord, is_in
 
 # Files looked up in the store at a time.
 _CHUNK = 256
@@ -61,63 +59,53 @@ class Job:
 
     Args:
         record: what will be written.
-        kind: the count of [`IngestReport`] it belongs to.
-        decode: whether there is something to decode and encode.
-        errors: of clips that the model could not encode.
+        old_sha256: of the content that the index has under this id, if any.
+        known: SHA-256 of what the index has of files of this size; such content is copied, not encoded.
+        errors: why the file, or some of its clips, could not be read or encoded.
     """
 
     record: VideoRecord
-    kind: str
-    decode: bool = True
+    old_sha256: str | None = None
+    known: Set[str] = frozenset()
     errors: list[str] = field(default_factory=list)
 
 
-def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Counter) -> Iterator[Job]:
-    """The files that need work, in order; counts the others as unchanged.
+def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Counter[str]) -> Iterator[Job]:
+    """The files that need work, in order; counts as unchanged those of known size and modification time.
 
-    A file of known size and modification time is unchanged. One of known content is moved if the file that had it is
-    gone, else copied; both get the features that are there.
+    No file is opened here: decoding can begin at once, and each file is hashed when its turn comes.
     """
     items = list(videos.items())
     for start in range(0, len(items), _CHUNK):
         chunk = dict(items[start : start + _CHUNK])
-        columns = ["video_id", "path", "size", "mtime_ns", "sha256", "status", "error", "clip"]
-        known = {row["video_id"]: row for row in store.select(columns, "video_id", list(chunk)) if row["clip"] == 0}
-        records = []
+        columns = ["video_id", "path", "size", "mtime_ns", "sha256", "error"]
+        indexed = {row["video_id"]: row for row in store.videos(columns, is_in("video_id", chunk))}
+        jobs = []
         for video_id, path in chunk.items():
-            record = _examine(video_id, path)
-            row = known.get(video_id)
-            same_file = row and all(row[name] == getattr(record, name) for name in ("path", "size", "mtime_ns"))
-            if same_file and not (retry_failed and row["error"]):
-                report["unchanged"] += 1
-                continue
-            if not record.error:
-                try:
-                    record.sha256 = _hash(path)
-                except OSError as error:
-                    record.error = f"{path}: cannot be read: {error.strerror or error}"
-            records.append(record)
-        hashes = sorted({record.sha256 for record in records if record.sha256})
-        same = {row["sha256"]: row for row in store.select(columns, "sha256", hashes) if row["status"] != ERROR}
-        for record in records:
-            row, other = known.get(record.video_id), same.get(record.sha256)
-            stored = None
-            if other and not (retry_failed and other["error"]):
-                # Another process may have changed it since.
-                stored = store.read(other["video_id"], record.sha256)
-            if stored is None:
-                kind = "changed" if row and row["sha256"] != record.sha256 else "added"
-                yield Job(record, kind, decode=not record.error)
-                continue
-            record.duration, record.clips, record.error = stored.duration, stored.clips, stored.error
-            kind = "moved"
-            if stored.path == record.path:  # touched
-                kind = "unchanged"
-            elif stored.video_id != record.video_id and os.path.exists(stored.path):
-                kind = "copied"
-            elif stored.video_id != record.video_id:
-                record.moved_from = stored.video_id
-            yield Job(record, kind, decode=False)
+            job = _examine(video_id, path)
+            if row := indexed.get(video_id):
+                job.old_sha256 = row["sha256"]
+                same_file = all(row[name] == getattr(job.record, name) for name in ("path", "size", "mtime_ns"))
+                if same_file and not (retry_failed and row["error"]):
+                    report["unchanged"] += 1
+                    continue
+            jobs.append(job)
+        known: dict[int, set[str]] = {job.record.size: set() for job in jobs}
+        for row in store.videos(["size", "sha256", "error"], f"status = '{OK}' AND {is_in('size', known)}"):
+            if not (retry_failed and row["error"]):
+                known[row["size"]].add(row["sha256"])
+        for job in jobs:
+            job.known = known[job.record.size]
+            yield job
+
+
+def _examine(video_id: str, path: str) -> Job:
+    record = VideoRecord(video_id, printable(path))
+    if reason := why_no_file(path):
+        return Job(record, errors=[f"{record.path}: {reason}"])
+    status = os.stat(path)
+    record.size, record.mtime_ns = status.st_size, status.st_mtime_ns
+    return Job(record, errors=[] if record.path == path else [f"{record.path}: its name is not UTF-8; rename it"])
 
 
 def finish_here(
@@ -129,60 +117,101 @@ def finish_here(
     num_workers: int,
     batch_size: int,
 ) -> Iterator[Job]:
-    """Decodes and encodes jobs in this process; yields them as they are finished.
-
-    Threads decode and wait while `2 * batch_size` clips are decoded but not encoded, so memory does not depend on the
-    number or length of the videos.
-    """
-    with _Decoders(jobs, processor, settings, num_workers, 2 * batch_size) as decoders:
-        while batch := decoders.take(batch_size):
-            encode([(job, clip) for job, clip in batch if clip is not None], model)
-            for job, clip in batch:
-                if clip is None:
-                    job.record.error = "; ".join(filter(None, [job.record.error, *job.errors]))
-                    yield job
-
-
-def ingest(store: Store, finished: Iterator[Job], total: int, report: Counter, progress: bool) -> None:
-    """Commits jobs as they are finished. Every commit is whole: a kill loses the videos since the last one."""
-    done: list[Job] = []
-    committed_at, commits = time.monotonic(), 0
-    with tqdm(total=total, desc="indexing", unit="video", disable=not progress) as bar:
-        for job in finished:
-            done.append(job)
-            if len(done) >= _COMMIT_VIDEOS or time.monotonic() - committed_at > _COMMIT_SECONDS:
-                commit(store, done, report)
-                commits += 1
-                if commits % _INDEX_COMMITS == 0:
-                    store.compact(growing=True)
-                done, committed_at = [], time.monotonic()
-            bar.update(sum(report.values()) + len(done) - bar.n)
-        commit(store, done, report)
-        bar.update(sum(report.values()) - bar.n)
-    store.compact()
-
-
-def commit(store: Store, done: Sequence[Job], report: Counter) -> None:
-    """Writes finished jobs and counts them."""
-    written = {id(record) for record in store.commit([job.record for job in done])}
-    for job in done:
-        if not job.record.clips:
-            report["failed"] += 1
+    """Hashes, decodes and encodes jobs in this process; yields them as they are finished."""
+    batch: list[tuple[Job, Clip]] = []
+    decoded: list[Job] = []
+    for job, clip in _decode_in_threads(jobs, processor, settings, num_workers, 2 * batch_size):
+        if clip is None:
+            decoded.append(job)
         else:
-            report[job.kind if id(job.record) in written else "unchanged"] += 1
+            batch.append((job, clip))
+        if len(batch) == batch_size or len(decoded) == 4 * batch_size:
+            _encode(batch, model)
+            yield from decoded
+            batch, decoded = [], []
+    _encode(batch, model)
+    yield from decoded
+
+
+def _decode_in_threads(
+    jobs: Iterator[Job], processor: GLCCLProcessor, settings: ClipSettings, num_workers: int, capacity: int
+) -> Iterator[tuple[Job, Clip | None]]:
+    """The clips of every job in order, and then the job once more without a clip.
+
+    FFmpeg and the resizing release Python's lock. Threads wait while `capacity` results are not taken, so memory does
+    not depend on the number or length of the videos.
+    """
+    results: SimpleQueue[tuple[Job, Clip | None] | BaseException | None] = SimpleQueue()
+    room, turn, stopped = Semaphore(capacity), Lock(), Event()
+
+    def work() -> None:
+        try:
+            while True:
+                with turn:
+                    job = next(jobs, None)
+                if job is None:
+                    return results.put(None)
+                for clip in _decode(job, processor, settings):
+                    room.acquire()
+                    if stopped.is_set():
+                        return None
+                    results.put((job, clip))
+        except BaseException as error:
+            results.put(error)
+
+    threads = [Thread(target=work, daemon=True) for _ in range(num_workers)]
+    for thread in threads:
+        thread.start()
+    running = num_workers
+    try:
+        while running:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                room.release()
+                yield result
+    finally:
+        stopped.set()
+        room.release(num_workers)
+        for thread in threads:
+            thread.join()
+
+
+def _decode(job: Job, processor: GLCCLProcessor, settings: ClipSettings) -> Iterator[Clip | None]:
+    """The clips of a file whose content is not known, and at last None."""
+    record = job.record
+    if not job.errors:
+        try:
+            with open(record.path, "rb") as file:
+                record.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            job.errors.append(f"{record.path}: cannot be read: {error.strerror or error}")
+    if not job.errors and record.sha256 not in job.known:
+        try:
+            for clip in read_clips(record.path, processor, settings, job.errors):
+                record.duration = clip.duration
+                yield clip
+        except ValueError as error:
+            job.errors.append(str(error))
+        except Exception as error:
+            job.errors.append(f"{type(error).__name__}: {error}")
+    yield None
 
 
 @torch.inference_mode()
-def encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
+def _encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
     """Gives the jobs of some clips their features. Clips that the model cannot encode leave an error behind."""
     if not batch:
         return
-    clips = [clip for _, clip in batch]
-    slots = max(len(clip.mask) for clip in clips)
-    pixels = torch.stack([pad(clip.pixels, (0, 0) * 3 + (0, slots - len(clip.mask))) for clip in clips])
-    mask = torch.stack([pad(clip.mask, (0, slots - len(clip.mask))) for clip in clips])
+    pixels = torch.stack([clip.pixels for _, clip in batch])
+    mask = torch.stack([clip.mask for _, clip in batch])
     try:
         video = model.get_video_features(pixels.to(model.device, model.dtype), mask.to(model.device))
+        assert video.frames is not None
+        assert video.frame_mask is not None
         frames = video.frames.to(torch.float16).cpu().numpy()
         counted = video.frame_mask.cpu().numpy()
         if not np.isfinite(frames).all():
@@ -190,7 +219,7 @@ def encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
     except ValueError as error:
         if len(batch) > 1:  # to blame the right one
             for item in batch:
-                encode([item], model)
+                _encode([item], model)
             return
         job, clip = batch[0]
         job.errors.append(f"{clip.start:.1f}-{clip.end:.1f} s: {error}")
@@ -199,113 +228,69 @@ def encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
         job.record.clips.append(ClipFeatures(clip.start, clip.end, clip.times, video_frames[video_counted]))
 
 
-class _Decoders:
-    """Threads that turn jobs into clips; FFmpeg and the resizing release Python's lock.
+def ingest(
+    store: Store,
+    jobs: Iterator[Job],
+    finish: Callable[[Iterator[Job]], Iterator[Job]],
+    total: int,
+    report: Counter[str],
+    progress: bool,
+) -> None:
+    """Commits jobs as they are finished. Every commit is whole: a kill loses the videos since the last one."""
+    done: list[tuple[VideoRecord, str]] = []
+    again: list[Job] = []
+    committed_at, commits = time.monotonic(), 0
+    with tqdm(total=total, desc="indexing", unit="video", disable=not progress) as bar:
+        for job in finish(jobs):
+            kind = _settle(store, job)
+            if kind is None:
+                again.append(Job(job.record, job.old_sha256))
+                continue
+            done.append((job.record, kind))
+            if len(done) >= _COMMIT_VIDEOS or time.monotonic() - committed_at > _COMMIT_SECONDS:
+                _commit(store, done, report)
+                commits += 1
+                if commits % _INDEX_COMMITS == 0:
+                    store.compact(growing=True)
+                done, committed_at = [], time.monotonic()
+            bar.update(sum(report.values()) + len(done) - bar.n)
+        _commit(store, done, report)
+        bar.update(sum(report.values()) - bar.n)
+    if again:
+        ingest(store, iter(again), finish, len(again), report, progress)
+    store.compact()
 
-    The clips of a job come out in order, and then the job once more without a clip.
+
+def _settle(store: Store, job: Job) -> str | None:
+    """Copies features that the index has; the count of [`IngestReport`] to which a finished job belongs.
+
+    None if another process has dropped meanwhile what was to be copied.
     """
-
-    def __init__(
-        self, jobs: Iterator[Job], processor: GLCCLProcessor, settings: ClipSettings, num_workers: int, capacity: int
-    ):
-        self._processor, self._settings = processor, settings
-        self._jobs: Queue[Job | None] = Queue(2 * num_workers)
-        self._clips: Queue[tuple[Job, Clip | None] | BaseException | None] = Queue(capacity)
-        self._stopped = threading.Event()
-        self._running = num_workers
-        targets = [(self._feed, jobs)] + [(self._decode, None)] * num_workers
-        self._threads = [threading.Thread(target=self._run, args=target, daemon=True) for target in targets]
-
-    def __enter__(self) -> "_Decoders":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def take(self, count: int) -> list[tuple[Job, Clip | None]]:
-        """Up to `count` clips, fewer only at the end; empty once everything has been taken."""
-        batch, clips = [], 0
-        while self._running and clips < count and len(batch) < 4 * count:
-            item = self._clips.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                self._running -= 1
-                continue
-            batch.append(item)
-            clips += item[1] is not None
-        return batch
-
-    def _run(self, work: Any, argument: Any) -> None:
-        try:
-            work(argument)
-        except _Stopped:
-            pass
-        except BaseException as error:
-            self._put(self._clips, error)
-
-    def _feed(self, jobs: Iterator[Job]) -> None:
-        for job in jobs:
-            self._put(self._jobs, job)
-        for _ in self._threads[1:]:
-            self._put(self._jobs, None)
-
-    def _decode(self, _: None) -> None:
-        while (job := self._get(self._jobs)) is not None:
-            if job.decode:
-                self._decode_job(job)
-            self._put(self._clips, (job, None))
-        self._put(self._clips, None)
-
-    def _decode_job(self, job: Job) -> None:
-        reader = ClipReader(job.record.path, self._processor, self._settings)
-        try:
-            for clip in reader:
-                self._put(self._clips, (job, clip))
-            job.record.error = "; ".join(reader.errors)
-        except _Stopped:
-            raise
-        except Exception as error:
-            job.record.error = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        job.record.duration = reader.duration
-
-    def _put(self, queue: Queue, item: Any) -> None:
-        while not self._stopped.is_set():
-            try:
-                return queue.put(item, timeout=0.1)
-            except Full:
-                continue
-        raise _Stopped
-
-    def _get(self, queue: Queue) -> Any:
-        while not self._stopped.is_set():
-            try:
-                return queue.get(timeout=0.1)
-            except Empty:
-                continue
-        raise _Stopped
+    record = job.record
+    if record.clips or job.errors:
+        record.error = "; ".join(job.errors)
+        return "added" if job.old_sha256 in (None, record.sha256) else "changed"
+    condition = f"status = '{OK}' AND {is_in('size', [record.size])} AND {is_in('sha256', [record.sha256])}"
+    same = min(
+        store.videos(["video_id", "path", "error"], condition),
+        # Its own features may only need a new path; what is gone has moved; and what is there was copied.
+        key=lambda row: (bool(row["error"]), row["video_id"] != record.video_id, os.path.exists(row["path"])),
+        default=None,
+    )
+    stored = None if same is None else store.read(same["video_id"], record.sha256)
+    if stored is None:
+        return None
+    record.duration, record.clips, record.error = stored.duration, stored.clips, stored.error
+    if stored.video_id == record.video_id:
+        return "unchanged" if stored.path == record.path else "moved"
+    if os.path.exists(stored.path):
+        return "copied"
+    record.moved_from = stored.video_id
+    return "moved"
 
 
-class _Stopped(Exception):
-    """The threads end: nobody takes their results any more."""
-
-
-def _examine(video_id: str, path: str) -> VideoRecord:
-    record = VideoRecord(video_id, printable(path))
-    if reason := why_no_file(path):
-        record.error = f"{record.path}: {reason}"
-        return record
-    if record.path != path:
-        record.error = f"{record.path}: its name is not UTF-8; rename it"
-    status = os.stat(path)
-    record.size, record.mtime_ns = status.st_size, status.st_mtime_ns
-    return record
-
-
-def _hash(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _commit(store: Store, done: Sequence[tuple[VideoRecord, str]], report: Counter[str]) -> None:
+    """Writes finished records and counts them."""
+    written = {id(record) for record in store.commit([record for record, _ in done])}
+    for record, kind in done:
+        report["failed" if not record.clips else kind if id(record) in written else "unchanged"] += 1

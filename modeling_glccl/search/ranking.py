@@ -36,11 +36,6 @@ def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[s
     return [text.select([row]).trim() for row in range(len(queries))]
 
 
-def pool_frames(frames: Tensor, frame_mask: Tensor) -> Tensor:
-    """[V, Nf, D] frames and [V, Nf] mask -> [V, D]: the mean of the counted frames, of norm 1."""
-    return normalize((frames.float() * frame_mask[..., None]).sum(dim=1), dim=-1)
-
-
 def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures) -> Tensor:
     """[A, D] unit vectors whose dot product with a pooled video comes close to the order of GLCCL's scores."""
     sentence = normalize(text.sentence.float(), dim=-1)
@@ -100,22 +95,18 @@ def exact_logits(model: GLCCLModel, text: GLCCLTextState, frames: np.ndarray, nu
         frames: float16 or float32 [V, Nf, D].
         num_frames: int [V], how many of the Nf frames of each video count; the first.
     """
-    parts = range(0, len(frames), _BLOCK)
-    return torch.cat(
-        [_exact_block(model, text, frames[i : i + _BLOCK], num_frames[i : i + _BLOCK]) for i in parts], dim=1
-    )
-
-
-def _exact_block(model: GLCCLModel, text: GLCCLTextState, frames: np.ndarray, num_frames: np.ndarray) -> Tensor:
-    slots = frames.shape[1]
-    order = np.argsort(num_frames, kind="stable")
-    places = (order[:, None] * slots + np.arange(slots))[np.arange(slots) < num_frames[order, None]]
-    packed = torch.from_numpy(frames.reshape(-1, frames.shape[2])[places]).to(model.device).float()
-    lengths = num_frames[order].tolist()
-    video = GLCCLVideoState(
-        VideoTensors(frames=packed, frames_local=packed),
-        factors=frame_factors(packed, lengths),
-        order=torch.from_numpy(order).to(model.device),
-        lengths=lengths,
-    )
-    return model.interaction(text, video, model.clip.logit_scale).logits
+    slots, logits = frames.shape[1], []
+    for start in range(0, len(frames), _BLOCK):
+        counts = num_frames[start : start + _BLOCK]
+        order = np.argsort(counts, kind="stable")
+        places = ((start + order)[:, None] * slots + np.arange(slots))[np.arange(slots) < counts[order, None]]
+        packed = torch.from_numpy(frames.reshape(-1, frames.shape[2])[places]).to(model.device).float()
+        lengths = counts[order].tolist()
+        video = GLCCLVideoState(
+            VideoTensors(frames=packed, frames_local=packed),
+            factors=frame_factors(packed, lengths),
+            order=torch.from_numpy(order).to(model.device),
+            lengths=lengths,
+        )
+        logits.append(model.interaction(text, video, model.clip.logit_scale).logits)
+    return torch.cat(logits, dim=1)

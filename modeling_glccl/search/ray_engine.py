@@ -43,12 +43,10 @@ def finish_on_ray(
         ray.init()
     ray.data.DataContext.get_current().enable_progress_bars = False
     on_gpu = bool(ray.cluster_resources().get("GPU"))
-    shared = ray.put((model.to("cpu"), processor, settings, batch_size))
+    model.to("cpu")  # pyright: ignore[reportArgumentType]
+    shared = ray.put((model, processor, settings, batch_size))
     while chunk := list(islice(jobs, _ROUND)):
-        yield from (job for job in chunk if not job.decode)
-        waiting = [{"job": pickle.dumps(job)} for job in chunk if job.decode]
-        if not waiting:
-            continue
+        waiting = [{"job": pickle.dumps(job)} for job in chunk]
         # A few blocks for each process: the unit that is done again where one dies.
         blocks = max(1, min(len(waiting) // 4, 8 * num_workers))
         finished = ray.data.from_items(waiting, override_num_blocks=blocks).map_batches(

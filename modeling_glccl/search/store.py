@@ -4,10 +4,11 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
+from lancedb import DBConnection
+from lancedb.index import BTree
+from lancedb.table import Table
 
 OK, ERROR, GONE = "ok", "error", "gone"
 # A change of the schema, or of what a column means, needs a new version, or old indexes pass for current ones.
@@ -75,11 +79,6 @@ class VideoRecord:
     error: str = ""
     moved_from: str | None = None
 
-    @property
-    def status(self) -> str:
-        """Of its rows."""
-        return OK if self.clips else ERROR
-
 
 class Store:
     """The tables below one path or object store URI: `clips` and, in one row of JSON, `about`.
@@ -87,27 +86,25 @@ class Store:
     Writers of one machine take turns through a file lock. An object store has none: let one process write there.
     """
 
-    def __init__(self, uri: str | Path, storage_options: dict[str, str] | None = None):
+    def __init__(self, uri: str | PathLike[str], storage_options: dict[str, str] | None = None):
         self.uri = os.fspath(uri)
-        self._is_local = "://" not in self.uri
-        self._storage_options = storage_options
-        if self._is_local and not os.path.isdir(self.uri):
+        if "://" not in self.uri and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         self._connection = lancedb.connect(self.uri, storage_options=storage_options)
         about = _read_about(self._connection)
         if about is None:
             raise FileNotFoundError(f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there")
-        self.about: dict[str, Any] = about
-        if self.about["version"] != VERSION:
+        if about["version"] != VERSION:
             raise ValueError(
-                f"{self.uri}: was made by another release (format {self.about['version']}, this one reads {VERSION}); "
+                f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
                 "index the videos anew"
             )
+        self.about = about
 
     @classmethod
     def create(
         cls,
-        uri: str | Path,
+        uri: str | PathLike[str],
         about: dict[str, Any],
         max_frames: int,
         width: int,
@@ -117,65 +114,51 @@ class Store:
         uri = os.fspath(uri)
         if "://" not in uri:
             os.makedirs(uri, exist_ok=True)
-        with _lock(uri):
+        with _writing(uri):
             connection = lancedb.connect(uri, storage_options=storage_options)
             if _read_about(connection) is not None:
                 raise FileExistsError(f"{uri}: there is an index already; open it, or delete it first")
             if (clips := _open_table(connection, "clips")) and (count := clips.count_rows()):
                 raise ValueError(f"{uri}: holds {count} clips, but its table 'about' is lost; index anew elsewhere")
-            with explained(uri):
-                connection.create_table("clips", schema=_schema(max_frames, width), mode="overwrite")
-                # Last: until it can be read there is no index, and a call that was killed can be repeated.
-                content = json.dumps({**about, "version": VERSION, "max_frames": max_frames, "width": width})
-                connection.create_table("about", pa.table({"json": [content]}), mode="overwrite")
+            connection.create_table("clips", schema=_schema(max_frames, width), mode="overwrite")
+            # Last: until it can be read there is no index, and a call that was killed can be repeated.
+            content = json.dumps({**about, "version": VERSION, "max_frames": max_frames, "width": width})
+            connection.create_table("about", pa.table({"json": [content]}), mode="overwrite")
         return cls(uri, storage_options)
 
-    def lock(self) -> AbstractContextManager:
-        """Held while something is written."""
-        return _lock(self.uri)
+    def change_checkpoint(self, checkpoint: str) -> None:
+        """Writes down where the model now lies."""
+        self.about["model"]["checkpoint"] = checkpoint
+        with _writing(self.uri):
+            self._connection.open_table("about").update(values={"json": json.dumps(self.about)})
 
-    def open_clips(self) -> Any:
+    def open_clips(self) -> Table:
         """The table of clips as it is now; it stays so, whatever is written later."""
         table = _open_table(self._connection, "clips")
         if table is None:
             raise FileNotFoundError(f"{self.uri}: {_MOVED}")
         return table
 
-    def select(self, columns: Sequence[str], column: str, values: Sequence[str | int]) -> list[dict[str, Any]]:
-        """The rows whose `column` has one of the values."""
-        rows = []
-        for start in range(0, len(values), 256):
-            condition = f"{column} IN ({', '.join(map(_literal, values[start : start + 256]))})"
-            rows += self.open_clips().search().where(condition).select(list(columns)).to_list()
-        return rows
+    def rows(self, columns: Sequence[str], condition: str) -> Iterator[dict[str, Any]]:
+        """The clips for which an SQL condition holds."""
+        for batch in self.open_clips().search().where(condition).select(list(columns)).to_batches():
+            yield from batch.to_pylist()
 
     def videos(self, columns: Sequence[str], condition: str = "true") -> Iterator[dict[str, Any]]:
-        """The first row of every video, read or not."""
+        """The first row of every video, read or not, for which an SQL condition holds."""
         # Rows on their way out have no path; they stay where a commit was killed before its last step.
-        query = self.open_clips().search().where(f"clip = 0 AND status != '{GONE}' AND ({condition})")
-        for batch in query.select(list(columns)).to_batches():
-            yield from batch.to_pylist()
+        return self.rows(columns, f"clip = 0 AND status != '{GONE}' AND ({condition})")
 
     def read(self, video_id: str, sha256: str) -> VideoRecord | None:
         """A video as it was written, if it has that content."""
-        columns = [
-            "path",
-            "sha256",
-            "duration",
-            "error",
-            "clip",
-            "start",
-            "end",
-            "frame_times",
-            "frames",
-            "num_frames",
-        ]
-        rows = [row for row in self.select(columns, "video_id", [video_id]) if row["sha256"] == sha256]
+        condition = f"{is_in('video_id', [video_id])} AND {is_in('sha256', [sha256])}"
+        columns = ["path", "duration", "error", "clip", "start", "end", "frame_times", "frames", "num_frames"]
+        rows = sorted(self.rows(columns, condition), key=lambda row: row["clip"])
         if not rows:
             return None
         shape = self.about["max_frames"], self.about["width"]
-        record = VideoRecord(video_id, **{name: rows[0][name] for name in ("path", "sha256", "duration", "error")})
-        for row in sorted(rows, key=lambda row: row["clip"]):
+        record = VideoRecord(video_id, rows[0]["path"], duration=rows[0]["duration"], error=rows[0]["error"])
+        for row in rows:
             frames = np.array(row["frames"], np.float16).reshape(shape)[: row["num_frames"]]
             record.clips.append(ClipFeatures(row["start"], row["end"], np.array(row["frame_times"]), frames))
         return record
@@ -186,21 +169,24 @@ class Store:
         Returns:
             The records written: without those that another process has written meanwhile from the same content.
         """
-        with self.lock(), explained(self.uri):
+        with _writing(self.uri):
             ids = [record.video_id for record in records] + [r.moved_from for r in records if r.moved_from]
-            known: dict[str, list[dict[str, Any]]] = {}
-            columns = ["video_id", "video_key", "clip", "path", "mtime_ns", "sha256", "status", "error"]
-            for row in self.select(columns, "video_id", ids):
+            known: dict[str | None, list[dict[str, Any]]] = {}
+            state = ["status", "path", "sha256", "mtime_ns", "error"]
+            for row in self.rows(["video_id", "video_key", "clip", *state], is_in("video_id", ids)):
                 known.setdefault(row["video_id"], []).append(row)
-            written = [record for record in records if not _is_there(record, known.get(record.video_id, []))]
-            rows, replaces, leaves = [], False, False
-            for record in written:
+            written, rows, replaces, leaves = [], [], False, False
+            for record in records:
+                values = [_status(record), record.path, record.sha256, record.mtime_ns, record.error]
+                if any([row[name] for name in state] == values for row in known.get(record.video_id, ())):
+                    continue
+                written.append(record)
                 # Popped: of two files that have the content of one that is gone, one takes its place.
                 old = [row for name in (record.video_id, record.moved_from) for row in known.pop(name, ())]
                 new = self._rows(record, old[0]["video_key"] if old else secrets.randbits(62))
-                kept = {(row["video_key"], row["clip"]) for row in new}
-                surplus = {(row["video_key"], row["clip"]) for row in old} - kept
-                rows += new + [self._gone(key, clip) for key, clip in sorted(surplus)]
+                surplus = {(row["video_key"], row["clip"]) for row in old}
+                surplus -= {(row["video_key"], row["clip"]) for row in new}
+                rows += new + [{"video_key": key, "clip": clip, "status": GONE} for key, clip in sorted(surplus)]
                 replaces, leaves = replaces or bool(old), leaves or bool(surplus)
             if not rows:
                 return []
@@ -218,10 +204,9 @@ class Store:
 
     def remove(self, video_ids: Sequence[str]) -> int:
         """Deletes videos; returns how many there were."""
-        with self.lock(), explained(self.uri):
-            found = {row["video_id"] for row in self.select(["video_id"], "video_id", video_ids)}
-            for start in range(0, len(video_ids), 256):
-                self.open_clips().delete(f"video_id IN ({', '.join(map(_literal, video_ids[start : start + 256]))})")
+        with _writing(self.uri):
+            found = {row["video_id"] for row in self.rows(["video_id"], is_in("video_id", video_ids))}
+            self.open_clips().delete(is_in("video_id", video_ids))
         return len(found)
 
     def compact(self, *, growing: bool = False) -> None:
@@ -230,46 +215,40 @@ class Store:
         In the middle of a long run (`growing`) the indexes come first: without them every lookup opens all files that
         the run has written so far, and its time grows with the square of the number of videos.
         """
-        fragments = self.open_clips().stats()["fragment_stats"]["num_small_fragments"]
+        stats: Any = self.open_clips().stats()  # a dict, unlike what its annotation says
+        fragments = stats["fragment_stats"]["num_small_fragments"]
         merge = fragments >= (_FRAGMENTS_GROWING if growing else _FRAGMENTS)
         if not (merge or growing):
             return
-        with self.lock(), explained(self.uri):
+        with _writing(self.uri):
             table = self.open_clips()
             if table.count_rows() >= _INDEXED_ROWS:
-                for column in ("video_id", "sha256"):
-                    table.create_index(column, config=lancedb.index.BTree(), replace=True)
+                for column in ("video_id", "size"):
+                    table.create_index(column, config=BTree(), replace=True)
             if merge:
                 table.optimize(cleanup_older_than=_KEPT_VERSIONS)
 
     def bytes_on_disk(self) -> int | None:
         """Of the whole index; None in an object store."""
-        if not self._is_local:
+        if "://" in self.uri:
             return None
         return sum(file.stat().st_size for file in Path(self.uri).rglob("*") if file.is_file())
 
     def _rows(self, record: VideoRecord, video_key: int) -> list[dict[str, Any]]:
-        common = {
+        video = vars(record) | {
             "video_key": video_key,
-            "video_id": record.video_id,
-            "path": record.path,
-            "size": record.size,
-            "mtime_ns": record.mtime_ns,
-            "sha256": record.sha256,
-            "duration": record.duration,
             "fingerprint": self.about["fingerprint"],
-            "status": record.status,
-            "error": record.error,
+            "status": _status(record),
         }
         if not record.clips:
-            return [{**common, "clip": 0, "num_frames": 0}]
+            return [{**video, "clip": 0, "num_frames": 0}]
         rows = []
         for number, clip in enumerate(record.clips):
             frames = np.zeros((self.about["max_frames"], self.about["width"]), np.float16)
             frames[: len(clip.frames)] = clip.frames
             rows.append(
                 {
-                    **common,
+                    **video,
                     "clip": number,
                     "start": clip.start,
                     "end": clip.end,
@@ -281,14 +260,15 @@ class Store:
             )
         return rows
 
-    def _gone(self, video_key: int, clip: int) -> dict[str, Any]:
-        return {"video_key": video_key, "clip": clip, "status": GONE}
+
+def is_in(column: str, values: Iterable[str | int]) -> str:
+    """The SQL condition that a column has one of the values."""
+    literals = [str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values]
+    return f"{column} IN ({', '.join(literals)})" if literals else "false"
 
 
-def _is_there(record: VideoRecord, rows: list[dict[str, Any]]) -> bool:
-    """Whether the store has this very state of the file."""
-    state = ("status", "path", "sha256", "mtime_ns", "error")
-    return any(all(row[name] == getattr(record, name) for name in state) for row in rows)
+def _status(record: VideoRecord) -> str:
+    return OK if record.clips else ERROR
 
 
 def _schema(max_frames: int, width: int) -> pa.Schema:
@@ -315,7 +295,7 @@ def _schema(max_frames: int, width: int) -> pa.Schema:
     )
 
 
-def _open_table(connection: Any, name: str) -> Any:
+def _open_table(connection: DBConnection, name: str) -> Table | None:
     """A table as it is now; None where it is not, or where a kill left no more than its folder."""
     try:
         return connection.open_table(name)
@@ -325,28 +305,20 @@ def _open_table(connection: Any, name: str) -> Any:
         raise
 
 
-def _read_about(connection: Any) -> dict[str, Any] | None:
+def _read_about(connection: DBConnection) -> dict[str, Any] | None:
     table = _open_table(connection, "about")
     return None if table is None else json.loads(table.to_arrow()["json"][0].as_py())
 
 
-def _lock(uri: str) -> AbstractContextManager:
-    if "://" in uri:
-        return nullcontext()
-    if not os.path.isdir(uri):  # LanceDB and FileLock would make it anew
-        raise FileNotFoundError(f"{uri}: {_MOVED}")
-    return FileLock(os.path.join(uri, ".lock"))
-
-
-def _literal(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
-
-
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """A full disk as an error that says so; LanceDB reports it in the middle of a long message."""
+def _writing(uri: str) -> Iterator[None]:
+    """The turn of one writer. A full disk is an error that says so; LanceDB has it in the middle of a long message."""
+    local = "://" not in uri
+    if local and not os.path.isdir(uri):  # LanceDB and FileLock would make it anew
+        raise FileNotFoundError(f"{uri}: {_MOVED}")
     try:
-        yield
+        with FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
+            yield
     except (OSError, RuntimeError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
             raise OSError(

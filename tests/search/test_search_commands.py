@@ -8,7 +8,7 @@ import webbrowser
 import pytest
 
 from modeling_glccl.cli import main
-from modeling_glccl.search.report import clock
+from modeling_glccl.search.rendering import clock
 
 pytest_plugins = ["search_fixtures"]
 
