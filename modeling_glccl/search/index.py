@@ -25,7 +25,6 @@ from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
 
-
 _INFO = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "created")
 
 

@@ -15,13 +15,14 @@ from checkpoints import save_tiny_checkpoint
 from models import random_features
 from peer_models import peer_model
 from search_data import CAPTIONS, contents, synthetic_records
+from torch.nn.functional import normalize
 from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.features_glccl import GLCCLTextFeatures
-from modeling_glccl.search import IndexMismatchError, VideoIndex, clips, ingest, searcher, store
+from modeling_glccl.search import IndexMismatchError, VideoIndex, candidates, clips, ingest, searcher, store
 from modeling_glccl.search import index as index_module
-from modeling_glccl.search.ranking import exact_logits, one_frame_logits, pool_frames, prepare_text
+from modeling_glccl.search.ranking import exact_logits, one_frame_logits, prepare_text
 
 pytest_plugins = ["search_fixtures"]
 
@@ -86,7 +87,7 @@ def test_a_model_in_bfloat16(tmp_path, videos, checkpoint, processor):
 
 def test_the_shortlist_loses_little(index, monkeypatch):
     monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
-    monkeypatch.setattr(searcher, "SHORTLIST", 300)
+    monkeypatch.setattr(candidates, "SHORTLIST", 300)
     index._store.commit(synthetic_records(2000))
     exact = index.search_batch(CAPTIONS, k=10, exhaustive=True)
     shortlisted = index.search_batch(CAPTIONS, k=10)
@@ -103,8 +104,8 @@ def test_the_shortlist_loses_little(index, monkeypatch):
 
 def test_long_videos_do_not_crowd_out_the_others(index, monkeypatch):
     monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
-    monkeypatch.setattr(searcher, "SHORTLIST", 60)
-    monkeypatch.setattr(searcher, "CANDIDATES", 20)
+    monkeypatch.setattr(candidates, "SHORTLIST", 60)
+    monkeypatch.setattr(candidates, "CANDIDATES", 20)
     index._store.commit(synthetic_records(3, clips=200))
     index._store.commit(synthetic_records(9, seed=1, name="short"))
     results = index.search(CAPTIONS[0], k=12)
@@ -154,7 +155,7 @@ def test_a_long_run_keeps_its_lookups_fast_and_merges_its_files(index, videos, m
     assert reader(CAPTIONS)[0] == []
     assert update(index, videos) == {"added": 5}
     assert fragments == [2, 4, 1]  # in the middle of the run only the indexes are made
-    assert indexed == [{"video_id": count, "sha256": count} for count in (2, 4, 5)]
+    assert indexed == [{"video_id": count, "size": count} for count in (2, 4, 5)]
     assert update(index, videos) == {"unchanged": 5}
     assert [len(results) for results in reader(CAPTIONS)] == [5] * 4
 
@@ -325,8 +326,8 @@ def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypat
     monkeypatch.setattr(
         store.Store, "commit", lambda store, records: commits.append(len(records)) or commit(store, records)
     )
-    jobs = [ingest.Job(record, "added") for record in synthetic_records(10)]
-    ingest.ingest(index._store, iter(jobs), 10, Counter(), progress=False)
+    jobs = [ingest.Job(record) for record in synthetic_records(10)]
+    ingest.ingest(index._store, iter(jobs), iter, 10, Counter(), progress=False)
     assert commits == [4, 4, 2]
     assert len(index) == 10
 
@@ -339,15 +340,15 @@ def test_links_back_to_a_folder_above_end(index, videos):
 def test_clips_that_do_not_decode_are_listed_and_retried(tmp_path, model, processor, monkeypatch):
     path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
     index = VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
-    read = clips.ClipReader._read
+    read = clips._read
 
-    def damaged(reader, start, end):
+    def damaged(path, processor, start=None, end=None):
         if start == 6:
             raise VideoDecodeError("damaged")
-        return read(reader, start, end)
+        return read(path, processor, start, end)
 
     with monkeypatch.context() as context:
-        context.setattr(clips.ClipReader, "_read", damaged)
+        context.setattr(clips, "_read", damaged)
         assert counts(index.add(path, progress=False)) == {"added": 1}
     assert index.errors() == {str(path): "6.0-16.0 s: damaged"}
     assert len(contents(index)[str(path)]) == 3
@@ -459,8 +460,8 @@ def test_the_last_clip_reads_to_the_end_of_the_file(tmp_path, processor):
         spans.append((start, end))
         return processor(videos=videos, start=start, end=end, **options)
 
-    reader = clips.ClipReader(str(path), noting, clips.ClipSettings(10, 6))
-    assert [(clip.start, clip.end) for clip in reader] == [(0, 10), (6, 16), (12, 22), (18, 26)]
+    found = clips.read_clips(str(path), noting, clips.ClipSettings(10, 6), [])
+    assert [(clip.start, clip.end) for clip in found] == [(0, 10), (6, 16), (12, 22), (18, 26)]
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
 
 
@@ -525,7 +526,7 @@ def test_moments_follow_the_frame_weights(index, videos, model, processor):
 
 def test_one_frame_logits_are_those_of_videos_of_one_frame(model):
     text, video = random_features([3, 7, 5], [1] * 6)
-    pooled = pool_frames(video.frames, video.frame_mask)
+    pooled = normalize(video.frames[:, 0], dim=-1)  # of the only frame
     for i, row in enumerate(model.similarity(text, video)):
         one = GLCCLTextFeatures(*(values[i : i + 1] for values in text.to_tuple()))
         torch.testing.assert_close(one_frame_logits(model, one, pooled), row, atol=1e-4, rtol=1e-4)
