@@ -36,9 +36,7 @@ from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoPr
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.search import VideoIndex
-from modeling_glccl.search.candidates import read_ids
-from modeling_glccl.search.ranking import encode_queries, one_frame_logits, pool_frames, proxy_vectors
-from modeling_glccl.search.searcher import _FRAME_COLUMNS, _take
+from modeling_glccl.search.ranking import encode_queries, one_frame_logits, proxy_vectors
 from modeling_glccl.search.store import ClipFeatures, VideoRecord
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
@@ -156,7 +154,7 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
         if number % 64 == 63:  # as in a long run of `glccl index`
             index._store.compact(growing=True)
         building += time.perf_counter() - started
-        flat.add(pool_frames(frames, torch.ones(frames.shape[:2])).numpy())
+        flat.add(normalize(frames.sum(dim=1), dim=-1).numpy())
         best.add(exact_logits(model, texts, frames))
     truth = [set(row.tolist()) for row in best.places]
     building += _timed(index._store.compact)[1]
@@ -181,7 +179,7 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
         "p95_ms": _milliseconds(seconds, 95),
         "p50_cpu_ms": _milliseconds(cpu_seconds, 50),
         "recall@10": round(sum(hits) / (10 * len(texts)), 4),
-        "memory_mb": round(index._searching._refresh().nbytes / 2**20),
+        "memory_mb": round(_bytes_in_memory(index) / 2**20),
         "fetch_500_ms": _fetch_milliseconds(index),
         "faiss_p50_ms": _milliseconds(faiss_seconds, 50),
         "faiss_p95_ms": _milliseconds(faiss_seconds, 95),
@@ -202,7 +200,7 @@ def measure_proxies(size: int, queries: int) -> Iterator[dict]:
     combined = torch.cat([proxy_vectors(model, text) for text in texts])
     scores: dict[str, list[Tensor]] = {}
     for frames in library.chunks():
-        pooled = pool_frames(frames, torch.ones(frames.shape[:2]))
+        pooled = normalize(frames.sum(dim=1), dim=-1)
         units = normalize(frames, dim=-1)
         for name, values in {
             "exact": exact_logits(model, texts, frames),
@@ -289,16 +287,19 @@ def _records(first: int, frames: Tensor) -> list[VideoRecord]:
     ]
 
 
+def _bytes_in_memory(index: VideoIndex) -> int:
+    snapshot = index._load().snapshot()
+    return snapshot.pooled.nbytes + snapshot.row_ids.nbytes + snapshot.video_keys.nbytes
+
+
 def _fetch_milliseconds(index: VideoIndex, count: int = 500) -> float:
     """Median time to read the frames of so many random clips."""
-    snapshot = index._searching._refresh()
-    row_ids, _ = read_ids(snapshot.table)
+    searcher, columns = index._load(), ["frames", "num_frames"]
+    snapshot = searcher.snapshot()
     rng, seconds = np.random.default_rng(0), []
     for _ in range(12):
-        chosen = rng.choice(row_ids, count, replace=False)
-        seconds.append(
-            _timed(lambda chosen=chosen: index._searching._frames(_take(snapshot, chosen, _FRAME_COLUMNS)))[1]
-        )
+        chosen = rng.choice(len(snapshot.row_ids), count, replace=False)
+        seconds.append(_timed(lambda chosen=chosen: searcher.frames(snapshot.take(chosen, columns)))[1])
     return _milliseconds(seconds[2:], 50)
 
 

@@ -17,20 +17,12 @@ _CLIPS_PER_VIDEO = 5
 
 
 class Snapshot:
-    """All clips of a table as it was when it was opened, their pooled vectors in memory.
-
-    Args:
-        table: of clips.
-        width: D, of a pooled vector.
-        previous: whose pooled vectors need not be read again.
-
-    Attributes:
-        row_ids: uint64 [C], where the clips lie in the table.
-        video_keys: int64 [C], equal for clips of one video.
-        pooled: float16 [C, D].
+    """All clips of a table as it was when it was opened: `row_ids` uint64 [C], where they lie in the table,
+    `video_keys` int64 [C], equal for clips of one video, and in memory `pooled` float16 [C, D].
     """
 
     def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
+        """Does not read the pooled vectors, of `width` D, that `previous` has."""
         self.table = table
         found = table.search().where(f"status = '{OK}'").with_row_id(True)
         ids = found.select(["video_key"]).to_arrow()
@@ -47,7 +39,9 @@ class Snapshot:
         if missing.sum() <= len(pooled) // 4:
             found = table.take_row_ids(self.row_ids[missing].tolist()).with_row_id()
         for batch in found.select(["pooled"]).to_batches():
-            pooled[_places(batch["_rowid"].to_numpy(), self.row_ids)] = matrix(batch["pooled"], width)
+            pooled[_places(batch["_rowid"].to_numpy(), self.row_ids)] = (
+                batch["pooled"].flatten().to_numpy().reshape(-1, width)
+            )
 
     def candidates(self, model: GLCCLModel, text: GLCCLTextFeatures, k: int) -> np.ndarray:
         """int64, the clips that cheap scores propose for one text of which the k best videos are wanted."""
@@ -70,13 +64,6 @@ class Snapshot:
         row_ids = self.row_ids[clips]
         rows = self.table.take_row_ids(row_ids.tolist()).select(columns).with_row_id().to_arrow()
         return rows.take(_places(row_ids, rows["_rowid"].to_numpy()))
-
-
-def matrix(column: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
-    """[rows, width] of a column of float16 lists of that size; read-only where it could be left in place."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, width), np.float16), *parts])
 
 
 def first_of_each(values: np.ndarray, count: int) -> np.ndarray:

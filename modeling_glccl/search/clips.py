@@ -14,15 +14,10 @@ from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video
 
 @dataclass
 class ClipSettings:
-    """How videos are cut.
+    """How videos are cut."""
 
-    Args:
-        length: seconds of a clip; videos that are not longer stay whole.
-        stride: seconds from the start of one clip to the start of the next; below `length` they overlap.
-    """
-
-    length: float = 30.0
-    stride: float = 20.0
+    length: float = 30.0  # seconds of a clip; videos that are not longer stay whole
+    stride: float = 20.0  # seconds from the start of one clip to the start of the next; below `length` they overlap
 
     def __post_init__(self):
         if not 0 < self.stride <= self.length:
@@ -55,35 +50,20 @@ class ClipSettings:
 
 @dataclass
 class Clip:
-    """One clip, decoded.
+    """One clip, decoded."""
 
-    Args:
-        start, end: seconds in the video.
-        duration: seconds of the video.
-        times: float64 [n], seconds in the video of its frames.
-        pixels: float32 [Nf, 3, H, W], padded to the processor's `max_frames`.
-        mask: int64 [Nf], 1 = real frame; the first n.
-    """
-
-    start: float
+    start: float  # seconds in the video
     end: float
-    duration: float
-    times: np.ndarray
-    pixels: Tensor
-    mask: Tensor
+    duration: float  # seconds of the video
+    times: np.ndarray  # float64 [n], seconds in the video of its frames
+    pixels: Tensor  # float32 [Nf, 3, H, W], padded to the processor's `max_frames`
+    mask: Tensor  # int64 [Nf], 1 = real frame; the first n
 
 
 def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, errors: list[str]) -> Iterator[Clip]:
     """The clips of one video file, of which one at a time is in memory.
 
-    Args:
-        path: of the file.
-        processor: decodes it.
-        settings: how it is cut.
-        errors: takes a line for each clip that does not decode, and is left out.
-
-    Raises:
-        VideoDecodeError: not one clip decodes.
+    Those that do not decode are left out, each with a line in `errors`; VideoDecodeError if not one decodes.
     """
     declared = 0.0  # where the container does not tell, or cannot be opened: decoding then says why
     with suppress(VideoDecodeError), open_video(path, warn=False) as (container, _):

@@ -4,6 +4,7 @@ import json
 import webbrowser
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -84,7 +85,7 @@ def _open_or_create(
     model = processor = None
     if checkpoint is not None:
         model, processor = load_checkpoint(checkpoint)
-    clips = {"clip_length": clip_length, "clip_stride": clip_stride}
+    clips: dict[str, Any] = {"clip_length": clip_length, "clip_stride": clip_stride}
     given = {name: value for name, value in clips.items() if value is not None}
     try:
         index = VideoIndex.open(index_path, model, processor)
@@ -103,7 +104,7 @@ def _open_or_create(
                 "out, or make another index"
             )
     if torch.cuda.is_available():
-        index.model.to("cuda")
+        index.model.to("cuda")  # pyright: ignore[reportArgumentType]
     return index
 
 

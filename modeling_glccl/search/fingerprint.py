@@ -11,16 +11,7 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 
 # Of the processor, what decides which pixels the model sees; threads and padding do not.
-_PROCESSOR_SETTINGS = (
-    "size",
-    "crop_size",
-    "keep_aspect_ratio",
-    "resample",
-    "image_mean",
-    "image_std",
-    "max_frames",
-    "sampling",
-)
+_PIXELS = ("size", "crop_size", "keep_aspect_ratio", "resample", "image_mean", "image_std", "max_frames", "sampling")
 # Of the configuration, what says where a checkpoint comes from rather than what it computes.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
 
@@ -41,11 +32,15 @@ def describe_model(model: GLCCLModel, processor: GLCCLProcessor) -> dict[str, An
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    settings = {name: getattr(processor.video_processor, name) for name in _PROCESSOR_SETTINGS}
+
+    def without_origin(part: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in part.items() if name not in _ORIGIN}
+
+    settings = {name: getattr(processor.video_processor, name) for name in _PIXELS}
     return {
         "checkpoint": checkpoint_of(model),
         "weights": digest.hexdigest(),
-        "config": json.loads(json.dumps(_without_origin(model.config.to_dict()))),
+        "config": json.loads(json.dumps(model.config.to_dict()), object_hook=without_origin),
         "processor": json.loads(json.dumps(settings)),
     }
 
@@ -67,11 +62,3 @@ def difference(indexed: dict[str, Any], given: dict[str, Any]) -> str | None:
     if indexed["weights"] != given["weights"]:
         found.append("its weights are others, or in another precision")
     return "; ".join(found) or None
-
-
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_origin(value) if isinstance(value, dict) else value
-        for name, value in config.items()
-        if name not in _ORIGIN
-    }

@@ -25,7 +25,7 @@ from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
 
-_INFO = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "created")
+_SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "created")
 
 
 class IndexMismatchError(ValueError):
@@ -76,9 +76,8 @@ class VideoIndex:
             clip_stride: seconds from clip to clip; less than `clip_length`, so that they overlap.
             storage_options: for object stores, as LanceDB takes them.
 
-        Raises:
-            FileExistsError: there is an index already.
-            ValueError: a stride that would leave gaps; a model that scores otherwise than GLCCL.
+        Raises FileExistsError where there is an index already, ValueError for a stride that would leave gaps and for a
+        model that scores otherwise than GLCCL.
         """
         if model.config.model_type != GLCCLConfig.model_type:
             raise ValueError(
@@ -92,11 +91,11 @@ class VideoIndex:
             "fingerprint": fingerprint(description),
             "clip_length": settings.length,
             "clip_stride": settings.stride,
+            "max_frames": processor.video_processor.max_frames,
+            "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        width = model.config.width
-        store = Store.create(path, about, processor.video_processor.max_frames, width, storage_options)
-        return cls(store, model, processor)
+        return cls(Store.create(path, about, storage_options), model, processor)
 
     @classmethod
     def open(
@@ -107,17 +106,9 @@ class VideoIndex:
         *,
         storage_options: dict[str, str] | None = None,
     ) -> "VideoIndex":
-        """Opens an index.
+        """Opens an index with the model that it was made with, or else loads the checkpoint that it names once needed.
 
-        Args:
-            path: folder or URI.
-            model, processor: those it was made with. Without them the checkpoint that the index names is loaded when
-                it is first needed.
-            storage_options: for object stores, as LanceDB takes them.
-
-        Raises:
-            FileNotFoundError: no index there.
-            IndexMismatchError: another model; the message says what differs.
+        Raises FileNotFoundError where no index is, IndexMismatchError for another model; the message says what differs.
         """
         if (model is None) != (processor is None):
             raise ValueError("pass both model and processor, or neither")
@@ -193,8 +184,7 @@ class VideoIndex:
             engine: "threads" of this process, or "ray", a cluster (docs/search.md).
             progress: show a progress bar.
 
-        Raises:
-            OSError: no space left on the disk; the index is intact.
+        Raises OSError if no space is left on the disk; the index is intact.
         """
         started = time.monotonic()
         if engine == "threads":
@@ -210,9 +200,9 @@ class VideoIndex:
             if folders := [path for path in paths if Path(path).is_dir()]:
                 raise ValueError(f"{folders[0]}: is a folder; VideoIndex.update takes folders, add takes files")
             videos = {printable(path): path for path in paths}
-        files = {video_id: str(Path(path).absolute()) for video_id, path in videos.items()}
+        files = {str(video_id): str(Path(path).absolute()) for video_id, path in videos.items()}
         searcher = self._load()
-        recorded, given = self._store.about["model"]["checkpoint"], checkpoint_of(searcher.model)
+        recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
             self._store.change_checkpoint(given)
         finish = partial(
@@ -239,21 +229,14 @@ class VideoIndex:
         engine: str = "threads",
         progress: bool = True,
     ) -> IngestReport:
-        """Brings the index up to date with a folder: new, changed and moved videos, as [`~VideoIndex.add`] does.
+        """Brings the index up to date with a folder and its sub-folders, as [`~VideoIndex.add`] does.
 
-        Args:
-            folder: of videos, sub-folders included.
-            remove_missing: drop videos of this folder whose file is no longer there.
-            retry_failed, num_workers, batch_size, engine, progress: as in `add`.
-
-        Raises:
-            FileNotFoundError: no such folder.
-            ValueError: a folder without any video (is the disk mounted?); nothing is removed.
+        With `remove_missing` it drops videos of this folder whose file is no longer there. A folder without any video
+        is a ValueError (is the disk mounted?), and nothing is removed.
         """
         folder = Path(folder).absolute()
         found = find_videos(folder).check()
-        paths = found.videos + found.irregular
-        videos = {printable(path): path for path in sorted(paths)}
+        videos = {printable(path): path for path in sorted(found.videos + found.irregular)}
         report = self.add(
             videos,
             retry_failed=retry_failed,
@@ -291,7 +274,7 @@ class VideoIndex:
             "failed": table.count_rows(f"status = '{ERROR}'"),
             "bytes": self._store.bytes_on_disk(),
             "checkpoint": about["model"]["checkpoint"],
-            **{name: about[name] for name in _INFO},
+            **{name: about[name] for name in _SETTINGS},
         }
 
     def search(

@@ -30,44 +30,26 @@ _INDEX_COMMITS = 64
 
 @dataclass
 class IngestReport:
-    """What a call did, in numbers of videos.
+    """What a call did, in numbers of videos."""
 
-    Args:
-        added: new in the index.
-        changed: encoded again, because their content changed.
-        moved: found under another path, and not encoded again.
-        copied: of the same content as another video, and not encoded again.
-        unchanged: passed over.
-        failed: recorded with an error; `VideoIndex.errors` lists them.
-        removed: dropped, because their file is no longer there.
-        seconds: that the call took.
-    """
-
-    added: int = 0
-    changed: int = 0
-    moved: int = 0
-    copied: int = 0
-    unchanged: int = 0
-    failed: int = 0
-    removed: int = 0
-    seconds: float = 0.0
+    added: int = 0  # new in the index
+    changed: int = 0  # encoded again, because their content changed
+    moved: int = 0  # found under another path, and not encoded again
+    copied: int = 0  # of the same content as another video, and not encoded again
+    unchanged: int = 0  # passed over
+    failed: int = 0  # recorded with an error; `VideoIndex.errors` lists them
+    removed: int = 0  # dropped, because their file is no longer there
+    seconds: float = 0.0  # that the call took
 
 
 @dataclass
 class Job:
-    """One file that needs work, and how far it has got.
+    """One file that needs work, and how far it has got."""
 
-    Args:
-        record: what will be written.
-        old_sha256: of the content that the index has under this id, if any.
-        known: SHA-256 of what the index has of files of this size; such content is copied, not encoded.
-        errors: why the file, or some of its clips, could not be read or encoded.
-    """
-
-    record: VideoRecord
-    old_sha256: str | None = None
-    known: Set[str] = frozenset()
-    errors: list[str] = field(default_factory=list)
+    record: VideoRecord  # what will be written
+    old_sha256: str | None = None  # of the content that the index has under this id, if any
+    known: Set[str] = frozenset()  # what the index has of files of this size; such content is copied, not encoded
+    errors: list[str] = field(default_factory=list)  # why the file, or some of its clips, could not be used
 
 
 def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Counter[str]) -> Iterator[Job]:
@@ -82,10 +64,18 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
         indexed = {row["video_id"]: row for row in store.videos(columns, is_in("video_id", chunk))}
         jobs = []
         for video_id, path in chunk.items():
-            job = _examine(video_id, path)
+            job = Job(VideoRecord(video_id, printable(path)))
+            record = job.record
+            if reason := why_no_file(path):
+                job.errors.append(f"{record.path}: {reason}")
+            else:
+                status = os.stat(path)
+                record.size, record.mtime_ns = status.st_size, status.st_mtime_ns
+                if record.path != path:
+                    job.errors.append(f"{record.path}: its name is not UTF-8; rename it")
             if row := indexed.get(video_id):
                 job.old_sha256 = row["sha256"]
-                same_file = all(row[name] == getattr(job.record, name) for name in ("path", "size", "mtime_ns"))
+                same_file = all(row[name] == getattr(record, name) for name in ("path", "size", "mtime_ns"))
                 if same_file and not (retry_failed and row["error"]):
                     report["unchanged"] += 1
                     continue
@@ -97,15 +87,6 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
         for job in jobs:
             job.known = known[job.record.size]
             yield job
-
-
-def _examine(video_id: str, path: str) -> Job:
-    record = VideoRecord(video_id, printable(path))
-    if reason := why_no_file(path):
-        return Job(record, errors=[f"{record.path}: {reason}"])
-    status = os.stat(path)
-    record.size, record.mtime_ns = status.st_size, status.st_mtime_ns
-    return Job(record, errors=[] if record.path == path else [f"{record.path}: its name is not UTF-8; rename it"])
 
 
 def finish_here(
@@ -210,8 +191,6 @@ def _encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
     mask = torch.stack([clip.mask for _, clip in batch])
     try:
         video = model.get_video_features(pixels.to(model.device, model.dtype), mask.to(model.device))
-        assert video.frames is not None
-        assert video.frame_mask is not None
         frames = video.frames.to(torch.float16).cpu().numpy()
         counted = video.frame_mask.cpu().numpy()
         if not np.isfinite(frames).all():

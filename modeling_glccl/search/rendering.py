@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError, decode_video
@@ -52,10 +52,11 @@ def results_table(query: str, results: Sequence[SearchResult]) -> tuple[Table, s
     """Rank, score, video and best moment of every result, and the folder that their paths start from."""
     paths = [result.path for result in results]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    table = Table(title=query, title_justify="left")
-    for name, justify in (("rank", "right"), ("score", "right"), ("video", "left"), ("best moment", "right")):
-        table.add_column(name, justify=justify, overflow="fold")
+    columns = [Column(name, justify="right", overflow="fold") for name in ("rank", "score", "video", "best moment")]
+    columns[2].justify = "left"
+    table = Table(*columns, title=query, title_justify="left")
     for rank, result in enumerate(results, 1):
+        assert result.moment is not None
         start, end, _ = result.moment
         name = os.path.relpath(result.path, folder)
         table.add_row(str(rank), f"{result.score:.2f}", name, f"{clock(start)} - {clock(end)}")
@@ -72,7 +73,7 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
             "path": result.path,
             "duration": result.duration,
             "clip": [result.start, result.end],
-            "moment": {"start": result.moment.start, "end": result.moment.end, "peak": result.moment.peak},
+            "moment": result.moment and result.moment._asdict(),
         }
         for rank, result in enumerate(results, 1)
     ]
@@ -82,6 +83,7 @@ def results_html(query: str, results: Sequence[SearchResult], processor: GLCCLPr
     """A page with the frames that the model saw of every result, the weights of frames and words, and the moment."""
     articles = []
     for rank, result in enumerate(results, 1):
+        assert result.moment is not None
         start, end, _ = result.moment
         link = f"{Path(result.path).as_uri()}#t={start:.1f},{end:.1f}" if result.path.startswith("/") else result.path
         try:
@@ -105,21 +107,24 @@ def weights_table(
     attributes: str = "",
 ) -> str:
     """An HTML table with a column for each frame: its image, its weight for the sentence, and for each word."""
-    times, weights = result.frame_times, result.frame_weights
+    times, weights, word_weights = result.frame_times, result.frame_weights, result.word_weights
+    assert times is not None
+    assert weights is not None
+    assert word_weights is not None
+    assert result.moment is not None
     start, end, _ = result.moment
     moments = ['class="moment"' if start <= time <= end else "" for time in times]
     rows = []
     if images:
-        titles = [f"{clock(time)} &middot; {100 * weight:.0f}%" for time, weight in zip(times, weights, strict=True)]
         cells = "".join(
-            f'<td {kind}><img alt="" src="{_data_uri(image)}">{title}</td>'
-            for image, kind, title in zip(images, moments, titles, strict=False)
+            f'<td {moment}><img alt="" src="{_data_uri(image)}">{clock(time)} &middot; {100 * weight:.0f}%</td>'
+            for image, moment, time, weight in zip(images, moments, times, weights, strict=False)
         )
         rows.append(f'<tr class="frames"><th></th>{cells}</tr>')
     bars = [f'<div style="height:{height:.2f}rem"></div>' for height in 3 * weights / weights.max()]
     cells = map(_cell, ["sentence"] * len(times), times, weights, moments, bars)
     rows.append(f'<tr class="sentence"><th>sentence</th>{"".join(cells)}</tr>')
-    for word, weights in group_words(query, result.word_weights, processor):
+    for word, weights in group_words(query, word_weights, processor):
         if any(map(str.isalnum, word)):
             shades = [
                 f'style="background:rgba(230,90,46,{shade:.2f})"' for shade in weights / max(weights.max(), 1e-6)

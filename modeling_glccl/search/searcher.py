@@ -11,7 +11,7 @@ import torch
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from .candidates import Snapshot, first_of_each, matrix
+from .candidates import Snapshot, first_of_each
 from .ranking import exact_logits, prepare_text
 from .store import Store
 
@@ -25,30 +25,18 @@ _RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration"]
 
 @dataclass
 class SearchResult:
-    """One video that was found.
-
-    Args:
-        video_id: its id in the index.
-        path: of its file when it was indexed.
-        score: GLCCL's logit of query and best clip.
-        start, end: seconds of that clip; the whole video unless it is a long one.
-        duration: seconds of the video.
-        moment: the span within the clip that the query is about; with `moments=True`.
-        frame_times: float64 [n], seconds in the video of the clip's frames; with `moments=True`.
-        frame_weights: float32 [n], GLIM's weights of the sentence over them, which sum to 1; with `moments=True`.
-        word_weights: float32 [Nw, n], the same of every token, BOS and EOS included; with `moments=True`.
-    """
+    """One video that was found; the last four with `moments=True`."""
 
     video_id: str
-    path: str
-    score: float
-    start: float
+    path: str  # of its file when it was indexed
+    score: float  # GLCCL's logit of query and best clip
+    start: float  # seconds of that clip, which is the whole video unless it is a long one
     end: float
-    duration: float
-    moment: Moment | None = None
-    frame_times: np.ndarray | None = None
-    frame_weights: np.ndarray | None = None
-    word_weights: np.ndarray | None = None
+    duration: float  # seconds of the video
+    moment: Moment | None = None  # the span within the clip that the query is about
+    frame_times: np.ndarray | None = None  # float64 [n], seconds in the video of the clip's frames
+    frame_weights: np.ndarray | None = None  # float32 [n], GLIM's weights of the sentence over them, which sum to 1
+    word_weights: np.ndarray | None = None  # float32 [Nw, n], the same of every token, BOS and EOS included
 
 
 class Searcher:
@@ -73,10 +61,12 @@ class Searcher:
             scored = [
                 (clips, self._score(snapshot, clips, [text])[0]) for clips, text in zip(chosen, texts, strict=True)
             ]
-        return [
-            self._results(snapshot, text, clips, scores, k, moments)
-            for text, (clips, scores) in zip(texts, scored, strict=True)
-        ]
+        found = []
+        for text, (clips, scores) in zip(texts, scored, strict=True):
+            order = np.argsort(-scores, kind="stable")
+            best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][:k]
+            found.append(self._results(snapshot, text, clips[best], scores[best], moments))
+        return found
 
     def snapshot(self) -> Snapshot:
         """The clips as they are now."""
@@ -88,9 +78,9 @@ class Searcher:
 
     def frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Of some rows, frames float16 [C, Nf, D] and how many of them count [C]."""
+        frames = rows["frames"].combine_chunks().flatten().to_numpy()
         shape = self._store.about["max_frames"], self._store.about["width"]
-        frames = matrix(rows["frames"], shape[0] * shape[1]).reshape(-1, *shape)
-        return frames, rows["num_frames"].to_numpy().copy()
+        return frames.reshape(-1, *shape), rows["num_frames"].to_numpy().copy()
 
     def _score(self, snapshot: Snapshot, clips: np.ndarray, texts: Sequence[GLCCLTextFeatures]) -> np.ndarray:
         """float32 [A, C], exact logits."""
@@ -104,29 +94,18 @@ class Searcher:
         return scores
 
     def _results(
-        self,
-        snapshot: Snapshot,
-        text: GLCCLTextFeatures,
-        clips: np.ndarray,
-        scores: np.ndarray,
-        k: int,
-        moments: bool,
+        self, snapshot: Snapshot, text: GLCCLTextFeatures, clips: np.ndarray, scores: np.ndarray, moments: bool
     ) -> list[SearchResult]:
-        """The k best videos, each with its best clip."""
-        order = np.argsort(-scores, kind="stable")
-        best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][:k]
         columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if moments else _RESULT_COLUMNS
-        rows = snapshot.take(clips[best], columns)
+        rows = snapshot.take(clips, columns)
         found = rows.select(_RESULT_COLUMNS).to_pylist()
-        results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores[best], strict=True)]
+        results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=True)]
         if not (moments and results):
             return results
         frames, num_frames = self.frames(rows)
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
         video = GLCCLVideoFeatures(frames=torch.tensor(frames), frame_mask=mask).to(self.model.device)
         weights = self.model.frame_weights(text, video)
-        assert weights.sentence is not None
-        assert weights.words is not None
         sentence, words = weights.sentence[0].float().cpu().numpy(), weights.words[0].float().cpu().numpy()
         for row, (result, times) in enumerate(zip(results, rows["frame_times"].to_pylist(), strict=True)):
             # With mask_padding=False padded frames have weights too, but no time.

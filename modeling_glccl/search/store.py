@@ -34,18 +34,12 @@ _MOVED = "the index is no longer there; if it was moved, open it under its new p
 
 @dataclass
 class ClipFeatures:
-    """What the index keeps of one clip.
+    """What the index keeps of one clip."""
 
-    Args:
-        start, end: seconds in the video.
-        times: float64 [n], seconds in the video of its real frames.
-        frames: float16 [Nf, D], the frame features that count.
-    """
-
-    start: float
+    start: float  # seconds in the video
     end: float
-    times: np.ndarray
-    frames: np.ndarray
+    frame_times: np.ndarray  # float64 [n], seconds in the video of its real frames
+    frames: np.ndarray  # float16 [Nf, D], the frame features that count
 
     @property
     def pooled(self) -> np.ndarray:
@@ -56,28 +50,17 @@ class ClipFeatures:
 
 @dataclass
 class VideoRecord:
-    """One video as it goes into the store.
-
-    Args:
-        video_id: how users call it.
-        path: of the file.
-        size, mtime_ns: of the file, by which a change is noticed.
-        sha256: of its content; empty if it could not be read.
-        duration: seconds.
-        clips: none if the video could not be read.
-        error: why it, or some of its clips, could not be read.
-        moved_from: id under which the store has had the same content so far.
-    """
+    """One video as it goes into the store."""
 
     video_id: str
     path: str
-    size: int = 0
+    size: int = 0  # of the file, as mtime_ns: by them a change is noticed
     mtime_ns: int = 0
-    sha256: str = ""
-    duration: float = 0.0
-    clips: list[ClipFeatures] = field(default_factory=list)
-    error: str = ""
-    moved_from: str | None = None
+    sha256: str = ""  # of the content; empty if it could not be read
+    duration: float = 0.0  # seconds
+    clips: list[ClipFeatures] = field(default_factory=list)  # none if the video could not be read
+    error: str = ""  # why it, or some of its clips, could not be read
+    moved_from: str | None = None  # id under which the store has had the same content so far
 
 
 class Store:
@@ -103,12 +86,7 @@ class Store:
 
     @classmethod
     def create(
-        cls,
-        uri: str | PathLike[str],
-        about: dict[str, Any],
-        max_frames: int,
-        width: int,
-        storage_options: dict[str, str] | None = None,
+        cls, uri: str | PathLike[str], about: dict[str, Any], storage_options: dict[str, str] | None = None
     ) -> "Store":
         """Makes the tables where there is no index yet; raises FileExistsError where there is one."""
         uri = os.fspath(uri)
@@ -120,10 +98,10 @@ class Store:
                 raise FileExistsError(f"{uri}: there is an index already; open it, or delete it first")
             if (clips := _open_table(connection, "clips")) and (count := clips.count_rows()):
                 raise ValueError(f"{uri}: holds {count} clips, but its table 'about' is lost; index anew elsewhere")
-            connection.create_table("clips", schema=_schema(max_frames, width), mode="overwrite")
+            connection.create_table("clips", schema=_schema(about), mode="overwrite")
             # Last: until it can be read there is no index, and a call that was killed can be repeated.
-            content = json.dumps({**about, "version": VERSION, "max_frames": max_frames, "width": width})
-            connection.create_table("about", pa.table({"json": [content]}), mode="overwrite")
+            content = pa.table({"json": [json.dumps({**about, "version": VERSION})]})
+            connection.create_table("about", content, mode="overwrite")
         return cls(uri, storage_options)
 
     def change_checkpoint(self, checkpoint: str) -> None:
@@ -240,25 +218,14 @@ class Store:
             "fingerprint": self.about["fingerprint"],
             "status": _status(record),
         }
-        if not record.clips:
-            return [{**video, "clip": 0, "num_frames": 0}]
         rows = []
         for number, clip in enumerate(record.clips):
+            count = len(clip.frames)
             frames = np.zeros((self.about["max_frames"], self.about["width"]), np.float16)
-            frames[: len(clip.frames)] = clip.frames
-            rows.append(
-                {
-                    **video,
-                    "clip": number,
-                    "start": clip.start,
-                    "end": clip.end,
-                    "frame_times": clip.times,
-                    "num_frames": len(clip.frames),
-                    "frames": frames.ravel(),
-                    "pooled": clip.pooled,
-                }
-            )
-        return rows
+            frames[:count] = clip.frames
+            changed = {"clip": number, "num_frames": count, "frames": frames.ravel(), "pooled": clip.pooled}
+            rows.append(video | vars(clip) | changed)
+        return rows or [{**video, "clip": 0, "num_frames": 0}]
 
 
 def is_in(column: str, values: Iterable[str | int]) -> str:
@@ -271,7 +238,7 @@ def _status(record: VideoRecord) -> str:
     return OK if record.clips else ERROR
 
 
-def _schema(max_frames: int, width: int) -> pa.Schema:
+def _schema(about: dict[str, Any]) -> pa.Schema:
     return pa.schema(
         {
             "video_key": pa.int64(),
@@ -286,8 +253,8 @@ def _schema(max_frames: int, width: int) -> pa.Schema:
             "end": pa.float64(),
             "frame_times": pa.list_(pa.float64()),
             "num_frames": pa.int32(),
-            "frames": pa.list_(pa.float16(), max_frames * width),
-            "pooled": pa.list_(pa.float16(), width),
+            "frames": pa.list_(pa.float16(), about["max_frames"] * about["width"]),
+            "pooled": pa.list_(pa.float16(), about["width"]),
             "fingerprint": pa.string(),
             "status": pa.string(),
             "error": pa.string(),
