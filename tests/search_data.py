@@ -36,10 +36,6 @@ def synthetic_records(
     return records
 
 
-def _clip(start: float, frames: np.ndarray) -> ClipFeatures:
-    return ClipFeatures(start, start + 30, start + 7.5 * np.arange(len(frames)), frames.astype(np.float16))
-
-
 def contents(index: VideoIndex) -> dict[str, tuple]:
     """Video id -> what is known about it, features per clip included; raises where a clip is there twice."""
     found: dict[str, dict[int, tuple]] = {}

@@ -108,7 +108,7 @@ class VideoIndex:
     ) -> "VideoIndex":
         """Opens an index with the model that it was made with, or else loads the checkpoint that it names once needed.
 
-        Raises FileNotFoundError where no index is, IndexMismatchError for another model; the message says what differs.
+        Raises FileNotFoundError where no index is, IndexMismatchError for another model, with what differs.
         """
         if (model is None) != (processor is None):
             raise ValueError("pass both model and processor, or neither")

@@ -1,8 +1,9 @@
 """VideoIndex: what it finds, and what it costs to keep it up to date."""
 
-import json
+import hashlib
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from torch.nn.functional import normalize
 from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
+from modeling_glccl.checkpoints import load_checkpoint
+from modeling_glccl.cli import main
 from modeling_glccl.features_glccl import GLCCLTextFeatures
 from modeling_glccl.search import IndexMismatchError, VideoIndex, candidates, clips, ingest, searcher, store
 from modeling_glccl.search import index as index_module
@@ -297,27 +300,6 @@ def test_clips_whose_settings_are_lost_are_not_written_over(index, videos, tmp_p
     assert len(index) == 5
 
 
-def test_an_index_from_when_nearest_neighbours_were_indexed_opens(index, videos, tmp_path):
-    update(index, videos)
-    about = {**index._store.about, "ann": {"kind": "IVF_SQ", "probes": 16, "recall": 1.0, "clips": 5, "unmeasured": 0}}
-    index._store._connection.open_table("about").update(values={"json": json.dumps(about)})
-    opened = VideoIndex.open(tmp_path / "my.index")
-    assert len(opened.search("a dog")) == 5
-    assert "ann" not in opened.info()
-
-
-def test_models_that_score_otherwise_are_refused(tmp_path, processor):
-    with pytest.raises(ValueError, match="searches with GLCCL's interaction, and XCLIPModel has another"):
-        VideoIndex.create(tmp_path / "my.index", peer_model("xclip"), processor)
-    assert not (tmp_path / "my.index").exists()
-
-
-@pytest.mark.parametrize(("query", "problem"), [("  ", "is empty"), ("a" * 2001, "2,001 characters; at most 2,000")])
-def test_queries_that_are_refused(index, query, problem):
-    with pytest.raises(ValueError, match=problem):
-        index.search(query)
-
-
 def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypatch):
     """A clock that moves on by 10 seconds a look: the bound of 30 is passed at every fourth video."""
     clock, commits = iter(range(0, 10_000, 10)), []
@@ -332,9 +314,81 @@ def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypat
     assert len(index) == 10
 
 
-def test_links_back_to_a_folder_above_end(index, videos):
-    (videos / "more" / "up").symlink_to(videos)
+def test_what_cannot_be_is_refused(index, videos, tmp_path, model, processor):
+    for query, problem in (("  ", "is empty"), ("a" * 2001, "2,001 characters; at most 2,000")):
+        with pytest.raises(ValueError, match=problem):
+            index.search(query)
+    with pytest.raises(ValueError, match="k=0"):
+        index.search("a dog", k=0)
+    with pytest.raises(ValueError, match="is a folder"):
+        index.add(videos)
+    new = tmp_path / "new.index"
+    for length, stride in ((10, 0), (10, 11), (0, 0), (-1, -2)):
+        with pytest.raises(ValueError, match="0 < stride <= length"):
+            VideoIndex.create(new, model, processor, clip_length=length, clip_stride=stride)
+    with pytest.raises(ValueError, match="searches with GLCCL's interaction, and XCLIPModel has another"):
+        VideoIndex.create(new, peer_model("xclip"), processor)
+    assert not new.exists()
+    with pytest.raises(ValueError, match="both model and processor"):
+        VideoIndex.open(tmp_path / "my.index", model)
+
+
+def test_removed_files_are_dropped_on_request_unless_all_are_gone(index, videos):
+    update(index, videos)
+    (videos / "v0.mp4").unlink()
+    assert update(index, videos) == {"unchanged": 4}
+    assert len(index) == 5
+    assert update(index, videos, remove_missing=True) == {"unchanged": 4, "removed": 1}
+    assert len(index.search(CAPTIONS[0])) == len(index) == 4
+    assert index.remove([str(videos / "v1.mp4"), "unknown"]) == 1
+    assert len(index.search(CAPTIONS[0])) == len(index) == 3
+    shutil.rmtree(videos)
+    videos.mkdir()
+    with pytest.raises(ValueError, match="no videos there"):
+        index.update(videos, remove_missing=True, progress=False)
+    assert len(index) == 3
+
+
+def test_files_are_hashed_when_their_turn_comes(index, videos, monkeypatch):
+    """Neither the first decoding nor the caller ever waits for the content of other files."""
+    steps = []
+
+    def noting(step, function):
+        def noted(*arguments):
+            assert threading.current_thread() is not threading.main_thread()
+            steps.append(step)
+            return function(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(ingest.hashlib, "file_digest", noting("hash", hashlib.file_digest))
+    monkeypatch.setattr(ingest, "read_clips", noting("decode", ingest.read_clips))
     assert update(index, videos) == {"added": 5}
+    assert steps == ["hash", "decode"] * 5
+
+
+def test_content_that_another_process_dropped_meanwhile_is_encoded(index, videos, monkeypatch):
+    update(index, videos)
+    (videos / "v0.mp4").rename(videos / "renamed.mp4")
+    monkeypatch.setattr(store.Store, "read", lambda *_: None)
+    assert update(index, videos) == {"added": 1, "unchanged": 4}
+    assert len(index) == 6
+
+
+def test_a_model_that_moved_is_told_to_the_index(index, videos, tmp_path, checkpoint):
+    """The message says what to do, and once it is done the index knows the new place."""
+    old, new, path = tmp_path / "old", tmp_path / "new", tmp_path / "own.index"
+    shutil.copytree(checkpoint, old)
+    found = VideoIndex.create(path, *load_checkpoint(old))
+    update(found, videos)
+    old.rename(new)
+    opened = VideoIndex.open(path)
+    assert len(opened) == 5
+    with pytest.raises(FileNotFoundError, match=f"{old}: no such folder.* glccl index .* --model WHERE_IT_IS"):
+        opened.search("a dog")
+    assert main(["index", str(videos), "--index", str(path), "--model", str(new)]) == 0
+    assert VideoIndex.open(path).search("a dog") == found.search("a dog")
+    assert VideoIndex.open(path).info()["checkpoint"] == str(new)
 
 
 def test_clips_that_do_not_decode_are_listed_and_retried(tmp_path, model, processor, monkeypatch):
@@ -358,33 +412,11 @@ def test_clips_that_do_not_decode_are_listed_and_retried(tmp_path, model, proces
     assert len(contents(index)[str(path)]) == 4
 
 
-def test_removed_files_are_dropped_on_request(index, videos):
-    update(index, videos)
-    (videos / "v0.mp4").unlink()
-    assert update(index, videos) == {"unchanged": 4}
-    assert len(index) == 5
-    assert update(index, videos, remove_missing=True) == {"unchanged": 4, "removed": 1}
-    assert len(index.search(CAPTIONS[0])) == len(index) == 4
-    assert index.remove([str(videos / "v1.mp4"), "unknown"]) == 1
-    assert len(index.search(CAPTIONS[0])) == len(index) == 3
-
-
-def test_an_empty_folder_removes_nothing(index, videos):
-    update(index, videos)
-    shutil.rmtree(videos)
-    videos.mkdir()
-    with pytest.raises(ValueError, match="no videos there"):
-        index.update(videos, remove_missing=True, progress=False)
-    assert len(index) == 5
-
-
 def test_own_ids_and_single_files(index, videos):
     assert counts(index.add({"first": videos / "v0.mp4", "it's": videos / "v1.mp4"}, progress=False)) == {"added": 2}
     assert counts(index.add(videos / "more" / "v3.mp4", progress=False)) == {"added": 1}
     assert {result.video_id for result in index.search("a dog")} == {"first", "it's", str(videos / "more" / "v3.mp4")}
     assert index.remove("it's") == 1
-    with pytest.raises(ValueError, match="is a folder"):
-        index.add(videos)
 
 
 def test_unreadable_videos_are_recorded_and_stop_nothing(index, videos):
@@ -405,10 +437,7 @@ def test_unreadable_videos_are_recorded_and_stop_nothing(index, videos):
     (videos / "v0.mp4").write_bytes(b"was a video")
     assert update(index, videos) == {"failed": 1, "unchanged": 6}
     assert len(index) == len(index.search("a dog", k=99)) == 5
-
-
-def test_a_missing_file_is_recorded(index, videos):
-    assert counts(index.add([videos / "v0.mp4", videos / "none.mp4"], progress=False)) == {"added": 1, "failed": 1}
+    assert counts(index.add([videos / "none.mp4"], progress=False)) == {"failed": 1}
     assert "No such file" in index.errors()[str(videos / "none.mp4")]
 
 
@@ -465,12 +494,6 @@ def test_the_last_clip_reads_to_the_end_of_the_file(tmp_path, processor):
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
 
 
-@pytest.mark.parametrize(("length", "stride"), [(10, 0), (10, 11), (0, 0), (-1, -2)])
-def test_strides_that_leave_gaps_are_refused(tmp_path, model, processor, length, stride):
-    with pytest.raises(ValueError, match="0 < stride <= length"):
-        VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=length, clip_stride=stride)
-
-
 def test_another_model_is_refused_with_the_reason(index, videos, tmp_path, model, processor, checkpoint):
     update(index, videos)
     path = tmp_path / "my.index"
@@ -484,14 +507,6 @@ def test_another_model_is_refused_with_the_reason(index, videos, tmp_path, model
     more_frames.video_processor.max_frames = 6
     with pytest.raises(IndexMismatchError, match="max_frames is 6 instead of 4"):
         VideoIndex.open(path, model, more_frames)
-    with pytest.raises(ValueError, match="both model and processor"):
-        VideoIndex.open(path, model)
-
-
-def test_an_index_finds_its_own_model(index, videos, tmp_path):
-    update(index, videos)
-    opened = VideoIndex.open(tmp_path / "my.index")
-    assert [r.path for r in opened.search("a dog")] == [r.path for r in index.search("a dog")]
 
 
 def test_places_without_an_index_are_told_apart(tmp_path, index, model, processor):
@@ -503,8 +518,6 @@ def test_places_without_an_index_are_told_apart(tmp_path, index, model, processo
     with pytest.raises(FileExistsError, match="there is an index already"):
         VideoIndex.create(tmp_path / "my.index", model, processor)
     assert index.search("a dog") == []
-    with pytest.raises(ValueError, match="k=0"):
-        index.search("a dog", k=0)
 
 
 def test_moments_follow_the_frame_weights(index, videos, model, processor):
