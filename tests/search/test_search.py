@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from checkpoints import save_tiny_checkpoint
 from models import random_features
 from peer_models import peer_model
 from search_data import CAPTIONS, contents, synthetic_records
@@ -38,6 +37,23 @@ def update(index, folder, **options) -> dict[str, int]:
     return counts(index.update(folder, progress=False, num_workers=1, **options))
 
 
+@pytest.fixture
+def indexed(index, videos) -> VideoIndex:
+    """The index of the videos."""
+    update(index, videos)
+    return index
+
+
+@pytest.fixture
+def long_video(tmp_path) -> Path:
+    return write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
+
+
+@pytest.fixture
+def index_of_clips(tmp_path, model, processor) -> VideoIndex:
+    return VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
+
+
 def forbid_encoding(index, monkeypatch):
     def fail(*_):
         raise AssertionError("a video was encoded")
@@ -45,38 +61,25 @@ def forbid_encoding(index, monkeypatch):
     monkeypatch.setattr(index.model, "get_video_features", fail)
 
 
-def test_a_small_index_ranks_as_model_similarity(index, videos, model, processor):
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_a_small_index_ranks_as_model_similarity(tmp_path, videos, checkpoint, mask_padding):
+    model, processor = load_checkpoint(checkpoint, mask_padding=mask_padding)
+    processor.mask_padding = mask_padding
+    index = VideoIndex.create(tmp_path / "my.index", model, processor)
+    assert update(index, videos) == {"added": 5}
+    assert len(index) == 5
     paths = sorted(str(path) for path in videos.rglob("*.mp4"))
     with torch.inference_mode():
         logits = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text
-    assert update(index, videos) == {"added": 5}
-    assert len(index) == 5
     for query, expected, results in zip(CAPTIONS, logits, index.search_batch(CAPTIONS, k=9), strict=True):
         assert [result.path for result in results] == [paths[i] for i in expected.argsort(descending=True)]
         # features are kept in float16
         found = torch.tensor([result.score for result in results])
         torch.testing.assert_close(found, expected.sort(descending=True).values, atol=0.05, rtol=0.01)
-        alone = index.search(query, k=2)
+        alone = index.search(query, k=2, moments=True)
         assert [result.path for result in alone] == [result.path for result in results[:2]]
-
-
-def test_release_padding_counts_in_the_index_as_in_the_model(tmp_path, videos):
-    save_tiny_checkpoint(tmp_path / "release", CAPTIONS, mask_padding=False)
-    model = GLCCLModel.from_pretrained(tmp_path / "release").eval()
-    tokenizer_and_videos = GLCCLProcessor.from_pretrained(tmp_path / "release")
-    processor = GLCCLProcessor(
-        tokenizer_and_videos.tokenizer, tokenizer_and_videos.video_processor, mask_padding=False
-    )
-    index = VideoIndex.create(tmp_path / "my.index", model, processor)
-    update(index, videos)
-    paths = sorted(str(path) for path in videos.rglob("*.mp4"))
-    with torch.inference_mode():
-        logits = model(**processor(text=CAPTIONS[:1], videos=paths)).logits_per_text[0]
-    results = index.search(CAPTIONS[0], moments=True)
-    found = torch.tensor([result.score for result in results])
-    torch.testing.assert_close(found, logits.sort(descending=True).values, atol=0.05, rtol=0.01)
-    short = next(result for result in results if result.path.endswith("v0.mp4"))
-    assert len(short.frame_times) == len(short.frame_weights) == 2
+    moments = {Path(result.path).name: result for result in index.search(CAPTIONS[0], moments=True)}
+    assert len(moments["v0.mp4"].frame_times) == len(moments["v0.mp4"].frame_weights) == 2
 
 
 def test_a_model_in_bfloat16(tmp_path, videos, checkpoint, processor):
@@ -120,23 +123,22 @@ def test_long_videos_do_not_crowd_out_the_others(index, monkeypatch):
         assert result.score == pytest.approx(exact[result.video_id], abs=tolerance)
 
 
-def test_only_new_and_changed_videos_are_encoded(index, videos, monkeypatch):
-    update(index, videos)
+def test_only_new_and_changed_videos_are_encoded(indexed, videos, monkeypatch):
     with monkeypatch.context() as context:
-        forbid_encoding(index, context)
-        assert update(index, videos) == {"unchanged": 5}
+        forbid_encoding(indexed, context)
+        assert update(indexed, videos) == {"unchanged": 5}
         os.utime(videos / "v1.mp4", (1, 1))  # touched: same content
-        assert update(index, videos) == {"unchanged": 5}
-    before = contents(index)
+        assert update(indexed, videos) == {"unchanged": 5}
+    before = contents(indexed)
     write_video(videos / "v1.mp4", 40, fps=5)
     write_video(videos / "new.mkv", 9, fps=5)
-    assert update(index, videos) == {"changed": 1, "added": 1, "unchanged": 4}
-    after = contents(index)
+    assert update(indexed, videos) == {"changed": 1, "added": 1, "unchanged": 4}
+    after = contents(indexed)
     changed = str(videos / "v1.mp4")
-    assert len(index) == 6
+    assert len(indexed) == 6
     assert after.keys() - before.keys() == {str(videos / "new.mkv")}
     assert after[changed][0][1] != before[changed][0][1]
-    assert index.search(CAPTIONS[0], k=99)[0].score == index.search(CAPTIONS[0], k=99, exhaustive=True)[0].score
+    assert indexed.search(CAPTIONS[0], k=99)[0].score == indexed.search(CAPTIONS[0], k=99, exhaustive=True)[0].score
 
 
 def test_a_long_run_keeps_its_lookups_fast_and_merges_its_files(index, videos, monkeypatch):
@@ -163,48 +165,29 @@ def test_a_long_run_keeps_its_lookups_fast_and_merges_its_files(index, videos, m
     assert [len(results) for results in reader(CAPTIONS)] == [5] * 4
 
 
-def test_moved_and_copied_videos_are_recognised_by_content(index, videos, monkeypatch):
-    update(index, videos)
-    before = contents(index)
+def test_moved_and_copied_videos_are_recognised_by_content(indexed, videos, monkeypatch):
+    before = contents(indexed)
     (videos / "v0.mp4").rename(videos / "more" / "renamed.mp4")
     shutil.copyfile(videos / "v1.mp4", videos / "copy.mp4")
-    forbid_encoding(index, monkeypatch)
-    assert update(index, videos) == {"moved": 1, "copied": 1, "unchanged": 4}
-    after = contents(index)
-    assert before.keys() - after.keys() == {str(videos / "v0.mp4")}
-    assert after.keys() - before.keys() == {str(videos / "more" / "renamed.mp4"), str(videos / "copy.mp4")}
-    moved, original = after[str(videos / "more" / "renamed.mp4")][0], before[str(videos / "v0.mp4")][0]
-    assert torch.equal(moved[-1], original[-1])
-    assert len(index.search(CAPTIONS[0], k=99)) == len(index) == 6
+    # Two that changed places, and two with the content of one that is gone.
+    (videos / "v2.mp4").rename(videos / "between")
+    (videos / "more" / "v3.mp4").rename(videos / "v2.mp4")
+    (videos / "between").rename(videos / "more" / "v3.mp4")
+    shutil.copyfile(videos / "more" / "v4.mp4", videos / "a.mp4")
+    (videos / "more" / "v4.mp4").rename(videos / "b.mp4")
+    forbid_encoding(indexed, monkeypatch)
+    assert update(indexed, videos) == {"moved": 3, "copied": 3, "unchanged": 1}
+    after = contents(indexed)
+    sources = {"more/renamed.mp4": "v0.mp4", "copy.mp4": "v1.mp4", "v1.mp4": "v1.mp4", "v2.mp4": "more/v3.mp4"}
+    sources |= {"more/v3.mp4": "v2.mp4", "a.mp4": "more/v4.mp4", "b.mp4": "more/v4.mp4"}
+    assert after.keys() == {str(videos / name) for name in sources}
+    for name, source in sources.items():
+        assert torch.equal(after[str(videos / name)][0][-1], before[str(videos / source)][0][-1])
+    assert len(indexed.search(CAPTIONS[0], k=99)) == len(indexed) == 7
 
 
-def test_two_files_with_the_content_of_one_that_is_gone(index, videos, monkeypatch):
-    update(index, videos)
-    shutil.copyfile(videos / "v0.mp4", videos / "a.mp4")
-    (videos / "v0.mp4").rename(videos / "b.mp4")
-    forbid_encoding(index, monkeypatch)
-    assert update(index, videos) == {"moved": 2, "unchanged": 4}
-    names = {Path(result.path).name for result in index.search(CAPTIONS[0], k=99)}
-    assert names == {"a.mp4", "b.mp4", "v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"}
-
-
-def test_two_files_that_changed_places(index, videos, monkeypatch):
-    update(index, videos)
-    before = contents(index)
-    one, other = videos / "v1.mp4", videos / "v2.mp4"
-    one.rename(videos / "between")
-    other.rename(one)
-    (videos / "between").rename(other)
-    forbid_encoding(index, monkeypatch)
-    assert update(index, videos) == {"copied": 2, "unchanged": 3}
-    after = contents(index)
-    assert torch.equal(after[str(one)][0][-1], before[str(other)][0][-1])
-    assert torch.equal(after[str(other)][0][-1], before[str(one)][0][-1])
-
-
-def test_a_commit_killed_before_its_last_step_leaves_an_index_that_works(index, videos, monkeypatch):
+def test_a_commit_killed_before_its_last_step_leaves_an_index_that_works(indexed, videos, monkeypatch):
     """A file takes over the name of another one, whose row has to go."""
-    update(index, videos)
     (videos / "v0.mp4").rename(videos / "v1.mp4")
     with monkeypatch.context() as context:
         open_clips = store.Store.open_clips
@@ -216,9 +199,9 @@ def test_a_commit_killed_before_its_last_step_leaves_an_index_that_works(index, 
 
         context.setattr(store.Store, "open_clips", killed)
         with pytest.raises(KeyboardInterrupt):
-            update(index, videos)
-    assert None in contents(index)  # the row that was on its way out
-    opened = VideoIndex.open(index.info()["path"], index.model, index.processor)
+            update(indexed, videos)
+    assert None in contents(indexed)  # the row that was on its way out
+    opened = VideoIndex.open(indexed.info()["path"], indexed.model, indexed.processor)
     (videos / "v2.mp4").unlink()
     assert update(opened, videos, remove_missing=True) == {"unchanged": 3, "removed": 1}
     assert len(opened.search(CAPTIONS[0])) == len(opened) == 3
@@ -247,8 +230,7 @@ def test_pipes_and_names_that_are_not_utf_8_are_recorded_and_the_rest_goes_on(in
     assert counts(index.add([bad], progress=False)) == {"failed": 1}
 
 
-def test_many_threads_load_the_model_once(index, videos, tmp_path, monkeypatch):
-    update(index, videos)
+def test_many_threads_load_the_model_once(indexed, videos, tmp_path, monkeypatch):
     opened, loads = VideoIndex.open(tmp_path / "my.index"), []
     load = index_module.load_checkpoint
 
@@ -262,15 +244,14 @@ def test_many_threads_load_the_model_once(index, videos, tmp_path, monkeypatch):
         found = list(pool.map(opened.search, CAPTIONS))
     assert len(loads) == 1
     assert [[result.path for result in results] for results in found] == [
-        [result.path for result in results] for results in index.search_batch(CAPTIONS)
+        [result.path for result in results] for results in indexed.search_batch(CAPTIONS)
     ]
 
 
-def test_an_index_that_was_moved_while_it_is_open(index, videos, tmp_path):
-    update(index, videos)
+def test_an_index_that_was_moved_while_it_is_open(indexed, videos, tmp_path):
     (tmp_path / "my.index").rename(tmp_path / "moved.index")
     shutil.copyfile(videos / "v0.mp4", videos / "new.mp4")
-    for use in (lambda: index.search("a dog"), lambda: update(index, videos), lambda: index.remove("v0.mp4")):
+    for use in (lambda: indexed.search("a dog"), lambda: update(indexed, videos), lambda: indexed.remove("v0.mp4")):
         with pytest.raises(FileNotFoundError, match=r"my\.index: the index is no longer there"):
             use()
     assert not (tmp_path / "my.index").exists()
@@ -292,12 +273,11 @@ def test_a_creation_that_was_cut_short_is_made_good(index, tmp_path, model, proc
     assert update(VideoIndex.create(folder, model, processor), videos) == {"added": 5}
 
 
-def test_clips_whose_settings_are_lost_are_not_written_over(index, videos, tmp_path, model, processor):
-    update(index, videos)
+def test_clips_whose_settings_are_lost_are_not_written_over(indexed, videos, tmp_path, model, processor):
     shutil.rmtree(tmp_path / "my.index" / "about.lance")
     with pytest.raises(ValueError, match="holds 5 clips"):
         VideoIndex.create(tmp_path / "my.index", model, processor)
-    assert len(index) == 5
+    assert len(indexed) == 5
 
 
 def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypatch):
@@ -333,20 +313,19 @@ def test_what_cannot_be_is_refused(index, videos, tmp_path, model, processor):
         VideoIndex.open(tmp_path / "my.index", model)
 
 
-def test_removed_files_are_dropped_on_request_unless_all_are_gone(index, videos):
-    update(index, videos)
+def test_removed_files_are_dropped_on_request_unless_all_are_gone(indexed, videos):
     (videos / "v0.mp4").unlink()
-    assert update(index, videos) == {"unchanged": 4}
-    assert len(index) == 5
-    assert update(index, videos, remove_missing=True) == {"unchanged": 4, "removed": 1}
-    assert len(index.search(CAPTIONS[0])) == len(index) == 4
-    assert index.remove([str(videos / "v1.mp4"), "unknown"]) == 1
-    assert len(index.search(CAPTIONS[0])) == len(index) == 3
+    assert update(indexed, videos) == {"unchanged": 4}
+    assert len(indexed) == 5
+    assert update(indexed, videos, remove_missing=True) == {"unchanged": 4, "removed": 1}
+    assert len(indexed.search(CAPTIONS[0])) == len(indexed) == 4
+    assert indexed.remove([str(videos / "v1.mp4"), "unknown"]) == 1
+    assert len(indexed.search(CAPTIONS[0])) == len(indexed) == 3
     shutil.rmtree(videos)
     videos.mkdir()
     with pytest.raises(ValueError, match="no videos there"):
-        index.update(videos, remove_missing=True, progress=False)
-    assert len(index) == 3
+        indexed.update(videos, remove_missing=True, progress=False)
+    assert len(indexed) == 3
 
 
 def test_files_are_hashed_when_their_turn_comes(index, videos, monkeypatch):
@@ -367,12 +346,11 @@ def test_files_are_hashed_when_their_turn_comes(index, videos, monkeypatch):
     assert steps == ["hash", "decode"] * 5
 
 
-def test_content_that_another_process_dropped_meanwhile_is_encoded(index, videos, monkeypatch):
-    update(index, videos)
+def test_content_that_another_process_dropped_meanwhile_is_encoded(indexed, videos, monkeypatch):
     (videos / "v0.mp4").rename(videos / "renamed.mp4")
     monkeypatch.setattr(store.Store, "read", lambda *_: None)
-    assert update(index, videos) == {"added": 1, "unchanged": 4}
-    assert len(index) == 6
+    assert update(indexed, videos) == {"added": 1, "unchanged": 4}
+    assert len(indexed) == 6
 
 
 def test_a_model_that_moved_is_told_to_the_index(index, videos, tmp_path, checkpoint):
@@ -391,9 +369,8 @@ def test_a_model_that_moved_is_told_to_the_index(index, videos, tmp_path, checkp
     assert VideoIndex.open(path).info()["checkpoint"] == str(new)
 
 
-def test_clips_that_do_not_decode_are_listed_and_retried(tmp_path, model, processor, monkeypatch):
-    path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
-    index = VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
+def test_clips_that_do_not_decode_are_listed_and_retried(index_of_clips, long_video, monkeypatch):
+    index, path = index_of_clips, long_video
     read = clips._read
 
     def damaged(path, processor, start=None, end=None):
@@ -454,9 +431,8 @@ def test_videos_that_the_model_cannot_encode_do_not_stop_the_others(index, video
     assert "not finite" in index.errors()[str(videos / "v0.mp4")]
 
 
-def test_long_videos_are_cut_into_overlapping_clips(tmp_path, model, processor):
-    path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
-    index = VideoIndex.create(tmp_path / "my.index", model, processor, clip_length=10, clip_stride=6)
+def test_long_videos_are_cut_into_overlapping_clips(index_of_clips, long_video, model, processor):
+    index, path = index_of_clips, long_video
     index.add(path, progress=False)
     stored = contents(index)[str(path)]
     assert [(clip[3], clip[4]) for _, clip in sorted(stored.items())] == [(0, 10), (6, 16), (12, 22), (18, 26)]
@@ -475,27 +451,24 @@ def test_long_videos_are_cut_into_overlapping_clips(tmp_path, model, processor):
     assert result.start <= result.moment.start < result.moment.end <= result.end
     assert result.start <= result.frame_times.min() < result.frame_times.max() < result.end  # seconds in the video
     assert result.duration == pytest.approx(26)
-    shorter = write_video(tmp_path / "long.mp4", 60, fps=5)  # 12 seconds: two clips are left
-    index.add(shorter, progress=False)
+    index.add(write_video(path, 60, fps=5), progress=False)  # 12 seconds: two clips are left
     assert len(contents(index)[str(path)]) == 2
 
 
-def test_the_last_clip_reads_to_the_end_of_the_file(tmp_path, processor):
+def test_the_last_clip_reads_to_the_end_of_the_file(long_video, processor):
     """The end that is known of a file is rounded, or declared too early; what comes after it belongs to the clip."""
-    path = write_video(tmp_path / "long.mp4", 130, fps=5)  # 26 seconds
     spans = []
 
     def noting(videos, start, end, **options):
         spans.append((start, end))
         return processor(videos=videos, start=start, end=end, **options)
 
-    found = clips.read_clips(str(path), noting, clips.ClipSettings(10, 6), [])
+    found = clips.read_clips(str(long_video), noting, clips.ClipSettings(10, 6), [])
     assert [(clip.start, clip.end) for clip in found] == [(0, 10), (6, 16), (12, 22), (18, 26)]
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
 
 
-def test_another_model_is_refused_with_the_reason(index, videos, tmp_path, model, processor, checkpoint):
-    update(index, videos)
+def test_another_model_is_refused_with_the_reason(indexed, videos, tmp_path, model, processor, checkpoint):
     path = tmp_path / "my.index"
     assert len(VideoIndex.open(path, model, processor)) == 5
     other = GLCCLModel.from_pretrained(checkpoint)
@@ -520,9 +493,8 @@ def test_places_without_an_index_are_told_apart(tmp_path, index, model, processo
     assert index.search("a dog") == []
 
 
-def test_moments_follow_the_frame_weights(index, videos, model, processor):
-    update(index, videos)
-    for result in index.search(CAPTIONS[1], moments=True):
+def test_moments_follow_the_frame_weights(indexed, videos, model, processor):
+    for result in indexed.search(CAPTIONS[1], moments=True):
         with torch.inference_mode():
             text = model.get_text_features(**processor(text=CAPTIONS[1]))
             video = model.get_video_features(**processor(videos=[result.path]))

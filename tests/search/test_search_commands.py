@@ -1,8 +1,6 @@
 """`glccl index` and `glccl search`."""
 
 import json
-import subprocess
-import sys
 import webbrowser
 
 import pytest
@@ -116,12 +114,6 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
     assert code == 1
     assert "--clip-length 5: my.index has clips made with 30" in message
-
-
-def test_a_missing_extra_is_named():
-    code = "import sys; sys.modules['lancedb'] = None; import modeling_glccl.search"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "an index needs LanceDB: pip install 'modeling_glccl[search]'" in done.stderr
 
 
 def test_times_are_readable():

@@ -33,7 +33,9 @@ def built_in_peace(tmp_path_factory, many_videos, model, processor) -> VideoInde
     return index
 
 
-def kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills: int, seed: int) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "seed"), [(2, 0), (8, 1), (8, 2), (8, 3), (8, 4)])
+def test_kill_9_loses_no_acknowledged_video(tmp_path, checkpoint, many_videos, built_in_peace, kills, seed):
     path, rng = tmp_path / "my.index", random.Random(seed)
     promised, history = set(), []
     for _ in range(kills):
@@ -52,17 +54,6 @@ def kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills: int
     assert worker.process.exitcode == 0
     assert not promised & worker.acknowledged()  # nothing is done twice
     assert_same_contents(VideoIndex.open(path), built_in_peace)
-
-
-@pytest.mark.slow
-def test_kill_9_loses_no_acknowledged_video(tmp_path, checkpoint, many_videos, built_in_peace):
-    kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills=2, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 5))
-def test_kill_9_many_times(tmp_path, checkpoint, many_videos, built_in_peace, seed):
-    kill_at_random(tmp_path, checkpoint, many_videos, built_in_peace, kills=8, seed=seed)
 
 
 def test_two_processes_add_at_once_while_another_searches(

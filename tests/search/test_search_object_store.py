@@ -1,11 +1,6 @@
 """An index in an object store: a local server that speaks S3."""
 
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
-from urllib.error import URLError
 
 import pytest
 from search_data import CAPTIONS, assert_same_contents
@@ -15,34 +10,18 @@ from modeling_glccl.search import VideoIndex
 pytest_plugins = ["search_fixtures"]
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("moto.server", reason="moto[server] is not installed")
+moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
 
 
 @pytest.fixture
 def storage_options():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
-    try:
-        for _ in range(600):
-            try:
-                request = urllib.request.Request(f"{url}/videos", method="PUT")  # makes the bucket
-                urllib.request.urlopen(request).close()
-                break
-            except URLError:
-                time.sleep(0.1)
-        yield {
-            "aws_endpoint": url,
-            "aws_access_key_id": "key",
-            "aws_secret_access_key": "secret",
-            "aws_region": "us-east-1",
-            "allow_http": "true",
-        }
-    finally:
-        server.terminate()
-        server.wait()
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(urllib.request.Request(f"{url}/videos", method="PUT")).close()  # makes the bucket
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "aws_region": "us-east-1"}
+    yield {"aws_endpoint": url, "allow_http": "true", **keys}
+    server.stop()
 
 
 def test_an_index_lives_in_an_object_store(storage_options, index, videos, model, processor):
