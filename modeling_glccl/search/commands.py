@@ -22,15 +22,12 @@ def index_command(
     checkpoint: str | None,
     *,
     errors: bool,
-    retry_failed: bool,
     remove_missing: bool,
     clip_length: float | None,
     clip_stride: float | None,
-    num_workers: int,
-    batch_size: int,
-    engine: str,
+    **options: Any,
 ) -> None:
-    """Makes an index of a folder or brings one up to date, or lists its errors."""
+    """Makes an index of a folder or brings one up to date, or lists its errors; the options are `VideoIndex.add`'s."""
     if errors:
         index = VideoIndex.open(index_path)
         print_errors(index)
@@ -43,7 +40,6 @@ def index_command(
         for note in find_videos(folder).check().notes():
             print(note)
     index = _open_or_create(index_path, checkpoint, clip_length, clip_stride)
-    options = {"retry_failed": retry_failed, "num_workers": num_workers, "batch_size": batch_size, "engine": engine}
     if single:
         report = index.add(folder, **options)
     else:

@@ -20,7 +20,7 @@ from ..processing_glccl import GLCCLProcessor
 from ..video_files import find_videos, printable
 from .clips import ClipSettings
 from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
-from .ingest import IngestReport, finish_here, ingest, plan
+from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
@@ -50,7 +50,6 @@ class VideoIndex:
 
     def __init__(self, store: Store, model: GLCCLModel | None, processor: GLCCLProcessor | None):
         self._store = store
-        self._settings = ClipSettings(store.about["clip_length"], store.about["clip_stride"])
         self._loading = threading.Lock()
         self._searcher: Searcher | None = None
         if model is not None and processor is not None:
@@ -205,17 +204,11 @@ class VideoIndex:
         recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
             self._store.change_checkpoint(given)
-        finish = partial(
-            finish,
-            model=searcher.model,
-            processor=searcher.processor,
-            settings=self._settings,
-            num_workers=num_workers,
-            batch_size=batch_size,
-        )
+        clips = ClipSettings(self._store.about["clip_length"], self._store.about["clip_stride"])
+        settings = IngestSettings(searcher.model, searcher.processor, clips, num_workers, batch_size)
         report = Counter()
         jobs = plan(self._store, files, retry_failed, report)
-        ingest(self._store, jobs, finish, len(files), report, progress)
+        ingest(self._store, jobs, partial(finish, settings=settings), len(files), report, progress)
         return IngestReport(**report, seconds=time.monotonic() - started)
 
     def update(

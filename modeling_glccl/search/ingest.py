@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,41 +90,41 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
             yield job
 
 
-def finish_here(
-    jobs: Iterator[Job],
-    model: GLCCLModel,
-    processor: GLCCLProcessor,
-    settings: ClipSettings,
-    *,
-    num_workers: int,
-    batch_size: int,
-) -> Iterator[Job]:
+class IngestSettings(NamedTuple):
+    """What jobs are finished with."""
+
+    model: GLCCLModel
+    processor: GLCCLProcessor
+    clips: ClipSettings
+    num_workers: int  # that decode
+    batch_size: int  # clips encoded at a time
+
+
+def finish_here(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[Job]:
     """Hashes, decodes and encodes jobs in this process; yields them as they are finished."""
     batch: list[tuple[Job, Clip]] = []
     decoded: list[Job] = []
-    for job, clip in _decode_in_threads(jobs, processor, settings, num_workers, 2 * batch_size):
+    for job, clip in _decode_in_threads(jobs, settings):
         if clip is None:
             decoded.append(job)
         else:
             batch.append((job, clip))
-        if len(batch) == batch_size or len(decoded) == 4 * batch_size:
-            _encode(batch, model)
+        if len(batch) == settings.batch_size or len(decoded) == 4 * settings.batch_size:
+            _encode(batch, settings.model)
             yield from decoded
             batch, decoded = [], []
-    _encode(batch, model)
+    _encode(batch, settings.model)
     yield from decoded
 
 
-def _decode_in_threads(
-    jobs: Iterator[Job], processor: GLCCLProcessor, settings: ClipSettings, num_workers: int, capacity: int
-) -> Iterator[tuple[Job, Clip | None]]:
+def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[tuple[Job, Clip | None]]:
     """The clips of every job in order, and then the job once more without a clip.
 
-    FFmpeg and the resizing release Python's lock. Threads wait while `capacity` results are not taken, so memory does
-    not depend on the number or length of the videos.
+    FFmpeg and the resizing release Python's lock. Threads wait while `2 * batch_size` results are not taken, so memory
+    does not depend on the number or length of the videos.
     """
     results: SimpleQueue[tuple[Job, Clip | None] | BaseException | None] = SimpleQueue()
-    room, turn, stopped = Semaphore(capacity), Lock(), Event()
+    room, turn, stopped = Semaphore(2 * settings.batch_size), Lock(), Event()
 
     def work() -> None:
         try:
@@ -132,7 +133,7 @@ def _decode_in_threads(
                     job = next(jobs, None)
                 if job is None:
                     return results.put(None)
-                for clip in _decode(job, processor, settings):
+                for clip in _decode(job, settings):
                     room.acquire()
                     if stopped.is_set():
                         return None
@@ -140,10 +141,10 @@ def _decode_in_threads(
         except BaseException as error:
             results.put(error)
 
-    threads = [Thread(target=work, daemon=True) for _ in range(num_workers)]
+    threads = [Thread(target=work, daemon=True) for _ in range(settings.num_workers)]
     for thread in threads:
         thread.start()
-    running = num_workers
+    running = len(threads)
     try:
         while running:
             result = results.get()
@@ -156,12 +157,12 @@ def _decode_in_threads(
                 yield result
     finally:
         stopped.set()
-        room.release(num_workers)
+        room.release(len(threads))
         for thread in threads:
             thread.join()
 
 
-def _decode(job: Job, processor: GLCCLProcessor, settings: ClipSettings) -> Iterator[Clip | None]:
+def _decode(job: Job, settings: IngestSettings) -> Iterator[Clip | None]:
     """The clips of a file whose content is not known, and at last None."""
     record = job.record
     if not job.errors:
@@ -172,7 +173,7 @@ def _decode(job: Job, processor: GLCCLProcessor, settings: ClipSettings) -> Iter
             job.errors.append(f"{record.path}: cannot be read: {error.strerror or error}")
     if not job.errors and record.sha256 not in job.known:
         try:
-            for clip in read_clips(record.path, processor, settings, job.errors):
+            for clip in read_clips(record.path, settings.processor, settings.clips, job.errors):
                 record.duration = clip.duration
                 yield clip
         except ValueError as error:

@@ -4,15 +4,11 @@ import os
 import pickle
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..modeling_glccl import GLCCLModel
-from ..processing_glccl import GLCCLProcessor
-from .clips import ClipSettings
-from .ingest import Job, finish_here
+from .ingest import IngestSettings, Job, finish_here
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -25,15 +21,7 @@ except ImportError as error:
 _ROUND = 20_000
 
 
-def finish_on_ray(
-    jobs: Iterator[Job],
-    model: GLCCLModel,
-    processor: GLCCLProcessor,
-    settings: ClipSettings,
-    *,
-    num_workers: int,
-    batch_size: int,
-) -> Iterator[Job]:
+def finish_on_ray(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[Job]:
     """As [`finish_here`], on `num_workers` processes of the cluster, each with a GPU if the cluster has any.
 
     Connects to the cluster of RAY_ADDRESS or of this machine, or starts one on this machine. All nodes must see the
@@ -42,34 +30,31 @@ def finish_on_ray(
     if not ray.is_initialized():
         ray.init()
     ray.data.DataContext.get_current().enable_progress_bars = False
-    on_gpu = bool(ray.cluster_resources().get("GPU"))
-    model.to("cpu")  # pyright: ignore[reportArgumentType]
-    shared = ray.put((model, processor, settings, batch_size))
+    settings.model.to("cpu")  # pyright: ignore[reportArgumentType]
+    shared = ray.put(settings._replace(num_workers=1))
     while chunk := list(islice(jobs, _ROUND)):
-        waiting = [{"job": pickle.dumps(job)} for job in chunk]
         # A few blocks for each process: the unit that is done again where one dies.
-        blocks = max(1, min(len(waiting) // 4, 8 * num_workers))
-        finished = ray.data.from_items(waiting, override_num_blocks=blocks).map_batches(
-            _Encoder,
+        blocks = max(1, min(len(chunk) // 4, 8 * settings.num_workers))
+        rows = [{"job": pickle.dumps(job)} for job in chunk]
+        finished = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+            _Worker,
             fn_constructor_args=(shared,),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
-            num_gpus=1 if on_gpu else None,
-            batch_size=batch_size,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=settings.num_workers),
+            num_gpus=1 if ray.cluster_resources().get("GPU") else None,
+            batch_size=settings.batch_size,
         )
         for row in finished.iter_rows():
             yield pickle.loads(row["job"])
 
 
-class _Encoder:
+class _Worker:
     """One process of the cluster."""
 
-    def __init__(self, shared: Any):
-        self._model, self._processor, self._settings, self._batch_size = ray.get(shared)
+    def __init__(self, shared: ray.ObjectRef):
+        self._settings: IngestSettings = ray.get(shared)
         if torch.cuda.is_available():
-            self._model.to("cuda")
+            self._settings.model.to("cuda")  # pyright: ignore[reportArgumentType]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        jobs = [pickle.loads(content) for content in batch["job"]]
-        options = {"num_workers": 1, "batch_size": self._batch_size}
-        finished = finish_here(iter(jobs), self._model, self._processor, self._settings, **options)
-        return {"job": [pickle.dumps(job) for job in finished]}
+        jobs = map(pickle.loads, batch["job"])
+        return {"job": [pickle.dumps(job) for job in finish_here(jobs, self._settings)]}

@@ -106,6 +106,7 @@ class Searcher:
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
         video = GLCCLVideoFeatures(frames=torch.tensor(frames), frame_mask=mask).to(self.model.device)
         weights = self.model.frame_weights(text, video)
+        assert weights.words is not None  # as of every model with GLIM
         sentence, words = weights.sentence[0].float().cpu().numpy(), weights.words[0].float().cpu().numpy()
         for row, (result, times) in enumerate(zip(results, rows["frame_times"].to_pylist(), strict=True)):
             # With mask_padding=False padded frames have weights too, but no time.

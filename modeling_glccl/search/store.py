@@ -106,8 +106,8 @@ class Store:
 
     def change_checkpoint(self, checkpoint: str) -> None:
         """Writes down where the model now lies."""
-        self.about["model"]["checkpoint"] = checkpoint
         with _writing(self.uri):
+            self.about["model"]["checkpoint"] = checkpoint
             self._connection.open_table("about").update(values={"json": json.dumps(self.about)})
 
     def open_clips(self) -> Table:
