@@ -34,6 +34,11 @@ def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     assert code == 0
     for text in ("a dog in the snow", "rank", "score", "best moment", "v1.mp4", "more/v4.mp4", "0:0", f"in {videos}"):
         assert text in printed
+    _, printed = run("search", "a dog", "--index", "my.index", "--json", "-k", 2)
+    results = json.loads(printed)
+    assert [result["rank"] for result in results] == [1, 2]
+    assert results[0]["score"] >= results[1]["score"]
+    assert 0 <= results[0]["moment"]["start"] < results[0]["moment"]["end"] <= results[0]["duration"]
     code, printed = run("index", videos, "--index", "my.index")
     assert (code, "5 unchanged" in printed) == (0, True)
 
@@ -60,15 +65,6 @@ def test_one_file_and_no_file(run, videos, checkpoint, tmp_path):
     assert "empty: no videos there (suffixes .mp4, " in message
     _, printed = run("index", videos, "--index", "my.index")
     assert "1 other files ignored (suffixes .txt)" in printed
-
-
-def test_search_as_json(run, videos, checkpoint):
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
-    _, printed = run("search", "a dog", "--index", "my.index", "--json", "-k", 2)
-    results = json.loads(printed)
-    assert [result["rank"] for result in results] == [1, 2]
-    assert results[0]["score"] >= results[1]["score"]
-    assert 0 <= results[0]["moment"]["start"] < results[0]["moment"]["end"] <= results[0]["duration"]
 
 
 def test_the_page_needs_no_other_file(run, videos, checkpoint, tmp_path, monkeypatch):
