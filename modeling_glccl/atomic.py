@@ -1,8 +1,11 @@
 """Files and folders that are whole or not there, wherever the process, or the machine, dies."""
 
+import errno
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,6 +50,17 @@ def recover_folder(target: Path) -> None:
     """Restores `target` where a process died while replacing it."""
     if not target.exists() and _aside(target).exists():
         _aside(target).rename(target)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """While libraries write into `path`: a full disk, which each of them reports in its own way, is an OSError."""
+    try:
+        yield
+    except Exception as error:
+        if "No space left" not in str(error) and shutil.disk_usage(path.parent).free > 1 << 16:
+            raise
+        raise OSError(errno.ENOSPC, f"no space left for {path}; what was complete is kept ({error})") from error
 
 
 def _aside(target: Path) -> Path:

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..atomic import recover_folder, replace_folder, write_whole
+from ..atomic import recover_folder, replace_folder, room_for, write_whole
 from .recipe import Recipe, differences, load_recipe, save_recipe
 
 # Written at the start of a run into a folder that holds none of WRITTEN: from then on these are the run's own.
@@ -130,12 +130,14 @@ class RunFolder:
         accelerator, new = self.accelerator, folder.with_name(f"{folder.name}.new")
         if accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)
-            model.save_pretrained(new)
-            processor.save_pretrained(new)
-            save_recipe(self.recipe, new / "recipe.yaml")
+            with room_for(new):
+                model.save_pretrained(new)
+                processor.save_pretrained(new)
+                save_recipe(self.recipe, new / "recipe.yaml")
         accelerator.wait_for_everyone()
         if state:
-            accelerator.save_state(new / "training_state")
+            with room_for(new):
+                accelerator.save_state(new / "training_state")
             accelerator.wait_for_everyone()  # save_state returns before the other processes have written
         if accelerator.is_main_process:
             replace_folder(new, folder)

@@ -1,4 +1,4 @@
-"""Long commands under `kill -9`: each goes on where it was, again and again, and ends as if nothing had happened.
+"""Long commands in processes of their own, which are killed again and again, or run out of disk.
 
 Children are forked from a server that has imported everything, so that a kill costs a second and not ten.
 """
@@ -35,13 +35,32 @@ def finish(operation: Operation, folder: Path) -> float:
     return time.monotonic() - began
 
 
+def attempt(operation: Operation, folder: Path) -> Exception | None:
+    """What the operation raised in a process of its own."""
+    ours, theirs = _context.Pipe()
+    process = _context.Process(target=_attempt, args=(operation, folder, theirs))
+    process.start()
+    theirs.close()
+    error = ours.recv()
+    process.join()
+    return error
+
+
+def _attempt(operation: Operation, folder: Path, connection: Any) -> None:
+    try:
+        operation(folder, lambda: None)
+        connection.send(None)
+    except Exception as error:
+        connection.send(error)
+
+
 def kill_at_random(
     operation: Operation,
     compare: Callable[[Path, Path], None],
+    check: Callable[[Path], None],
     folder: Path,
     kills: int,
     seed: int,
-    check: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Kills the operation so many times, up to four in one folder, and compares every end with an undisturbed run.
 

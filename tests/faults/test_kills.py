@@ -1,16 +1,22 @@
-"""200 kills at random moments: of a growing index, a training with a cache, compressing and exporting."""
+"""200 kills at random moments, and full disks: a growing index, a training with a cache, compressing, exporting.
+
+Each goes on where it was and ends as if nothing had happened.
+"""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import kill_operations
 import pytest
 from checkpoints import save_tiny_checkpoint
-from kills import finish, kill_at_random
+from kills import attempt, finish, kill_at_random
 from search_data import CAPTIONS, assert_same_contents, contents
 from training_runs import logged, write_recipe
 from videos import write_video
+
+from modeling_glccl.search import VideoIndex
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -26,66 +32,103 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_growing_index(tmp_path):
-    from modeling_glccl.search import VideoIndex
-
-    inputs = tmp_path / "inputs"
+def prepare_index(inputs: Path) -> None:
     (inputs / "videos").mkdir(parents=True)
     save_tiny_checkpoint(inputs / "checkpoint", CAPTIONS)
     for number in range(24):
         write_video(inputs / "videos" / f"v{number:02}.mp4", 30 + 3 * number, fps=5)
     (inputs / "videos" / "v99.mp4").write_bytes(b"no video")
-    promised = {}
-
-    def check(folder: Path) -> None:
-        marks = [line for line in (folder / "notes").read_text().splitlines(keepends=True) if line.endswith("]\n")]
-        now = {video_id for mark in marks for video_id in json.loads(mark.removeprefix("acknowledged "))}
-        before = promised.setdefault(folder, set())
-        assert not now & before  # nothing is done twice
-        before |= now
-        if before:
-            assert before <= contents(VideoIndex.open(folder / "my.index")).keys()
-
-    def compare(killed: Path, whole: Path) -> None:
-        check(killed)
-        assert_same_contents(VideoIndex.open(killed / "my.index"), VideoIndex.open(whole / "my.index"))
-
-    kill_at_random(kill_operations.add_to_an_index, compare, tmp_path, kills=70, seed=0, check=check)
 
 
-def test_a_training_with_a_frame_cache(tmp_path):
-    write_recipe(tmp_path / "inputs", tmp_path / "inputs" / "shapes")
-
-    def outcome(folder: Path) -> list:
-        results = json.loads((folder / "run" / "results.json").read_text())
-        return [logged(folder / "run"), results["history"], results["test"], files(folder / "cache").keys()]
-
-    def compare(killed: Path, whole: Path) -> None:
-        assert outcome(killed) == outcome(whole)
-
-    kill_at_random(kill_operations.train_with_a_cache, compare, tmp_path, kills=50, seed=1)
+def compare_indexes(one: Path, whole: Path) -> None:
+    assert_same_contents(VideoIndex.open(one / "my.index"), VideoIndex.open(whole / "my.index"))
 
 
-def test_compressing(tmp_path):
-    (tmp_path / "inputs").mkdir()
+def prepare_training(inputs: Path) -> None:
+    write_recipe(inputs, inputs / "shapes")
+
+
+def compare_trainings(one: Path, whole: Path) -> None:
+    for tag in ("train/loss", "train/gradient_norm"):
+        assert logged(one / "run", tag) == logged(whole / "run", tag)
+    results = [json.loads((folder / "run" / "results.json").read_text()) for folder in (one, whole)]
+    assert results[0]["history"] == results[1]["history"]
+    assert results[0]["test"] == results[1]["test"]
+    assert files(one / "cache") == files(whole / "cache")
+
+
+def prepare_compressing(inputs: Path) -> None:
+    inputs.mkdir()
     for number in range(8):
-        write_video(tmp_path / "inputs" / f"{number}.mp4", 100, size=(320, 240))
-
-    def compare(killed: Path, whole: Path) -> None:
-        found, expected = files(killed / "out"), files(whole / "out")
-        assert found.keys() == expected.keys()
-        assert all(found[name] == expected[name] for name in expected if name.endswith(".mp4"))
-
-    kill_at_random(kill_operations.compress, compare, tmp_path, kills=40, seed=2)
+        write_video(inputs / f"{number}.mp4", 100, size=(320, 240))
 
 
-def test_exporting(tmp_path):
-    (tmp_path / "inputs").mkdir()
-    (tmp_path / "once").mkdir()
-    finish(kill_operations.export, tmp_path / "once")  # renders the videos
+def compare_compressed(one: Path, whole: Path) -> None:
+    found, expected = files(one / "out"), files(whole / "out")
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in expected if name.endswith(".mp4"))
 
-    def compare(killed: Path, whole: Path) -> None:
-        assert files(killed / "out") == files(whole / "out")
-        assert [entry.name for entry in killed.iterdir()] == ["out"]
 
-    kill_at_random(kill_operations.export, compare, tmp_path, kills=40, seed=3)
+def prepare_exporting(inputs: Path) -> None:
+    inputs.mkdir()
+    rendered = inputs.parent / "rendered"
+    rendered.mkdir()
+    finish(kill_operations.export, rendered)
+
+
+def compare_exports(one: Path, whole: Path) -> None:
+    assert files(one) == files(whole)
+
+
+OPERATIONS = {
+    "index": (kill_operations.add_to_an_index, prepare_index, compare_indexes, 70),
+    "training": (kill_operations.train_with_a_cache, prepare_training, compare_trainings, 50),
+    "compressing": (kill_operations.compress, prepare_compressing, compare_compressed, 40),
+    "exporting": (kill_operations.export, prepare_exporting, compare_exports, 40),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_kills_at_random_moments(tmp_path, name):
+    operation, prepare, compare, kills = OPERATIONS[name]
+    prepare(tmp_path / "inputs")
+    acknowledged: dict[Path, set[str]] = {}
+
+    def keeps_its_word(folder: Path) -> None:
+        """Every video whose commit has returned is in the index, and is never done again."""
+        lines = (folder / "notes").read_text().splitlines(keepends=True)
+        marks = [line.removeprefix("acknowledged ") for line in lines if line.endswith("]\n")]
+        now = {video_id for mark in marks for video_id in json.loads(mark)}
+        before = acknowledged.setdefault(folder, set())
+        assert not now & before
+        before |= now
+        assert not before or before <= contents(VideoIndex.open(folder / "my.index")).keys()
+
+    check = keeps_its_word if name == "index" else lambda folder: None
+    kill_at_random(operation, compare, check, tmp_path, kills, seed=len(name))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_full_disk_is_said_and_the_next_call_goes_on(tmp_path, name):
+    """On file systems in memory that are too small by this much or that, where this process may mount them."""
+    operation, prepare, compare, _ = OPERATIONS[name]
+    prepare(tmp_path / "inputs")
+    (tmp_path / "whole").mkdir()
+    finish(operation, tmp_path / "whole")
+    need = sum(map(len, files(tmp_path / "whole").values()))
+    for share in (0.02, 0.3, 0.6, 0.9):
+        disk = tmp_path / f"disk{share}"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={max(int(share * need), 4096)}", "tmpfs", disk]
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"may not mount a file system: {mounted.stderr.strip()}")
+        try:
+            error = attempt(operation, disk)
+            assert isinstance(error, OSError), error
+            assert "no space left" in str(error).lower(), error
+            subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+            finish(operation, disk)
+            compare(disk, tmp_path / "whole")
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=True)

@@ -1,8 +1,6 @@
 """An index under kills, several writers, readers during writes, and a full disk."""
 
 import errno
-import random
-import subprocess
 import time
 from pathlib import Path
 
@@ -119,31 +117,3 @@ def test_a_full_disk_is_said_and_leaves_the_index_intact(index, videos, monkeypa
     assert len(index.search("a dog")) == len(index) == 3
     index.update(videos, progress=False)
     assert len(index.search("a dog")) == len(index) == 8
-
-
-@pytest.mark.slow
-def test_a_really_full_disk(tmp_path, model, processor):
-    """A file system of 3 MB in memory, where this process may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"may not mount a file system: {mounted.stderr.strip()}")
-    try:
-        index = VideoIndex.create(disk / "my.index", model, processor)
-        written = 0
-
-        def fill():
-            nonlocal written
-            while True:
-                index._store.commit(synthetic_records(100, seed=written, name=f"part{written}-"))
-                written += 100
-
-        with pytest.raises(OSError, match="no space left for the index"):
-            fill()
-        assert written
-        reopened = VideoIndex.open(disk / "my.index", model, processor)
-        assert len(reopened) == written
-        assert len(reopened.search("a dog", k=5)) == 5
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
