@@ -1,4 +1,4 @@
-"""An index under kills, several writers, readers during writes, and a full disk."""
+"""An index under several writers, readers during writes, and a full disk."""
 
 import errno
 import time
@@ -29,29 +29,6 @@ def built_in_peace(tmp_path_factory, many_videos, model, processor) -> VideoInde
     index = VideoIndex.create(tmp_path_factory.mktemp("peace") / "my.index", model, processor)
     index.update(many_videos, progress=False)
     return index
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kills", "seed"), [(2, 0), (8, 1), (8, 2), (8, 3), (8, 4)])
-def test_kill_9_loses_no_acknowledged_video(tmp_path, checkpoint, many_videos, built_in_peace, kills, seed):
-    path, rng = tmp_path / "my.index", random.Random(seed)
-    promised, history = set(), []
-    for _ in range(kills):
-        worker = Worker(path, checkpoint, many_videos, tmp_path / "notes")
-        worker.wait_until_ready()
-        delay = rng.uniform(0, 1)
-        time.sleep(delay)
-        worker.process.kill()
-        worker.process.join()
-        promised |= worker.acknowledged()
-        history.append((delay, len(promised)))
-        if promised:
-            assert promised <= contents(VideoIndex.open(path)).keys(), history
-    worker = Worker(path, checkpoint, many_videos, tmp_path / "notes")
-    worker.process.join()
-    assert worker.process.exitcode == 0
-    assert not promised & worker.acknowledged()  # nothing is done twice
-    assert_same_contents(VideoIndex.open(path), built_in_peace)
 
 
 def test_two_processes_add_at_once_while_another_searches(
