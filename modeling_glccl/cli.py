@@ -1,6 +1,5 @@
 """The `glccl` command. Each command imports what it needs when it runs: not every user installs every extra."""
 
-import json
 import os
 import shlex
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click import argument, option
+from click import Choice, argument, option
 
 from .console import run
 
@@ -31,6 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(command, f"glccl {name}".strip(), shlex.join(["glccl", *arguments]), name in RESUMABLE)
 
 
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 119})
+def cli() -> None:
+    """Text-video retrieval with GLCCL."""
+
+
+@cli.group()
+def data() -> None:
+    """Work on the files of a benchmark."""
+
+
 def _settings(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
     """The values of `--set key=value`."""
     import yaml
@@ -47,16 +56,6 @@ settings = option("--set", "settings", multiple=True, callback=_settings, metava
 splits = option("--split", "splits", multiple=True, help="this split alone; may be repeated")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 119})
-def cli() -> None:
-    """Text-video retrieval with GLCCL."""
-
-
-@cli.group()
-def data() -> None:
-    """Work on the files of a benchmark."""
-
-
 def add(name: str, target: str, description: str, *parameters: Callable) -> None:
     """A command that passes its parameters on to a function, "module:name"."""
 
@@ -66,7 +65,8 @@ def add(name: str, target: str, description: str, *parameters: Callable) -> None
 
     for parameter in reversed(parameters):
         call = parameter(call)
-    cli.command(name, help=description)(call)
+    group = data if name.startswith("data ") else cli
+    group.command(name.removeprefix("data "), help=description)(call)
 
 
 add(
@@ -75,21 +75,14 @@ add(
     "Try a trained model: render videos, evaluate, save, reload, retrieve and search, in 3 minutes.",
     option("--output", type=PATH, default="runs/demo"),
 )
-for _name, _function, _description in (
-    ("train-demo", "run_training_demo", "The same from nothing: train on the shapes benchmark first."),
-    ("compare", "run_comparison", "Train that model with GLIM off, CSC off, and mean pooling."),
-):
-    add(
-        _name,
-        f".demo:{_function}",
-        _description,
-        option("--recipe", type=PATH, default=RECIPES / "shapes.yaml", show_default="recipes/shapes.yaml"),
-        option(
-            "--clip-recipe", type=PATH, default=RECIPES / "shapes_clip.yaml", show_default="recipes/shapes_clip.yaml"
-        ),
-        option("--output", type=PATH, default="runs/shapes"),
-        overrides,
-    )
+recipes = (
+    option("--recipe", type=PATH, default=RECIPES / "shapes.yaml", show_default="recipes/shapes.yaml"),
+    option("--clip-recipe", type=PATH, default=RECIPES / "shapes_clip.yaml", show_default="recipes/shapes_clip.yaml"),
+    option("--output", type=PATH, default="runs/shapes"),
+    overrides,
+)
+add("train-demo", ".demo:run_training_demo", "The same from nothing: train on the shapes benchmark first.", *recipes)
+add("compare", ".demo:run_comparison", "Train that model with GLIM off, CSC off, and mean pooling.", *recipes)
 add(
     "evaluate",
     ".evaluation.run:evaluate_checkpoint",
@@ -103,9 +96,9 @@ add(
     option("--max-frames", type=int, help="frames of a video, 1 to 77 (default: the checkpoint's)"),
     option("--max-words", type=int, help="tokens of a text, BOS and EOS included, not above the checkpoint's"),
     option("--mask-padding/--no-mask-padding", default=None, help="whether padding counts for nothing"),
-    option("--post-processing", type=click.Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
+    option("--post-processing", type=Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
     option("--confidence", type=float, is_flag=False, flag_value=95.0, help="percent (95): add bootstrap intervals"),
-    option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32"),
+    option("--precision", type=Choice(["fp32", "bf16", "fp16"]), default="fp32"),
     option("--batch-size", default=32, help="videos encoded at a time"),
     option("--num-workers", default=2, help="decoding processes"),
     option("--queries", default=0, help="show what so many captions retrieve"),
@@ -125,7 +118,7 @@ add(
     option("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)"),
     option("--num-workers", default=2, help="threads that decode"),
     option("--batch-size", default=16, help="clips encoded at a time"),
-    option("--engine", type=click.Choice(["threads", "ray"]), default="threads", help="ray: on a Ray cluster"),
+    option("--engine", type=Choice(["threads", "ray"]), default="threads", help="ray: on a Ray cluster"),
 )
 add(
     "search",
@@ -148,6 +141,44 @@ add(
     option("--max-frames", type=int, help="frames per video, where the checkpoint does not tell"),
     option("--mask-padding/--no-mask-padding", default=None, help="leave padded words and frames out of the scores"),
     option("--tokenizer", help="CLIP's, a folder or Hub repository; with it the processor is saved, too"),
+)
+add(
+    "publish",
+    ".publish:publish_checkpoint",
+    "Put a CHECKPOINT, a folder, and its model card on the Hub as owner/name. Shows them, unless --push.\n\n"
+    "The options from --results on are for the model card, unless the folder has its README.md.",
+    argument("checkpoint"),
+    argument("repo_id"),
+    option("--push", "upload", is_flag=True, help="upload; an interrupted upload goes on when run again"),
+    option("--private", is_flag=True, help="keep the repository private"),
+    option("--revision", help="branch to commit to, made if it does not exist (default: main)"),
+    option("--add", "more", multiple=True, metavar="FILE", help="upload this file as well"),
+    option("--results", metavar="FILE", help="results.json of train or evaluate (default: the folder's)"),
+    option("--base-model", metavar="REPO_ID", help="the CLIP that training started from (default: recipe's)"),
+    option("--dataset", metavar="REPO_ID", help="what it was trained and measured on (default: recipe's)"),
+    option("--license", default="apache-2.0", help="of the weights"),
+    option("--query", help="of the example (default: a rendered clip's caption)"),
+    option("--video", "videos", multiple=True, metavar="FILE", help="of the example; may be repeated"),
+)
+add(
+    "data export",
+    ".publish:publish_dataset",
+    "Write a benchmark as Parquet files with a card to a new FOLDER, which plain load_dataset reads; publish it.",
+    argument("benchmark"),
+    argument("folder", type=PATH),
+    data_dir,
+    splits,
+    settings,
+    option("--videos", is_flag=True, help="embed the videos, where that is allowed"),
+    option("--card", type=PATH, metavar="FILE", help="default: hub/datasets/BENCHMARK/README.md"),
+    option("--push", "repo_id", metavar="REPO_ID", help="upload to this dataset repository, which is made private"),
+    option("--public", is_flag=True, help="make it public instead"),
+)
+add(
+    "info",
+    ".environment:show_info",
+    "Print versions, hardware and, if one is given, what a CHECKPOINT is.",
+    argument("checkpoint", required=False),
 )
 
 
@@ -199,31 +230,6 @@ def _print_report(report: Any) -> int:
     return 0 if report.ok else 1
 
 
-@data.command()
-@argument("benchmark")
-@argument("folder", type=PATH)
-@data_dir
-@splits
-@settings
-@option("--videos", is_flag=True, help="embed the videos, where that is allowed")
-@option("--card", type=PATH, metavar="FILE", help="default: hub/datasets/BENCHMARK/README.md")
-@option("--push", "repo_id", metavar="REPO_ID", help="upload to this dataset repository, which is made private")
-@option("--public", is_flag=True, help="make it public instead")
-def export(benchmark: str, folder: Path, card: Path | None, repo_id: str | None, public: bool, **options: Any) -> None:
-    """Write a benchmark as Parquet files with a card to a new FOLDER, which plain load_dataset reads; publish it."""
-    from .data.export import export_benchmark
-    from .publish import collect_dataset, push
-
-    options |= options.pop("settings")
-    options = {name: value for name, value in options.items() if value not in (None, ())}
-    rows = export_benchmark(benchmark, folder, card or Path("hub", "datasets", benchmark, "README.md"), **options)
-    print(f"{folder}: {', '.join(f'{split} {count:,} rows' for split, count in rows.items())}")
-    if repo_id:
-        publication, message = collect_dataset(folder), f"Upload {benchmark}"
-        commit, changed = push(publication, repo_id, private=not public, repo_type="dataset", message=message)
-        print(commit.commit_url if changed else f"Nothing has changed since {commit.commit_url}")
-
-
 @cli.command()
 @argument("checkpoint", required=False)
 @option("--index", metavar="PATH", help="made by glccl index")
@@ -235,64 +241,6 @@ def serve(checkpoint: str | None, index: str | None, videos: str | None, host: s
     from .app import build_app, launch, open_searcher
 
     launch(build_app(*open_searcher(index, checkpoint, videos)), server_name=host, server_port=port)
-
-
-@cli.command()
-@argument("checkpoint")
-@argument("repo_id")
-@option("--push", "upload", is_flag=True, help="upload; an interrupted upload goes on when run again")
-@option("--private", is_flag=True, help="keep the repository private")
-@option("--revision", help="branch to commit to, made if it does not exist (default: main)")
-@option("--add", "more", multiple=True, metavar="FILE", help="upload this file as well")
-@option("--results", metavar="FILE", help="results.json of train or evaluate (default: the folder's)")
-@option("--base-model", metavar="REPO_ID", help="the CLIP that training started from (default: recipe's)")
-@option("--dataset", metavar="REPO_ID", help="what it was trained and measured on (default: recipe's)")
-@option("--license", default="apache-2.0", help="of the weights")
-@option("--query", help="of the example (default: a rendered clip's caption)")
-@option("--video", "videos", multiple=True, metavar="FILE", help="of the example; may be repeated")
-def publish(
-    checkpoint: str, repo_id: str, upload: bool, private: bool, revision: str, more: list, **card: Any
-) -> None:
-    """Put a CHECKPOINT, a folder, and its model card on the Hub as owner/name. Shows them, unless --push.
-
-    The options from --results on are for the model card, unless the folder has its README.md.
-    """
-    from .model_card import make_card
-    from .publish import collect, push
-
-    has_card = Path(checkpoint, "README.md").exists()
-    publication = collect(checkpoint, None if has_card else "", more)
-    if has_card:  # that of a checkpoint in this repository was made before it had a place on the Hub
-        text = publication.card.replace(f"owner/{Path(checkpoint).name}", repo_id)
-    else:
-        text = make_card(checkpoint, repo_id, **card)
-    publication.files["README.md"] = text.encode()
-    for name, size in publication.sizes().items():
-        print(f"{size:>13,}  {name}")
-    if publication.left_out:
-        print(f"{'left out':>13}  {', '.join(publication.left_out)}")
-    print(f"\n{publication.card}")
-    if not upload:
-        print(f"Nothing was uploaded. With --push this becomes one commit of {repo_id}.")
-        return
-    commit, changed = push(publication, repo_id, private=private, revision=revision)
-    print(commit.commit_url if changed else f"Nothing has changed since {commit.commit_url}")
-
-
-@cli.command()
-@argument("checkpoint", required=False)
-def info(checkpoint: str | None) -> None:
-    """Print versions, hardware and, if one is given, what a CHECKPOINT is."""
-    from .environment import describe_environment
-
-    print(json.dumps(describe_environment(), indent=2))
-    if checkpoint:
-        from .checkpoints import load_checkpoint
-
-        model, _ = load_checkpoint(checkpoint)
-        trained = ", zero-shot (nothing but CLIP was trained)" if model.config.zero_shot else ""
-        print(f"{checkpoint}: {type(model).__name__}{trained}, {model.num_parameters():,} parameters")
-        print(model.config)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ The release keeps OpenAI's names for CLIP (fused query, key and value; projectio
 the temporal encoder `transformerClip` and pads inside every softmax, hence `mask_padding=False` after conversion.
 """
 
+import itertools
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,33 @@ from .video_processing_glccl import GLCCLVideoProcessor
 
 # Scalars of OpenAI's archives that describe the network, and a matrix that the release stores but never uses.
 DROPPED = ("input_resolution", "context_length", "vocab_size", "visual_logit_weight")
+
+
+# CLIP's tensors outside of the blocks, by the names of the release; the projections are transposed.
+NAMES = {
+    "logit_scale": "logit_scale",
+    "text_projection": "text_projection.weight",
+    "visual.proj": "visual_projection.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+}
+# Modules of a block of any of the transformers.
+MODULES = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
 
 
 class Correspondence(NamedTuple):
@@ -61,33 +89,45 @@ def convert_original_checkpoint(
             each other, or a configuration value that they contradict; a plain CLIP that the temporal encoder cannot
             start from.
     """
-    not_tensors = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
-    if not_tensors:
-        raise ValueError(f"not a state dict of tensors: {_listed(not_tensors)} hold something else")
+    if not_tensors := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"not a state dict of tensors: {', '.join(sorted(not_tensors))} hold something else")
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     clip = "clip." if any(name.startswith("clip.") for name in state) else ""
-    matrices = _learned_matrices(model_class)
     for name in ("visual_logit_weight", "frame_logit_weight"):
         if name in state:
             config.setdefault("max_frames", len(state[name]))
     state = {name: value for name, value in state.items() if name.removeprefix(clip) not in DROPPED}
 
+    config_class = cast(type[GLCCLConfig], model_class.config_class)
+    with torch.device("meta"):  # the interaction's parameters, which have the names of the release
+        matrices = [name for name, _ in model_class.interaction_class(config_class()).named_parameters()]
     has_new_layers = any(name.startswith(("transformerClip.", *matrices)) for name in state)
-    pairs = _clip_pairs(clip, _depth(state, f"{clip}transformer"), _depth(state, f"{clip}visual.transformer"))
-    if has_new_layers:
-        pairs += _new_pairs(matrices, _depth(state, "transformerClip"))
-    _check_names(state, [pair.original for pair in pairs])
+    temporal = _depth(state, "transformerClip") if has_new_layers else 0
+    text_layers, vision_layers = _depth(state, f"{clip}transformer"), _depth(state, f"{clip}visual.transformer")
+    pairs = _pairs(clip, text_layers, vision_layers, temporal, matrices if has_new_layers else [])
+    _check_names(state.keys(), {pair.original for pair in pairs})
 
     if has_new_layers:
         config.setdefault("mask_padding", False)
-        told = {"temporal_num_hidden_layers": _depth(state, "transformerClip")}
+        told = {"temporal_num_hidden_layers": temporal}
         if "word_logit_weight" in state:
             told["max_words"] = len(state["word_logit_weight"])
         for name, value in told.items():
             if config.setdefault(name, value) != value:
                 raise ValueError(f"{name}={config[name]}, but the tensors of this checkpoint say {value}")
-    model = model_class(model_class.config_class(clip_config=_clip_config(state, clip), **config))
-    _load(model, state, pairs)
+    model = model_class(config_class(clip_config=_clip_config(state, clip, text_layers, vision_layers), **config))
+    own, weights, wrong = dict(model.named_parameters()), {}, []
+    for pair in pairs:
+        tensor = state[pair.original].T if pair.transposed else state[pair.original]
+        parts = tensor.tensor_split(len(pair.ours)) if len(pair.ours) > 1 else [tensor]
+        weights |= zip(pair.ours, parts, strict=True)
+        if any(weights[name].shape != own[name].shape for name in pair.ours):
+            shapes = [tuple(own[name].shape) for name in pair.ours]
+            wrong.append(f"{pair.original} {tuple(state[pair.original].shape)} for {pair.ours} {shapes}")
+    if wrong:
+        raise ValueError("tensors whose shapes do not fit the sizes that the others tell:\n" + "\n".join(wrong))
+    # Not strict: a plain CLIP leaves the new layers as they are; the names were checked before.
+    model.load_state_dict(weights, strict=False)
     if not has_new_layers:
         model.init_temporal_from_clip()
     return model.eval()
@@ -100,72 +140,38 @@ def to_original_names(tensors: Mapping[str, Tensor], config: GLCCLConfig) -> dic
         tensors: every parameter's tensor by its name in the model.
         config: the model's configuration.
     """
-    text, vision = config.clip_config.text_config, config.clip_config.vision_config
-    pairs = _clip_pairs("clip.", text.num_hidden_layers, vision.num_hidden_layers)
-    original = {}
+    clip = config.to_dict()["clip_config"]
+    text_layers, vision_layers = (clip[tower]["num_hidden_layers"] for tower in ("text_config", "vision_config"))
     matrices = [name.removeprefix("interaction.") for name in tensors if name.startswith("interaction.")]
-    for pair in pairs + _new_pairs(matrices, config.temporal_num_hidden_layers):
+    original = {}
+    for pair in _pairs("clip.", text_layers, vision_layers, config.temporal_num_hidden_layers, matrices):
         rows = [tensors[name] for name in pair.ours]
         tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
         original[pair.original] = tensor.T if pair.transposed else tensor
     return original
 
 
-def _clip_pairs(clip: str, text_layers: int, vision_layers: int) -> list[Correspondence]:
+def _pairs(
+    clip: str, text_layers: int, vision_layers: int, temporal_layers: int, matrices: Iterable[str]
+) -> list[Correspondence]:
     pairs = [
-        Correspondence(f"{clip}logit_scale", ("clip.logit_scale",)),
-        Correspondence(f"{clip}text_projection", ("clip.text_projection.weight",), transposed=True),
-        Correspondence(f"{clip}visual.proj", ("clip.visual_projection.weight",), transposed=True),
+        Correspondence(clip + original, (f"clip.{ours}",), original in ("text_projection", "visual.proj"))
+        for original, ours in NAMES.items()
     ]
-    names = {
-        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-        "positional_embedding": "text_model.embeddings.position_embedding.weight",
-        "ln_final.weight": "text_model.final_layer_norm.weight",
-        "ln_final.bias": "text_model.final_layer_norm.bias",
-        "visual.class_embedding": "vision_model.embeddings.class_embedding",
-        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
-        "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
-        "visual.ln_post.weight": "vision_model.post_layernorm.weight",
-        "visual.ln_post.bias": "vision_model.post_layernorm.bias",
-    }
-    pairs += [Correspondence(clip + original, (f"clip.{ours}",)) for original, ours in names.items()]
-    pairs += _block_pairs(f"{clip}transformer", "clip.text_model.encoder", text_layers)
-    pairs += _block_pairs(f"{clip}visual.transformer", "clip.vision_model.encoder", vision_layers)
-    return pairs
-
-
-def _learned_matrices(model_class: type[GLCCLModel]) -> list[str]:
-    """The names of the interaction's parameters, which are those of the release."""
-    with torch.device("meta"):
-        return [name for name, _ in model_class.interaction_class(model_class.config_class()).named_parameters()]
-
-
-def _new_pairs(matrices: Iterable[str], temporal_layers: int) -> list[Correspondence]:
-    pairs = [Correspondence(name, (f"interaction.{name}",)) for name in matrices]
-    if not temporal_layers:
-        return pairs
-    pairs.append(Correspondence("frame_position_embeddings.weight", ("temporal.position_embedding.weight",)))
-    return pairs + _block_pairs("transformerClip", "temporal.encoder", temporal_layers)
-
-
-def _block_pairs(original: str, ours: str, layers: int) -> list[Correspondence]:
-    modules = {
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "attn.out_proj": "self_attn.out_proj",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-    }
-    pairs = []
-    for layer in range(layers):
-        block, our_block = f"{original}.resblocks.{layer}", f"{ours}.layers.{layer}"
-        for kind in ("weight", "bias"):
+    pairs += [Correspondence(name, (f"interaction.{name}",)) for name in matrices]
+    if temporal_layers:
+        pairs.append(Correspondence("frame_position_embeddings.weight", ("temporal.position_embedding.weight",)))
+    for stack, our_stack, layers in (
+        (f"{clip}transformer", "clip.text_model.encoder", text_layers),
+        (f"{clip}visual.transformer", "clip.vision_model.encoder", vision_layers),
+        ("transformerClip", "temporal.encoder", temporal_layers),
+    ):
+        for layer, kind in itertools.product(range(layers), ("weight", "bias")):
+            block, our_block = f"{stack}.resblocks.{layer}", f"{our_stack}.layers.{layer}"
             fused = tuple(f"{our_block}.self_attn.{part}_proj.{kind}" for part in "qkv")
             pairs.append(Correspondence(f"{block}.attn.in_proj_{kind}", fused))
-            for module, our_module in modules.items():
-                pairs.append(Correspondence(f"{block}.{module}.{kind}", (f"{our_block}.{our_module}.{kind}",)))
+            for module, ours in MODULES.items():
+                pairs.append(Correspondence(f"{block}.{module}.{kind}", (f"{our_block}.{ours}.{kind}",)))
     return pairs
 
 
@@ -175,20 +181,20 @@ def _depth(names: Iterable[str], stack: str) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=1)
 
 
-def _check_names(state: Mapping[str, Tensor], expected: list[str]) -> None:
-    unknown = [name for name in state if name not in set(expected)]
-    missing = [name for name in expected if name not in state]
-    if unknown or missing:
-        hint = ""
-        if any("text_model." in name for name in unknown):
-            hint = "\nThese look like transformers' names: use GLCCLModel.from_pretrained or from_clip_pretrained"
-        raise ValueError(
-            "not a checkpoint of the GLCCL release, nor an OpenAI CLIP (ViT) state dict"
-            f"\nunknown names: {_listed(unknown)}\nmissing names: {_listed(missing)}{hint}"
-        )
+def _check_names(found: Set[str], expected: Set[str]) -> None:
+    if found == expected:
+        return
+    unknown, missing = (", ".join(sorted(names)) or "none" for names in (found - expected, expected - found))
+    hint = ""
+    if "text_model." in unknown:
+        hint = "\nThese look like transformers' names: use GLCCLModel.from_pretrained or from_clip_pretrained"
+    raise ValueError(
+        "not a checkpoint of the GLCCL release, nor an OpenAI CLIP (ViT) state dict"
+        f"\nunknown names: {unknown}\nmissing names: {missing}{hint}"
+    )
 
 
-def _clip_config(state: Mapping[str, Tensor], clip: str) -> dict[str, Any]:
+def _clip_config(state: Mapping[str, Tensor], clip: str, text_layers: int, vision_layers: int) -> dict[str, Any]:
     vocab_size, text_width = state[f"{clip}token_embedding.weight"].shape
     vision_width, channels, patch_size, _ = state[f"{clip}visual.conv1.weight"].shape
     patches = len(state[f"{clip}visual.positional_embedding"]) - 1
@@ -201,7 +207,7 @@ def _clip_config(state: Mapping[str, Tensor], clip: str) -> dict[str, Any]:
             "vocab_size": vocab_size,
             "hidden_size": text_width,
             "intermediate_size": len(state[f"{clip}transformer.resblocks.0.mlp.c_fc.weight"]),
-            "num_hidden_layers": _depth(state, f"{clip}transformer"),
+            "num_hidden_layers": text_layers,
             "num_attention_heads": max(1, text_width // 64),
             "max_position_embeddings": len(state[f"{clip}positional_embedding"]),
             "projection_dim": projection_dim,
@@ -212,7 +218,7 @@ def _clip_config(state: Mapping[str, Tensor], clip: str) -> dict[str, Any]:
         "vision_config": {
             "hidden_size": vision_width,
             "intermediate_size": len(state[f"{clip}visual.transformer.resblocks.0.mlp.c_fc.weight"]),
-            "num_hidden_layers": _depth(state, f"{clip}visual.transformer"),
+            "num_hidden_layers": vision_layers,
             "num_attention_heads": max(1, vision_width // 64),
             "num_channels": channels,
             "patch_size": patch_size,
@@ -220,26 +226,6 @@ def _clip_config(state: Mapping[str, Tensor], clip: str) -> dict[str, Any]:
             "projection_dim": projection_dim,
         },
     }
-
-
-def _load(model: GLCCLModel, state: Mapping[str, Tensor], pairs: list[Correspondence]) -> None:
-    targets = dict(model.named_parameters())
-    weights, wrong = {}, []
-    for pair in pairs:
-        tensor = state[pair.original].T if pair.transposed else state[pair.original]
-        parts = [tensor] if len(pair.ours) == 1 else tensor.tensor_split(len(pair.ours))
-        weights.update(zip(pair.ours, parts, strict=True))
-        if any(weights[name].shape != targets[name].shape for name in pair.ours):
-            shapes = [tuple(targets[name].shape) for name in pair.ours]
-            wrong.append(f"{pair.original} {tuple(state[pair.original].shape)} for {pair.ours} {shapes}")
-    if wrong:
-        raise ValueError("tensors whose shapes do not fit the sizes that the others tell:\n" + "\n".join(wrong))
-    # Not strict: a plain CLIP leaves the new layers as they are; the names were checked before.
-    model.load_state_dict(weights, strict=False)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
 
 
 def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -273,14 +259,6 @@ def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def build_processor(config: GLCCLConfig, tokenizer: CLIPTokenizer) -> GLCCLProcessor:
-    """The processor of a converted model: frames are sampled as in the release where padding counts as there."""
-    size = config.clip_config.vision_config.image_size
-    sampling = "uniform" if config.mask_padding else "release"
-    videos = GLCCLVideoProcessor(size=size, crop_size=size, max_frames=config.max_frames, sampling=sampling)
-    return GLCCLProcessor(tokenizer, videos, max_words=config.max_words, mask_padding=config.mask_padding)
-
-
 def convert_file(source: str | Path, output: str | Path, tokenizer: str | None = None, **config: Any) -> None:
     """Saves the model of [`convert_original_checkpoint`] and, given CLIP's tokenizer, the processor; prints its sizes.
 
@@ -292,10 +270,16 @@ def convert_file(source: str | Path, output: str | Path, tokenizer: str | None =
     """
     given = {name: value for name, value in config.items() if value is not None}
     model = convert_original_checkpoint(load_original_state_dict(source), **given)
-    processor = tokenizer and build_processor(model.config, CLIPTokenizer.from_pretrained(tokenizer))
+    clip_tokenizer = tokenizer and CLIPTokenizer.from_pretrained(tokenizer)
     model.save_pretrained(output)
-    if processor:
-        processor.save_pretrained(output)
+    if clip_tokenizer:
+        size = model.config.to_dict()["clip_config"]["vision_config"]["image_size"]
+        # Frames are sampled as in the release where padding counts as there.
+        sampling = "uniform" if model.config.mask_padding else "release"
+        videos = GLCCLVideoProcessor(size=size, crop_size=size, max_frames=model.config.max_frames, sampling=sampling)
+        GLCCLProcessor(
+            clip_tokenizer, videos, max_words=model.config.max_words, mask_padding=model.config.mask_padding
+        ).save_pretrained(output)
     names = ("max_words", "max_frames", "csc_weight", "mask_padding")
     values = ", ".join(f"{name}={getattr(model.config, name)}" for name in names)
     print(f"{source} -> {output}: {model.num_parameters():,} parameters, {values}")

@@ -1,9 +1,11 @@
 """What a result was obtained with: versions, hardware and the commit."""
 
+import json
 import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,25 @@ import torch
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "numpy", "av")
 
 
+def show_info(checkpoint: str | None = None) -> None:
+    """`glccl info`: prints versions, hardware and what a checkpoint is."""
+    print(json.dumps(describe_environment(), indent=2))
+    if checkpoint:
+        from .checkpoints import load_checkpoint
+
+        model, _ = load_checkpoint(checkpoint)
+        trained = ", zero-shot (nothing but CLIP was trained)" if model.config.zero_shot else ""
+        print(f"{checkpoint}: {type(model).__name__}{trained}, {model.num_parameters():,} parameters\n{model.config}")
+
+
 def describe_environment() -> dict[str, Any]:
     """Versions, hardware and git commit of this process, as values that JSON can hold."""
+    versions: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions,
         "hardware": {
             "cpu": _cpu_name(),
             "cpu_cores": os.cpu_count(),
@@ -29,9 +46,9 @@ def describe_environment() -> dict[str, Any]:
 
 def hardware_slug() -> str:
     """The processor or GPU as a part of a file name: `amd-epyc-2cores`, `nvidia-h200`."""
-    if torch.cuda.is_available():
-        return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
-    return f"{re.sub(r'[^a-z0-9]+', '-', _cpu_name().lower()).strip('-')}-{os.cpu_count()}cores"
+    gpu = torch.cuda.is_available()
+    name = re.sub(r"[^a-z0-9]+", "-", (torch.cuda.get_device_name(0) if gpu else _cpu_name()).lower()).strip("-")
+    return name if gpu else f"{name}-{os.cpu_count()}cores"
 
 
 def resolve_precision(precision: str) -> str:
@@ -44,18 +61,10 @@ def resolve_precision(precision: str) -> str:
     return "bf16" if any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.+)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return name[1].strip() if name else platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

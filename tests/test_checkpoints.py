@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
-from modeling_glccl.model_card import _facts
+from modeling_glccl.model_card import make_card
 from modeling_glccl.peers import GLSCLModel, XCLIPModel
 
 CAPTIONS = ["a red ball rolls", "two dogs run"]
@@ -190,12 +190,12 @@ def test_what_finds_nothing_untrained_is_no_zero_shot_model(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_a_model_on_every_family_has_a_card(name, tmp_path):
+def test_a_model_on_every_family_has_a_card(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_glccl.model_card._example", lambda *arguments: ("code", "output"))
     model, processor = load_checkpoint(save_plain(name, tmp_path / "plain"))
     for part in (model, processor):
         part.save_pretrained(tmp_path / "saved")
-    config = json.loads((tmp_path / "saved" / "config.json").read_text())
-    assert "joint width 32" in _facts(tmp_path / "saved", config)
+    assert "joint width 32" in make_card(tmp_path / "saved", "someone/model")
 
 
 def test_a_glccl_checkpoint_without_its_processor_is_an_error(checkpoint):

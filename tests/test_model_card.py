@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def no_example(monkeypatch):
-    monkeypatch.setattr(model_card, "_example", lambda *arguments: ("code\n", "output\n", "note"))
+    monkeypatch.setattr(model_card, "_example", lambda *arguments: ("code\n", "output\n"))
 
 
 def test_the_template_at_the_top_is_the_packaged_one():

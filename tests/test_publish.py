@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
+from families import save_plain
 from hub_server import READ_TOKEN, TOKEN, local_hub
 from huggingface_hub import HfApi, constants
 from remote_code import nearly_equal, run_without_package
@@ -12,6 +13,7 @@ from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.cli import main
+from modeling_glccl.peers import XCLIPModel
 from modeling_glccl.publish import collect, push
 
 CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n# A model\n"
@@ -39,15 +41,15 @@ def test_everything_goes_up_in_one_commit_and_nothing_else(hub, checkpoint, tmp_
     (checkpoint / "training_state" / "optimizer.bin").write_bytes(b"state")
     (checkpoint / "notes.txt").write_text("private")
     (tmp_path / "handler.py").write_text("# handler")
-    publication = collect(checkpoint, more=[tmp_path / "handler.py"])
-    assert publication.left_out == ["notes.txt", "training_state/"]
-    commit, changed = push(publication, "someone/model", api=hub.api)
+    files = collect(checkpoint, more=[tmp_path / "handler.py"])
+    commit, changed = push(files, "someone/model", api=hub.api)
 
     repository = hub.repositories["model", "someone/model"]
     assert changed
     assert repository.branches["main"] == commit.oid
     assert len(repository.messages) == 2  # the first one is the server's own
-    expected = {file.name: file.read_bytes() for file in checkpoint.iterdir() if file.name in publication.files}
+    assert not {"notes.txt", "training_state"} & files.keys()
+    expected = {file.name: file.read_bytes() for file in checkpoint.iterdir() if file.name in files}
     assert repository.files() == expected | {".gitattributes": b"", "handler.py": b"# handler"}
     assert not repository.private
 
@@ -199,13 +201,54 @@ def test_the_command_checks_the_folder_before_it_runs_the_cards_example(checkpoi
     assert "saved without its code" in capsys.readouterr().err
 
 
+def test_a_plain_clip_and_another_head_are_no_glccl_to_publish(tmp_path, capsys):
+    save_plain("clip", tmp_path / "clip")
+    save_tiny_checkpoint(tmp_path / "xclip", CAPTIONS, XCLIPModel, csc_weight=0)
+    for name in ("clip", "xclip"):
+        assert main(["publish", str(tmp_path / name), "someone/model"]) == 1
+        error = capsys.readouterr().err
+        assert f"of the type {name!r}, and only GLCCL's are published" in error.replace("glccl_xclip", "xclip")
+        assert error.count("\n") == 1
+
+
+def test_no_code_of_the_folder_runs(checkpoint, tmp_path, capsys):
+    """Not while the card's example is run, whatever the folder's settings name."""
+    hostile = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    for code in checkpoint.glob("*_glccl.py"):
+        code.write_text(hostile + code.read_text())
+    (checkpoint / "hostile_glccl.py").write_text(f"{hostile}class Hostile: pass\n")
+    for name, automatic in (
+        ("config.json", ["AutoConfig", "AutoModel"]),
+        ("processor_config.json", ["AutoProcessor", "AutoVideoProcessor"]),
+        ("tokenizer_config.json", ["AutoTokenizer"]),
+    ):
+        settings = json.loads((checkpoint / name).read_text())
+        settings["auto_map"] = dict.fromkeys(automatic, "hostile_glccl.Hostile")
+        if "AutoTokenizer" in automatic:
+            settings["auto_map"] = {"AutoTokenizer": ["hostile_glccl.Hostile", "hostile_glccl.Hostile"]}
+        (checkpoint / name).write_text(json.dumps(settings))
+    (checkpoint / "README.md").unlink()
+    video = write_video(tmp_path / "video.mp4", 12)
+    assert main(["publish", str(checkpoint), "someone/model", "--query", "a red ball", "--video", str(video)]) == 0
+    assert "video.mp4: score" in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_command_uploads_only_when_told_to(hub, checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    (checkpoint / "notes.txt").write_text("private")
     assert main(["publish", str(checkpoint), "someone/model"]) == 0
     assert not hub.requests
     printed = capsys.readouterr().out
-    for expected in ("model.safetensors", "modeling_glccl.py", "# A model", "Nothing was uploaded", "--push"):
+    for expected in (
+        "model.safetensors",
+        "modeling_glccl.py",
+        "# A model",
+        "left out  notes.txt",
+        "Nothing was uploaded",
+        "--push",
+    ):
         assert expected in printed
     assert main(["publish", str(checkpoint), "someone/model", "--push", "--private", "--revision", "v1"]) == 0
     commit = f"{hub.url}/someone/model/commit/"
