@@ -4,20 +4,23 @@ import os
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.utils import logging
 
+from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor
 from .towers_glccl import FAMILIES, family_of, read_model_type, refuse_incomplete, refuse_not_finite
 from .video_files import VIDEO_SUFFIXES
 
-MODELS: dict[str, type[GLCCLModel]] = {model.config_class.model_type: model for model in (GLCCLModel, *PEERS)}
+MODELS: dict[str, type[GLCCLModel]] = {
+    cast(type[GLCCLConfig], model.config_class).model_type: model for model in (GLCCLModel, *PEERS)
+}
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -52,7 +55,7 @@ def check_checkpoint(name: str | os.PathLike) -> str:
         raise _unreadable(name, error) from error
     if model_type not in MODELS:
         family_of(model_type, name)
-    return model_type
+    return cast(str, model_type)
 
 
 def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel, GLCCLProcessor]:
@@ -78,9 +81,10 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
         dtype = {} if torch.cuda.is_available() else {"dtype": torch.float32}
         if model_type in MODELS:
             logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
-            model, report = MODELS[model_type].from_pretrained(
+            loaded = MODELS[model_type].from_pretrained(
                 name, output_loading_info=True, ignore_mismatched_sizes=True, **dtype, **config
             )
+            model, report = cast(tuple[GLCCLModel, dict[str, Any]], loaded)
             logging.set_verbosity(verbosity)
             refuse_incomplete(name, report)
         else:

@@ -55,8 +55,11 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
                 message = _explain(error)
                 if message is None:
                     traceback.print_exception(error)
-                    message = f"this is a mistake of modeling_glccl: please report the lines above with {line}"
-                    message = ", ".join([message, *_versions()])
+                    message = f"this is a mistake of modeling_glccl: please report the lines above with {line}, "
+                    message += f"Python {sys.version.split()[0]} on {sys.platform}"
+                    for package in ("modeling_glccl", "torch", "transformers"):
+                        with suppress(PackageNotFoundError):
+                            message += f", {package} {version(package)}"
                 print(f"{name}: error: {message}", file=sys.stderr)
                 return 1
     print("; ".join(filter(None, [f"{name}: interrupted", kept])), file=sys.stderr)
@@ -109,10 +112,3 @@ def _explain(error: BaseException) -> str | None:
         return None
     lines = [*str(error).splitlines(), *getattr(error, "__notes__", [])]
     return "; ".join(line.strip() for line in lines if line.strip()) or type(error).__name__
-
-
-def _versions() -> Iterator[str]:
-    yield f"Python {sys.version.split()[0]} on {sys.platform}"
-    for package in ("modeling_glccl", "torch", "transformers"):
-        with suppress(PackageNotFoundError):
-            yield f"{package} {version(package)}"

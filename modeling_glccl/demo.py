@@ -41,12 +41,7 @@ VARIANTS = {
 def run_demo(output: Path) -> None:
     """With the repository's trained model: renders the test videos, evaluates, saves, reloads, retrieves and searches.
 
-    Args:
-        output: folder for everything that is made; what is there already is used.
-
-    Raises:
-        FileNotFoundError: the package was installed without its repository.
-        subprocess.CalledProcessError: the new process failed.
+    Arguments and errors as [`run_training_demo`]'s.
     """
     demo = Demo(output, num_train=0, num_validation=0)
     demo.stage("render", demo.render)
@@ -66,10 +61,9 @@ def run_training_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: 
     """The same from nothing: renders all videos and stills, pre-trains a small CLIP and trains GLCCL on it first.
 
     Args:
-        recipe: of the training on the shapes benchmark.
+        recipe, overrides: of the training on the shapes benchmark, and `key=value` strings that go over it.
         clip_recipe: of the pre-training of the small CLIP.
         output: folder for everything that is made; what is there already is used.
-        overrides: `key=value` strings that go over `recipe`.
 
     Raises:
         FileNotFoundError: the package was installed without its repository.
@@ -79,8 +73,7 @@ def run_training_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: 
     demo = TrainingDemo(recipe, clip_recipe, output, overrides)
     demo.prepare()
     trained = demo.train("GLCCL", output / "model")
-    clip = Path(demo.recipe.model.clip)
-    demo.show(output / "model" / trained["model"], clip, trained["test"], trained["precision"])
+    demo.show(output / "model" / trained["model"], demo.clip, trained["test"], trained["precision"])
 
 
 def run_comparison(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str] = ()) -> None:
@@ -131,13 +124,9 @@ class Demo:
         return load_benchmark("shapes", **self.data)
 
     def show(self, checkpoint: Path, clip: Path, in_memory: Mapping[str, Any], precision: str) -> None:
-        """What a trained model is good for, beside the CLIP that it started from; prints what came out.
+        """Prints what a saved model is good for, beside the plain CLIP that it started from.
 
-        Args:
-            checkpoint: the saved model.
-            clip: a plain CLIP, evaluated as it is: mean pooling, and GLCCL without training.
-            in_memory: test metrics of the model before it was saved.
-            precision: in which they were measured.
+        `in_memory` are test metrics of the model before it was saved, measured in `precision`.
         """
         rows = self.stage("evaluate CLIP", lambda: self.evaluate_clip(clip)) | {"GLCCL, trained": in_memory}
         command = [
@@ -148,19 +137,16 @@ class Demo:
             "--benchmark=shapes",
             f"--precision={precision}",
         ]
-        folder, *options = (f"{name}={value}" for name, value in self.data.items())
-        command += [f"--{folder.replace('_', '-')}", *(f"--set={option}" for option in options)]
-        command += ["--queries=3", f"--output={self.output / 'evaluation'}"]
+        command += [f"--set={name}={value}" for name, value in self.data.items() if name != "data_dir"]
+        command += [f"--data-dir={self.data['data_dir']}", "--queries=3", f"--output={self.output / 'evaluation'}"]
         self.stage("reload, evaluate, retrieve", lambda: self.run(command))
         reloaded = read_json(self.output / "evaluation" / "results.json")
         self.stage("index and search", lambda: self.search(checkpoint))
-        self.console.print(
-            metrics_table(rows, f"shapes test: {reloaded['captions']} captions, {reloaded['videos']} videos"),
-            "Saved and reloaded in a new process, the model scores the same."
-            if reloaded["metrics"] == in_memory
-            else f"[red]Saved and reloaded in a new process, the model scores otherwise: {reloaded['metrics']}",
-            sep="\n",
-        )
+        title = f"shapes test: {reloaded['captions']} captions, {reloaded['videos']} videos"
+        same = reloaded["metrics"] == in_memory
+        answer = "the same." if same else f"[red]otherwise: {reloaded['metrics']}"
+        self.console.print(metrics_table(rows, title))
+        self.console.print(f"Saved and reloaded in a new process, the model scores {answer}")
         self.print_times()
         picture = self.output / "evaluation" / "retrieved.png"
         self.console.print(f"Model: {checkpoint}\nPicture: {picture}\nIndex: {self.output / 'index'}")
@@ -179,18 +165,18 @@ class Demo:
 
         model, processor = load_checkpoint(checkpoint)
         place = self.output / "index"
-        index = (VideoIndex.open if place.exists() else VideoIndex.create)(place, model, processor)
+        try:
+            index = VideoIndex.open(place, model, processor)
+        except FileNotFoundError:
+            index = VideoIndex.create(place, model, processor)
         index.update(Path(self.test()[0]["video"]["path"]).parent)
         for query, results in zip(QUERIES, index.search_batch(QUERIES, k=3, moments=True), strict=True):
             self.console.print(results_table(query, results)[0])
 
     def stage(self, name: str, run: Callable[[], Any], done: bool | None = None) -> Any:
-        """Runs a stage, notes its time and returns what it returns.
+        """Runs a stage that is not `done`, notes its time and returns what it returns.
 
-        Args:
-            name: shown above its output.
-            run: does it.
-            done: whether there is nothing left to do; None for a stage that is quick where nothing is left to do.
+        `done` is None for a stage that finds out itself, and is quick where nothing is left to do.
         """
         self.stages.append(name)
         self.console.rule(f"[bold]{name}[/]{' (done before)' if done else ''}", align="left")
@@ -221,10 +207,8 @@ class Demo:
         """How long the stages took, in this call or an earlier one."""
         seconds = {name: self.seconds().get(name, 0.0) for name in self.stages}
         table = Table(title="minutes", title_justify="left", title_style="bold", show_header=False)
-        for name, value in seconds.items():
-            table.add_row(name, f"{value / 60:.1f}")
-        table.add_section()
-        table.add_row("total", f"{sum(seconds.values()) / 60:.1f}")
+        for name, value in (seconds | {"total": sum(seconds.values())}).items():
+            table.add_row(name, f"{value / 60:.1f}", end_section=name == self.stages[-1])
         self.console.print(table)
 
 
@@ -238,19 +222,16 @@ class TrainingDemo(Demo):
         self.recipe_file, self.clip_recipe_file = recipe, clip_recipe
         self.recipe = load_recipe(recipe, self.overrides)
         self.data = {"data_dir": self.recipe.data.data_dir, **self.recipe.data.options}
+        self.clip = Path(self.recipe.model.clip or output / "clip")
 
     def prepare(self) -> None:
         """Renders the benchmark, and pre-trains a small CLIP in place of the one that a user downloads."""
-        data, clip = self.recipe.data, self.recipe.model.clip
         self.stage("render", self.render)
-        overrides = [
-            f"output_dir={clip}",
-            f"data_dir={data.data_dir}",
-            *(f"options.{name}={value}" for name, value in data.options.items()),
-        ]
+        overrides = [f"output_dir={self.clip}", f"data_dir={self.recipe.data.data_dir}"]
+        overrides += [f"options.{name}={value}" for name, value in self.recipe.data.options.items()]
         wanted = load_recipe(self.clip_recipe_file, overrides, ClipRecipe)
         command = ["-m", "modeling_glccl.training.pretrain_clip", self.clip_recipe_file, *overrides]
-        self.stage("pre-train CLIP", lambda: self.run(command), is_result_of(wanted, Path(clip)))
+        self.stage("pre-train CLIP", lambda: self.run(command), is_result_of(wanted, self.clip))
 
     def render(self) -> None:
         """Videos of all splits, and single frames with phrases."""
@@ -260,16 +241,12 @@ class TrainingDemo(Demo):
     def train(self, name: str, folder: Path, variant: Sequence[str] = ()) -> dict[str, Any]:
         """Trains from the CLIP checkpoint, as a user does from a downloaded one; returns results.json."""
         overrides = [*self.overrides, *variant, f"output_dir={folder}"]
-        settings = {
-            "num_processes": 1,
-            "num_machines": 1,
-            "mixed_precision": "no",
-            "dynamo_backend": "no",
-            "num_cpu_threads_per_process": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
-        }
-        launch = ["-m", "accelerate.commands.launch", *(f"--{option}={value}" for option, value in settings.items())]
+        threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+        command = ["-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1", "--mixed_precision=no"]
+        command += ["--dynamo_backend=no", f"--num_cpu_threads_per_process={threads}"]
+        command += [ROOT / "train.py", self.recipe_file, *overrides]
         done = is_result_of(load_recipe(self.recipe_file, overrides), folder)
-        self.stage(f"train {name}", lambda: self.run([*launch, ROOT / "train.py", self.recipe_file, *overrides]), done)
+        self.stage(f"train {name}", lambda: self.run(command), done)
         return read_json(folder / "results.json")
 
 

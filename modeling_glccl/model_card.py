@@ -66,9 +66,9 @@ def make_card(
     Args:
         checkpoint: folder of model and processor. No code in it is run.
         repo_id: "owner/name", under which the card's readers find it.
-        results: results.json of `glccl train` or `glccl evaluate`; by default the one in the folder, if there is one.
-        base_model: CLIP on the Hub that training started from; by default what the recipe names, if that is a Hub id.
-        dataset: benchmark on the Hub that it was trained and measured on; by default what the recipe names.
+        results: results.json of `glccl train` or `glccl evaluate`; by default the folder's, if there is one.
+        base_model, dataset: on the Hub, what training started from, and what it was trained and measured on; by
+            default what the recipe names.
         license: of the weights, as an identifier of the Hub.
         query, videos: for the example; by default a caption and two rendered clips of the shapes benchmark.
 
@@ -165,11 +165,9 @@ def _facts(folder: Path, config: GLCCLConfig) -> str:
     weights = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     values = config.to_dict()
     image = values["clip_config"]["vision_config"]["image_size"]
-    padding = (
-        "a score never depends on padding (`mask_padding=True`)"
-        if config.mask_padding
-        else "padding takes part in the scores, as in the authors' release (`mask_padding=False`)"
-    )
+    padding = "a score never depends on padding (`mask_padding=True`)"
+    if not config.mask_padding:
+        padding = "padding takes part in the scores, as in the authors' release (`mask_padding=False`)"
     return (
         f"Frames of {image} x {image} pixels, joint width {config.width}, at most {config.max_words} words and by "
         f"default {config.max_frames} frames; {padding}. {weights / 1e6:,.1f} MB of weights in {values['dtype']}."
@@ -219,7 +217,8 @@ def _results(found: dict[str, Any], test: Test | None) -> str:
             f"|---|{'---|' * len(metrics)}",
             *(f"| {' | '.join(row)} |" for row in rows),
             f"\n{''.join(dict.fromkeys(notes))}Every query counts once; ties get the worst rank; a video's "
-            f"best-ranked caption counts for it. No post-processing. {versions}; commit {found['git'] or 'not known'}.",
+            "best-ranked caption counts for it. No post-processing. "
+            f"{versions}; commit {found['git'] or 'not known'}.",
         ]
     )
 

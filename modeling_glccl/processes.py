@@ -31,7 +31,7 @@ def make_accelerator(precision: str, **settings: Any) -> Accelerator:
         **settings,
     )
     found = accelerator.num_processes
-    launched = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", found))
+    launched = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE") or found)
     if launched != found:
         raise ValueError(
             f"{launched} processes were launched (WORLD_SIZE) but accelerate found {found}: start them with "
@@ -42,4 +42,4 @@ def make_accelerator(precision: str, **settings: Any) -> Accelerator:
 
 def processes_here(accelerator: Accelerator) -> int:
     """How many of the run's processes share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx in one release, of its successor in the next
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]
     LocalTokenNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
@@ -156,11 +156,9 @@ def push(
 
     Args:
         files: name in the repository -> file or content, as of [`collect`].
-        repo_id: "owner/name"; made if it does not exist.
-        private: whether the repository is private; one that is public already is left alone.
-        revision: branch to commit to, made from "main" if it does not exist.
+        repo_id: "owner/name"; made if it does not exist, and so is the branch `revision`.
+        private: refuses a repository that is public already.
         repo_type: "model" or "dataset".
-        message: of the commit.
         api: the Hub and token to use; by default those of the environment.
 
     Returns:

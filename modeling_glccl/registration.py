@@ -54,15 +54,13 @@ def register() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .checkpoints import PipelineModel
-    from .modeling_glccl import GLCCLModel
-    from .peers import PEERS
+    from .checkpoints import MODELS, PipelineModel
     from .pipeline_glccl import TextVideoRetrievalPipeline
     from .processing_glccl import GLCCLProcessor
     from .video_processing_glccl import GLCCLVideoProcessor
 
-    for model in (GLCCLModel, *PEERS):
-        AutoConfig.register(model.config_class.model_type, model.config_class)
+    for model_type, model in MODELS.items():
+        AutoConfig.register(model_type, model.config_class)
         # transformers has a class of the name XCLIPConfig, too.
         AutoModel.register(model.config_class, model, exist_ok=True)
         AutoProcessor.register(model.config_class, GLCCLProcessor)

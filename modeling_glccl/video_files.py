@@ -15,21 +15,13 @@ VIDEO_SUFFIXES = (
 
 @dataclass
 class FoundVideos:
-    """What lies below a folder, as sorted paths that begin with that of the folder.
-
-    Args:
-        folder: that was searched.
-        videos: regular files with a suffix of `VIDEO_SUFFIXES`.
-        irregular: pipes, sockets, devices and broken links of such names, which must not be opened.
-        ignored: files that are no videos by their suffix.
-        unreadable: folders that may not be read.
-    """
+    """What lies below a folder, as sorted paths that begin with that of the folder."""
 
     folder: str
-    videos: list[str] = field(default_factory=list)
-    irregular: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)  # regular files with a suffix of VIDEO_SUFFIXES
+    irregular: list[str] = field(default_factory=list)  # pipes, devices, broken links so named: must not be opened
+    ignored: list[str] = field(default_factory=list)  # files of other suffixes
+    unreadable: list[str] = field(default_factory=list)  # folders
 
     def notes(self) -> list[str]:
         """A line for the screen about each kind of what was left out."""
@@ -64,9 +56,8 @@ def find_videos(folder: str | os.PathLike) -> FoundVideos:
     """The videos of a folder and its sub-folders, if it has any; raises FileNotFoundError if it is no folder."""
     found = FoundVideos(os.fspath(folder))
     if not os.path.isdir(folder):
-        what = (
-            "is a file, but a folder of videos was expected" if os.path.exists(folder) else "no such folder of videos"
-        )
+        exists = os.path.exists(folder)
+        what = "is a file, but a folder of videos was expected" if exists else "no such folder of videos"
         raise FileNotFoundError(f"{folder}: {what}")
     for path in walk_files(folder, on_error=lambda error: found.unreadable.append(error.filename)):
         if os.path.splitext(path)[1].lower() not in VIDEO_SUFFIXES:

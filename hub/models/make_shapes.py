@@ -8,12 +8,14 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
-from modeling_glccl.training.checkpoint import replace_folder
+from datasets import Dataset
 from rich.console import Console
 from transformers import AutoTokenizer, CLIPModel
 
+from modeling_glccl.atomic import replace_folder
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import evaluate
@@ -42,7 +44,7 @@ def main() -> None:
         for name in ("recipe.yaml", "results.json"):
             shutil.copy(source / name, target)
 
-    test = load_benchmark("shapes", run / "data", **results["recipe"]["data"]["options"])
+    test = cast(Dataset, load_benchmark("shapes", run / "data", **results["recipe"]["data"]["options"]))
     metrics = {}
     for name, folder in {"as trained": trained, "half precision": new}.items():
         metrics[name] = evaluate(*load_checkpoint(folder), test).metrics

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from modeling_glccl.app import build_app, launch, open_searcher
 
@@ -27,8 +28,8 @@ def rendered_shapes(count: int = 24) -> tuple[Path, list[str]]:
     """Clips of the shapes benchmark, rendered now, and for every group of twins the shortest of their captions."""
     from modeling_glccl.data import load_benchmark
 
-    options = {"num_train": 0, "num_validation": 0, "num_test": count, "image_size": 96}
-    rows = load_benchmark("shapes", Path("runs/space"), split="test", **options)
+    sizes: dict[str, Any] = {"num_train": 0, "num_validation": 0, "num_test": count, "image_size": 96}
+    rows: Any = load_benchmark("shapes", data_dir=Path("runs/space"), **sizes)
     captions = {}
     for group, caption in zip(rows["twin_group"], rows["caption"], strict=True):
         captions[group] = min(captions.get(group, caption), caption, key=len)
