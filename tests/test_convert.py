@@ -31,21 +31,10 @@ def openai():
 def other_sizes():
     """A model whose every size differs from the golden case, in the release's names."""
     clip = tiny_config().clip_config.to_dict()
-    clip["vision_config"] |= {
-        "hidden_size": 128,
-        "num_attention_heads": 2,
-        "intermediate_size": 96,
-        "num_hidden_layers": 1,
-        "patch_size": 4,
-        "image_size": 12,
-    }
-    clip["text_config"] |= {
-        "hidden_size": 192,
-        "num_attention_heads": 3,
-        "num_hidden_layers": 3,
-        "intermediate_size": 80,
-        "max_position_embeddings": 20,
-    }
+    vision = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 1}
+    clip["vision_config"] |= vision | {"patch_size": 4, "image_size": 12}
+    text = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 80, "num_hidden_layers": 3}
+    clip["text_config"] |= text | {"max_position_embeddings": 20}
     clip["projection_dim"] = 64
     model = tiny_model(
         clip_config=clip, max_words=5, temporal_num_attention_heads=1, temporal_num_hidden_layers=2, mask_padding=False
@@ -116,46 +105,32 @@ def test_unknown_and_missing_names_are_all_listed(release):
     assert missing == "missing names: " + ", ".join(names)
 
 
-def test_a_missing_block_is_listed(release):
-    state = {name: weight for name, weight in release.items() if ".resblocks.1." not in name}
-    with pytest.raises(ValueError, match=r"missing names: .*clip\.transformer\.resblocks\.1\.ln_1\.weight") as error:
-        convert_original_checkpoint(state)
-    assert "unknown names: none" in str(error.value)
-
-
-@pytest.mark.parametrize("state", [{}, {"layer1.0.conv.weight": torch.zeros(3)}])
-def test_something_else_is_refused(state):
-    with pytest.raises(ValueError, match=r"missing names: .*visual\.conv1\.weight"):
-        convert_original_checkpoint(state)
-
-
-def test_names_of_transformers_are_recognised():
-    with pytest.raises(ValueError, match="from_clip_pretrained"):
-        convert_original_checkpoint(tiny_model().clip.state_dict())
-
-
-def test_entries_that_are_no_tensors_are_named(release):
-    with pytest.raises(ValueError, match="epoch, optimizer"):
-        convert_original_checkpoint({**release, "epoch": 3, "optimizer": {}})
-
-
-def test_shapes_that_do_not_fit_are_listed(release):
-    state = {**release, "word_mat_weight2": torch.eye(9), "clip.visual.proj": torch.zeros(64, 32)}
-    with pytest.raises(ValueError, match=r"word_mat_weight2 \(9, 9\)") as error:
-        convert_original_checkpoint(state)
-    assert "clip.visual.proj (64, 32)" in str(error.value)
-
-
-def test_a_configuration_that_the_tensors_contradict_is_refused(release):
-    with pytest.raises(ValueError, match="max_words=32, but the tensors of this checkpoint say 8"):
-        convert_original_checkpoint(release, max_words=32)
-    with pytest.raises(ValueError, match="temporal_num_hidden_layers=5"):
-        convert_original_checkpoint(release, temporal_num_hidden_layers=5)
-
-
-def test_a_positional_table_that_is_no_square_image_is_refused(openai):
-    with pytest.raises(ValueError, match="15 patch positions"):
-        convert_original_checkpoint({**openai, "visual.positional_embedding": torch.zeros(16, 64)})
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        # A missing block.
+        (
+            lambda state: {name: weight for name, weight in state.items() if ".resblocks.1." not in name},
+            {},
+            r"unknown names: none\nmissing names: .*clip\.transformer\.resblocks\.1\.ln_1\.weight",
+        ),
+        (lambda _: {}, {}, r"missing names: .*visual\.conv1\.weight"),
+        (lambda _: {"layer1.0.conv.weight": torch.zeros(3)}, {}, r"missing names: .*visual\.conv1\.weight"),
+        (lambda _: tiny_model().clip.state_dict(), {}, "from_clip_pretrained"),
+        (lambda state: state | {"epoch": 3, "optimizer": {}}, {}, "epoch, optimizer"),
+        (
+            lambda state: state | {"word_mat_weight2": torch.eye(9), "clip.visual.proj": torch.zeros(64, 32)},
+            {},
+            r"(?s)clip.visual.proj \(64, 32\).*word_mat_weight2 \(9, 9\)",
+        ),
+        (lambda state: state, {"max_words": 32}, "max_words=32, but the tensors of this checkpoint say 8"),
+        (lambda state: state, {"temporal_num_hidden_layers": 5}, "temporal_num_hidden_layers=5"),
+        (lambda state: state | {"clip.visual.positional_embedding": torch.zeros(16, 64)}, {}, "15 patch positions"),
+    ],
+)
+def test_what_is_no_checkpoint_or_does_not_fit_is_named(release, change, config, message):
+    with pytest.raises(ValueError, match=message):
+        convert_original_checkpoint(change(release), **config)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin.4", "weights.safetensors"])

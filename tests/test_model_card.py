@@ -31,12 +31,8 @@ TRAINED = ENVIRONMENT | {
     "test_size": {"captions": 400, "videos": 390},
     "recipe": {
         "model": {"clip": "openai/clip-vit-base-patch32", "checkpoint": None},
-        "data": {
-            "benchmark": "msrvtt",
-            "repo_id": "friedrichor/MSR-VTT",
-            "train_split": "train_9k",
-            "test_split": "test",
-        },
+        "data": {"benchmark": "msrvtt", "repo_id": "friedrichor/MSR-VTT", "train_split": "train_9k"}
+        | {"test_split": "test"},
         "train": {"epochs": 5, "batch_size": 128, "learning_rate": 1e-4, "clip_learning_rate_factor": 1e-3},
     },
 }
