@@ -10,7 +10,7 @@ import itertools
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -105,7 +105,17 @@ def convert_original_checkpoint(
     temporal = _depth(state, "transformerClip") if has_new_layers else 0
     text_layers, vision_layers = _depth(state, f"{clip}transformer"), _depth(state, f"{clip}visual.transformer")
     pairs = _pairs(clip, text_layers, vision_layers, temporal, matrices if has_new_layers else [])
-    _check_names(state.keys(), {pair.original for pair in pairs})
+    expected = {pair.original for pair in pairs}
+    if state.keys() != expected:
+        names = (state.keys() - expected, expected - state.keys())
+        unknown, missing = (", ".join(sorted(different)) or "none" for different in names)
+        hint = ""
+        if "text_model." in unknown:
+            hint = "\nThese look like transformers' names: use GLCCLModel.from_pretrained or from_clip_pretrained"
+        raise ValueError(
+            "not a checkpoint of the GLCCL release, nor an OpenAI CLIP (ViT) state dict"
+            f"\nunknown names: {unknown}\nmissing names: {missing}{hint}"
+        )
 
     if has_new_layers:
         config.setdefault("mask_padding", False)
@@ -179,19 +189,6 @@ def _depth(names: Iterable[str], stack: str) -> int:
     """Blocks of a transformer by the highest index; at least 1, so that an absent one is reported as missing."""
     found = (re.match(rf"{re.escape(stack)}\.resblocks\.(\d+)\.", name) for name in names)
     return max((int(match[1]) + 1 for match in found if match), default=1)
-
-
-def _check_names(found: Set[str], expected: Set[str]) -> None:
-    if found == expected:
-        return
-    unknown, missing = (", ".join(sorted(names)) or "none" for names in (found - expected, expected - found))
-    hint = ""
-    if "text_model." in unknown:
-        hint = "\nThese look like transformers' names: use GLCCLModel.from_pretrained or from_clip_pretrained"
-    raise ValueError(
-        "not a checkpoint of the GLCCL release, nor an OpenAI CLIP (ViT) state dict"
-        f"\nunknown names: {unknown}\nmissing names: {missing}{hint}"
-    )
 
 
 def _clip_config(state: Mapping[str, Tensor], clip: str, text_layers: int, vision_layers: int) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class Demo:
         self.data = {"data_dir": output / "data", **options}
         self.console = Console()
         self.stages: list[str] = []
+        self.seconds_file = output / "seconds.json"
+        self.seconds = read_json(self.seconds_file) if self.seconds_file.exists() else {}  # of earlier calls, too
         logging.disable_progress_bar()  # of every model file that is read
 
     def render(self) -> None:
@@ -182,15 +184,14 @@ class Demo:
         self.console.rule(f"[bold]{name}[/]{' (done before)' if done else ''}", align="left")
         if done:
             return None
-        started, earlier = time.perf_counter(), self.seconds().get(name, 0.0)
+        started, earlier = time.perf_counter(), self.seconds.get(name, 0.0)
         try:
             return run()
         finally:
             taken = time.perf_counter() - started
-            taken = max(earlier, taken) if done is None else earlier + taken
+            self.seconds[name] = max(earlier, taken) if done is None else earlier + taken
             self.output.mkdir(parents=True, exist_ok=True)
-            seconds = json.dumps(self.seconds() | {name: taken}, indent=2)
-            (self.output / "seconds.json").write_text(seconds + "\n", encoding="utf-8")
+            self.seconds_file.write_text(json.dumps(self.seconds, indent=2) + "\n", encoding="utf-8")
 
     def run(self, arguments: Sequence[Any]) -> None:
         """Shows and runs a Python command in a process of its own."""
@@ -198,14 +199,9 @@ class Demo:
         self.console.print("$ python", *arguments, style="dim", soft_wrap=True, highlight=False)
         subprocess.run([sys.executable, *arguments], check=True)
 
-    def seconds(self) -> dict[str, float]:
-        """Time of each stage, of earlier calls too."""
-        file = self.output / "seconds.json"
-        return read_json(file) if file.exists() else {}
-
     def print_times(self) -> None:
         """How long the stages took, in this call or an earlier one."""
-        seconds = {name: self.seconds().get(name, 0.0) for name in self.stages}
+        seconds = {name: self.seconds.get(name, 0.0) for name in self.stages}
         table = Table(title="minutes", title_justify="left", title_style="bold", show_header=False)
         for name, value in (seconds | {"total": sum(seconds.values())}).items():
             table.add_row(name, f"{value / 60:.1f}", end_section=name == self.stages[-1])
