@@ -125,11 +125,9 @@ def _what_else(path: Path) -> str | None:
     names = {child.name for child in path.iterdir()}
     if {"clips.lance", "about.lance"} & names:
         return "is an index of videos; glccl search and serve take it as --index"
-    runs = [name for name in ("best", "last", "model/best", "model/last") if (path / name / "config.json").exists()]
-    if runs:
-        return (
-            f"is the folder of a training run, whose checkpoints are {' and '.join(str(path / name) for name in runs)}"
-        )
+    runs = [path / name for name in ("best", "last", "model/best", "model/last")]
+    if runs := [str(run) for run in runs if (run / "config.json").exists()]:
+        return f"is the folder of a training run, whose checkpoints are {' and '.join(runs)}"
     if {"dataset_info.json", "dataset_dict.json", "state.json"} & names or any(
         name.startswith("metadata.") or name.endswith((".parquet", ".arrow")) for name in names
     ):

@@ -36,6 +36,11 @@ def checkpoint(tmp_path):
     return folder
 
 
+def save_in_shards(folder):
+    GLCCLModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+    (folder / "model.safetensors").unlink()
+
+
 def test_everything_goes_up_in_one_commit_and_nothing_else(hub, checkpoint, tmp_path):
     (checkpoint / "training_state").mkdir()
     (checkpoint / "training_state" / "optimizer.bin").write_bytes(b"state")
@@ -62,9 +67,8 @@ def test_a_second_push_makes_a_commit_only_of_what_changed(hub, checkpoint):
     assert again.oid == first.oid
 
     # Written again in shards: neither the old weights nor code that is no longer used may stay.
-    hub.repositories["model", "someone/model"].commits[first.oid]["old_glccl.py"] = next(
-        iter(hub.repositories["model", "someone/model"].commits[first.oid].values())
-    )
+    committed = hub.repositories["model", "someone/model"].commits[first.oid]
+    committed["old_glccl.py"] = committed["README.md"]
     GLCCLModel.from_pretrained(checkpoint).save_pretrained(checkpoint, max_shard_size="100KB")
     with pytest.raises(ValueError, match=r"holds model\.safetensors and model\.safetensors\.index\.json"):
         collect(checkpoint)
@@ -120,8 +124,7 @@ def test_it_loads_in_another_process_at_every_revision(hub, checkpoint, tmp_path
 
 
 def test_an_interrupted_push_goes_on_where_it_stopped(hub, checkpoint):
-    GLCCLModel.from_pretrained(checkpoint).save_pretrained(checkpoint, max_shard_size="100KB")
-    (checkpoint / "model.safetensors").unlink()
+    save_in_shards(checkpoint)
     hub.fail("POST", "/commit/", 500, "the lights went out")
     with pytest.raises(OSError, match="the lights went out"):
         push(collect(checkpoint), "someone/model", api=hub.api)
@@ -153,8 +156,7 @@ def test_what_the_hub_refuses_is_explained(hub, checkpoint, token, repo_id, mess
 
 
 def test_a_full_disk_at_the_hub_is_explained_and_what_arrived_is_not_sent_again(hub, checkpoint):
-    GLCCLModel.from_pretrained(checkpoint).save_pretrained(checkpoint, max_shard_size="100KB")
-    (checkpoint / "model.safetensors").unlink()
+    save_in_shards(checkpoint)
     hub.quota = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) // 2
     with pytest.raises(OSError, match=r"(?s)safetensors'.*storage limit is reached.*goes on from there"):
         push(collect(checkpoint), "someone/model", api=hub.api)
@@ -179,26 +181,19 @@ def test_no_connection_is_explained(checkpoint):
         push(collect(checkpoint), "someone/model", api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN))
 
 
-def test_incomplete_checkpoints_are_refused(checkpoint, tmp_path):
+def test_incomplete_checkpoints_are_refused(checkpoint, capsys):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         collect("someone/model")
     with pytest.raises(FileNotFoundError, match=r"handler\.py is not a file"):
         collect(checkpoint, more=["handler.py"])
-    (checkpoint / "scoring_glccl.py").unlink()
     (checkpoint / "pipeline_glccl.py").unlink()
-    with pytest.raises(ValueError, match="saved without its code"):
-        collect(checkpoint)
+    (checkpoint / "README.md").unlink()
+    # Checked before the card's example is run.
+    assert main(["publish", str(checkpoint), "someone/model"]) == 1
+    assert "saved without its code" in capsys.readouterr().err
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks model\.safetensors"):
         collect(checkpoint)
-
-
-def test_the_command_checks_the_folder_before_it_runs_the_cards_example(checkpoint, capsys):
-    (checkpoint / "README.md").unlink()
-    (checkpoint / "scoring_glccl.py").unlink()
-    (checkpoint / "modeling_glccl.py").unlink()
-    assert main(["publish", str(checkpoint), "someone/model"]) == 1
-    assert "saved without its code" in capsys.readouterr().err
 
 
 def test_a_plain_clip_and_another_head_are_no_glccl_to_publish(tmp_path, capsys):
@@ -214,19 +209,18 @@ def test_a_plain_clip_and_another_head_are_no_glccl_to_publish(tmp_path, capsys)
 
 def test_no_code_of_the_folder_runs(checkpoint, tmp_path, capsys):
     """Not while the card's example is run, whatever the folder's settings name."""
-    hostile = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
-    for code in checkpoint.glob("*_glccl.py"):
-        code.write_text(hostile + code.read_text())
-    (checkpoint / "hostile_glccl.py").write_text(f"{hostile}class Hostile: pass\n")
-    for name, automatic in (
-        ("config.json", ["AutoConfig", "AutoModel"]),
-        ("processor_config.json", ["AutoProcessor", "AutoVideoProcessor"]),
-        ("tokenizer_config.json", ["AutoTokenizer"]),
+    for code in [*checkpoint.glob("*_glccl.py"), checkpoint / "hostile_glccl.py"]:
+        code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Hostile: pass\n")
+    hostile = "hostile_glccl.Hostile"
+    pipelines = {"text-video-retrieval": {"impl": hostile, "pt": ["AutoModel"], "type": "multimodal"}}
+    for name, auto_map in (
+        ("config.json", {"AutoConfig": hostile, "AutoModel": hostile}),
+        ("processor_config.json", {"AutoProcessor": hostile, "AutoVideoProcessor": hostile}),
+        ("tokenizer_config.json", {"AutoTokenizer": [hostile, hostile]}),
     ):
-        settings = json.loads((checkpoint / name).read_text())
-        settings["auto_map"] = dict.fromkeys(automatic, "hostile_glccl.Hostile")
-        if "AutoTokenizer" in automatic:
-            settings["auto_map"] = {"AutoTokenizer": ["hostile_glccl.Hostile", "hostile_glccl.Hostile"]}
+        settings = json.loads((checkpoint / name).read_text()) | {"auto_map": auto_map}
+        if name == "config.json":
+            settings["custom_pipelines"] = pipelines
         (checkpoint / name).write_text(json.dumps(settings))
     (checkpoint / "README.md").unlink()
     video = write_video(tmp_path / "video.mp4", 12)
@@ -247,8 +241,7 @@ def test_the_command_uploads_only_when_told_to(hub, checkpoint, monkeypatch, cap
         "modeling_glccl.py",
         "# A model",
         "left out  notes.txt",
-        "Nothing was uploaded",
-        "--push",
+        "was uploaded. With",
     ):
         assert expected in printed
     assert main(["publish", str(checkpoint), "someone/model", "--push", "--private", "--revision", "v1"]) == 0
