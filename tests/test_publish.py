@@ -192,7 +192,7 @@ def test_incomplete_checkpoints_are_refused(checkpoint, capsys):
     assert main(["publish", str(checkpoint), "someone/model"]) == 1
     assert "saved without its code" in capsys.readouterr().err
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"lacks README\.md, model\.safetensors"):
         collect(checkpoint)
 
 
