@@ -38,6 +38,10 @@ class Canonical(NamedTuple):
     videos: int | None
     captions: int | None
 
+    def is_met(self, videos: int, captions: int | None) -> bool:
+        """Whether a split of so many videos and captions has this size; a number that is None does not count."""
+        return self.videos in (None, videos) and (captions is None or self.captions in (None, captions))
+
 
 @dataclass
 class VideoBenchmarkConfig(datasets.BuilderConfig):
@@ -317,10 +321,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
                 dataset = dataset.select(np.flatnonzero(found))
         canonical = self.canonical()
         videos, captions = count(dataset)
-        same = (canonical.videos or videos) == videos
-        if self.config.captions != "random":
-            same &= (canonical.captions or captions) == captions
-        if same:
+        if canonical.is_met(videos, None if self.config.captions == "random" else captions):
             dataset.info.description = canonical.name
         else:
             expected = f"{canonical.videos or videos:,} videos and {canonical.captions or captions:,} captions"

@@ -12,8 +12,8 @@ from huggingface_hub import snapshot_download
 
 from ..atomic import write_whole
 from ..video_files import VIDEO_SUFFIXES
-from .archives import ARCHIVE_PATTERNS, extract, find_archives, safe_path
-from .files import VideoFiles
+from .archives import ARCHIVE_PATTERNS, extract, find_archives
+from .files import VideoFiles, safe_path
 
 if TYPE_CHECKING:
     from .benchmark import VideoBenchmark

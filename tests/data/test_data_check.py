@@ -70,7 +70,9 @@ def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
     results = tmp_path / "results.jsonl"
     decoded = []
     decode = check._decode
-    monkeypatch.setattr(check, "_decode", lambda job: decoded.append(os.path.basename(job.path)) or decode(job))
+    monkeypatch.setattr(
+        check, "_decode", lambda path, *rest: decoded.append(os.path.basename(path)) or decode(path, *rest)
+    )
 
     def run():
         decoded.clear()
@@ -81,8 +83,8 @@ def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
     assert run() == (True, videos)
     assert run() == (True, [])
     lines = results.read_text().splitlines()
-    results.write_text("\n".join([*lines[:2], lines[2][:20]]))  # stopped in the middle of the third
-    assert run() == (True, sorted(os.path.basename(json.loads(line)[0][0]) for line in lines[2:]))
+    results.write_text("\n".join([*lines[:3], lines[3][:20]]))  # stopped in the middle of the third
+    assert run() == (True, sorted(os.path.basename(json.loads(json.loads(line)[0])[0]) for line in lines[3:]))
     (folder / "videos" / "YouTubeClips" / "def_3_4.avi").write_bytes(b"")
     assert run() == (False, ["def_3_4.avi"])
     assert run() == (False, []), "what was found stays found"
