@@ -27,6 +27,7 @@ class ActivityNet(VideoBenchmark):
     """One row per annotated video; its window is 0 to the duration, rounded up."""
 
     BUILDER_CONFIG_CLASS = ActivityNetConfig
+    config: ActivityNetConfig
     title = "ActivityNet Captions"
     splits = ("train", "test")
     split_aliases: ClassVar = {"val_1": "test", "val": "test", "validation": "test"}
@@ -73,4 +74,3 @@ def join_sentences(sentences: list[str]) -> str:
 
 
 BENCHMARK = ActivityNet
-load = ActivityNet.load

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers.image_processing_utils import BatchFeature
+from transformers import BatchFeature
 
 from ..processing_glccl import GLCCLProcessor
 

@@ -29,6 +29,7 @@ class DiDeMo(VideoBenchmark):
     """
 
     BUILDER_CONFIG_CLASS = DiDeMoConfig
+    config: DiDeMoConfig
     title = "DiDeMo"
     window = (0.0, 31.0)
 
@@ -70,4 +71,3 @@ def _stem(name: str) -> str:
 
 
 BENCHMARK = DiDeMo
-load = DiDeMo.load

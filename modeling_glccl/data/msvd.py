@@ -46,4 +46,3 @@ def _text(value: Any, place: str) -> str:
 
 
 BENCHMARK = MSVD
-load = MSVD.load
