@@ -2,9 +2,7 @@
 
 import json
 import os
-import warnings
 
-import datasets
 import miniatures
 import pytest
 from rich.console import Console
@@ -12,13 +10,7 @@ from rich.console import Console
 from modeling_glccl.data import check
 from modeling_glccl.data.check import check_benchmark
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not comparable.*")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def shown(report) -> str:
