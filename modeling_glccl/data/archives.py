@@ -119,6 +119,3 @@ class _Joined(io.RawIOBase):
         while not (count := self.file.readinto(buffer)) and self.waiting:
             self.file = self.waiting.pop(0).open("rb")
         return count
-
-
-__all__ = ["ARCHIVE_PATTERNS", "extract", "find_archives"]

@@ -22,6 +22,7 @@ from .mirrors import load_mirror
 VERSION = datasets.Version("1.1.0")
 
 CAPTION_MODES = ("all", "random", "list")
+FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}  # of a split's files in most benchmarks
 
 
 class AnnotatedVideo(NamedTuple):
@@ -151,20 +152,19 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         annotations = self.annotation_files()
         files = self.video_files() if self.config.with_videos else None
         # The first of several files is the list of the split, which holds no captions.
-        videos = self._checked(self.read(annotations), " or ".join(map(str, annotations[1:] or annotations)))
-        yield from enumerate(self.rows(videos, files))
+        where = " or ".join(map(str, annotations[1:] or annotations))
+        yield from enumerate(self.rows(self.read(annotations), files, where))
 
-    def _checked(self, videos: Iterable[AnnotatedVideo], where: str) -> Iterator[AnnotatedVideo]:
+    def rows(
+        self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None, source: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of the dataset; `video` is None where the file is missing. With `source`, captions are checked."""
         for video in videos:
             try:
-                check_captions(video.captions)
+                if source:
+                    check_captions(video.captions)
             except ValueError as error:
-                raise ValueError(f"{where}, {video.video_id}: {error}") from None
-            yield video
-
-    def rows(self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None) -> Iterator[dict[str, Any]]:
-        """Rows of the dataset; `video` is None where the file is missing."""
-        for video in videos:
+                raise ValueError(f"{source}, {video.video_id}: {error}") from None
             row = {}
             if files is not None:
                 row["video"], video = self.locate(video, files)

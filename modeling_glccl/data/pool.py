@@ -101,6 +101,3 @@ def _run(function: Callable, job: tuple) -> Outcome:
             if not isinstance(problem, VideoDecodeError):
                 error = f"{job[0]}: {type(problem).__name__}: {error}"
     return Outcome(job, value, error, "" if error or not caught else str(caught[0].message))
-
-
-__all__ = ["Outcome", "map_videos"]

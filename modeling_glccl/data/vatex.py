@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
+from .benchmark import FILE_NAMES, AnnotatedVideo, Canonical, VideoBenchmark
 from .files import VideoFiles, entry, find_annotation, find_optional_annotation, read_json, read_lines
 
-FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 # In HGR's split the official training videos are the training set, the official validation videos the other two.
 OFFICIAL = {"train": "vatex_training_v1.0.json", "validation": "vatex_validation_v1.0.json"}
 
