@@ -9,7 +9,7 @@ try:
 except ImportError as _error:
     raise ImportError(f"benchmarks need datasets: pip install 'modeling_glccl[train]' ({_error})") from _error
 
-# A module each, which has load(data_dir, repo_id, split, missing, with_videos, **config).
+# A module each, whose BENCHMARK, or itself, has load(data_dir, repo_id, split, missing, with_videos, **config).
 BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
 
 
@@ -52,7 +52,7 @@ def load_benchmark(
     if missing not in ("error", "skip"):
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
     module = import_module(f".{name}", __name__)
-    return module.load(
+    return getattr(module, "BENCHMARK", module).load(
         data_dir=data_dir, repo_id=repo_id, split=split, missing=missing, with_videos=with_videos, **config
     )
 

@@ -27,6 +27,7 @@ class ActivityNet(VideoBenchmark):
     """One row per annotated video; its window is 0 to the duration, rounded up."""
 
     BUILDER_CONFIG_CLASS = ActivityNetConfig
+    config: ActivityNetConfig
     title = "ActivityNet Captions"
     splits = ("train", "test")
     split_aliases: ClassVar = {"val_1": "test", "val": "test", "validation": "test"}
@@ -44,7 +45,7 @@ class ActivityNet(VideoBenchmark):
             if annotation := annotations.get(video_id):
                 place = f"{files[0]}, {video_id}"
                 sentences = entry(annotation, "sentences", list, place)
-                text = join_sentences([expect(sentence, str, place) for sentence in sentences])
+                text = _joined([expect(sentence, str, place) for sentence in sentences])
                 duration = entry(annotation, "duration", (int, float), place)
                 if not 0 < duration < math.inf:
                     raise ValueError(f"{place}: duration is {duration}; expected seconds above 0")
@@ -57,7 +58,7 @@ class ActivityNet(VideoBenchmark):
     def mirrored(self, video_id: str, captions: list[str], duration: float | None) -> AnnotatedVideo:
         """Sentences of a list are joined to a paragraph; without a duration the whole video counts."""
         end = None if duration is None else float(math.ceil(duration))
-        return AnnotatedVideo(video_id, [join_sentences(captions)], 0.0, end)
+        return AnnotatedVideo(video_id, [_joined(captions)], 0.0, end)
 
     def canonical(self) -> Canonical:
         """All annotated videos, or those on the lists of ids too."""
@@ -67,10 +68,9 @@ class ActivityNet(VideoBenchmark):
         return Canonical(f"ActivityNet Captions {'train' if self.split == 'train' else 'val_1'}", videos, videos)
 
 
-def join_sentences(sentences: list[str]) -> str:
+def _joined(sentences: list[str]) -> str:
     """One text; most sentences have leading spaces."""
     return " ".join(sentence.strip() for sentence in sentences)
 
 
 BENCHMARK = ActivityNet
-load = ActivityNet.load

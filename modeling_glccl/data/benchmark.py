@@ -4,22 +4,25 @@ import difflib
 import html
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 from .archives import extract, find_archives
 from .files import VideoFiles
+from .mirrors import load_mirror
 
 # A change of how annotations are read needs a new version, or tables cached before it pass for current ones.
 VERSION = datasets.Version("1.1.0")
 
 CAPTION_MODES = ("all", "random", "list")
+FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}  # of a split's files in most benchmarks
 
 
 class AnnotatedVideo(NamedTuple):
@@ -37,6 +40,10 @@ class Canonical(NamedTuple):
     name: str
     videos: int | None
     captions: int | None
+
+    def is_met(self, videos: int, captions: int | None) -> bool:
+        """Whether a split of so many videos and captions has this size; a number that is None does not count."""
+        return self.videos in (None, videos) and (captions is None or self.captions in (None, captions))
 
 
 @dataclass
@@ -68,12 +75,10 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     split_aliases: ClassVar[dict[str, str]] = {"val": "validation"}
 
-    def annotation_files(self) -> list[Path]:
-        """The files that [`read`] takes for this split.
+    config: VideoBenchmarkConfig
 
-        Raises:
-            FileNotFoundError: one is missing.
-        """
+    def annotation_files(self) -> list[Path]:
+        """The files that [`read`] takes for this split; a FileNotFoundError if one is missing."""
         raise NotImplementedError
 
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
@@ -116,7 +121,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
     @property
     def folder(self) -> Path:
         """`data_dir`."""
-        folder = Path(self.config.data_dir).expanduser().absolute()
+        folder = Path(self.config.data_dir or "").expanduser().absolute()
         if not folder.is_dir():
             raise FileNotFoundError(f"data_dir={self.config.data_dir} is not a folder; {self.name} is read from there")
         return folder
@@ -134,40 +139,32 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         return VideoFiles(folder)
 
     def _info(self) -> datasets.DatasetInfo:
-        caption = {"caption": datasets.Value("string")}
-        if self.config.captions == "list":
-            caption = {"captions": datasets.List(datasets.Value("string"))}
-        columns = {
-            "video_id": datasets.Value("string"),
-            **caption,
-            "start": datasets.Value("float32"),
-            "end": datasets.Value("float32"),
-        }
-        if self.config.with_videos:
-            columns = {"video": datasets.Video(decode=False), **columns}
+        text, seconds = datasets.Value("string"), datasets.Value("float32")
+        caption = {"captions": datasets.List(text)} if self.config.captions == "list" else {"caption": text}
+        video = {"video": datasets.Video(decode=False)} if self.config.with_videos else {}
+        columns = {**video, "video_id": text, **caption, "start": seconds, "end": seconds}
         return datasets.DatasetInfo(features=datasets.Features(columns))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator(name=self.split, gen_kwargs={})]
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        videos = self._checked(self.annotation_files())
+        annotations = self.annotation_files()
         files = self.video_files() if self.config.with_videos else None
-        yield from enumerate(self.rows(videos, files))
+        # The first of several files is the list of the split, which holds no captions.
+        where = " or ".join(map(str, annotations[1:] or annotations))
+        yield from enumerate(self.rows(self.read(annotations), files, where))
 
-    def _checked(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
-        for video in self.read(files):
-            try:
-                check_captions(video.captions)
-            except ValueError as error:
-                # The first of several files is the list of the split, which holds no captions.
-                where = " or ".join(map(str, files[1:] or files))
-                raise ValueError(f"{where}, {video.video_id}: {error}") from None
-            yield video
-
-    def rows(self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None) -> Iterator[dict[str, Any]]:
-        """Rows of the dataset; `video` is None where the file is missing."""
+    def rows(
+        self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None, source: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of the dataset; `video` is None where the file is missing. With `source`, captions are checked."""
         for video in videos:
+            try:
+                if source:
+                    check_captions(video.captions)
+            except ValueError as error:
+                raise ValueError(f"{source}, {video.video_id}: {error}") from None
             row = {}
             if files is not None:
                 row["video"], video = self.locate(video, files)
@@ -182,32 +179,36 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
             for caption in captions:
                 yield row | {"caption": caption}
 
+    def table(self, rows: Iterable[dict[str, Any]]) -> datasets.Dataset:
+        """The rows as a dataset that no file caches."""
+        rows, features = list(rows), datasets.Features(self.info.features or {})
+        contents = {column: [row[column] for row in rows] for column in features}
+        return datasets.Dataset.from_dict(contents, features, split=datasets.NamedSplit(self.split))
+
     def build(self) -> datasets.Dataset:
         """The split from local files, from the cache if neither annotations nor the list of videos have changed."""
         try:
             self.download_and_prepare(verification_mode="no_checks")
-        except datasets.exceptions.DatasetGenerationError as error:
+        except DatasetGenerationError as error:
             raise error.__cause__ or error from None
-        return self.as_dataset(self.split)
+        return cast(datasets.Dataset, self.as_dataset(self.split))
 
     @classmethod
-    def from_files(cls, split: str, **options: Any) -> "VideoBenchmark":
+    def from_files(cls, split: str, **options: Any) -> Self:
         """A builder whose cache is that of the files as they are now."""
         probe = cls(config_name=split, hash="probe", **options)
         content = [file.read_bytes() for file in probe.annotation_files()]
         listing = probe.video_files().listing() if probe.config.with_videos else None
         return cls(config_name=split, hash=Hasher.hash([str(VERSION), content, listing, options]), **options)
 
-    def load_hub(self, repo_id: str, hub: dict[str, Any]) -> datasets.Dataset:
-        """The split from a mirror; `hub` as for [`Mirror`]."""
-        from .mirrors import Mirror
-
-        return Mirror(repo_id, **hub).load(self)
+    def load_hub(self, repo_id: str, **hub: Any) -> datasets.Dataset:
+        """The split from a mirror; `hub` as for [`load_mirror`]."""
+        return load_mirror(self, repo_id, **hub)
 
     @classmethod
     def split_names(
         cls, repo_id: str | None = None, hub: dict[str, Any] | None = None, **options: Any
-    ) -> tuple[str, ...]:
+    ) -> Sequence[str]:
         """The splits that there are."""
         return cls.splits
 
@@ -223,45 +224,29 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         hub: dict[str, Any] | None = None,
         **options: Any,
     ) -> datasets.Dataset | datasets.DatasetDict:
-        """Loads the benchmark; see [`modeling_glccl.data.load_benchmark`].
+        """As [`modeling_glccl.data.load_benchmark`]; `hub`: how to read another mirror, see [`load_mirror`].
 
-        Args:
-            data_dir: folder with annotations and videos. With `repo_id`: folder for videos that come in archives.
-            repo_id: dataset on the Hub, or its copy in a folder, in place of `data_dir`.
-            split: one of the benchmark's, or None for all.
-            missing: "error" or "skip".
-            with_videos: False loads the annotations alone.
-            hub: how to read another mirror than the known ones, see [`Mirror`].
-            **options: of the benchmark's configuration.
-
-        Raises:
-            ValueError: an unknown split, option or value.
-            FileNotFoundError: annotations or videos are missing; with the first ten names.
+        With `repo_id`, `data_dir` is where videos that come as bytes or in archives are written.
         """
         options = cls.check_options(options)
         if data_dir is None and repo_id is None:
             raise ValueError(f"{cls.benchmark_name()} needs data_dir (its folder) or repo_id (a mirror on the Hub)")
-        if split is None:
-            folder = {} if data_dir is None else {"data_dir": str(data_dir)}
-            return datasets.DatasetDict(
-                {
-                    name: cls.load(data_dir, repo_id, name, missing, with_videos, hub=hub, **options)
-                    for name in cls.split_names(repo_id, hub, **options, **folder)
-                }
-            )
-        split = cls.check_split(split)
-        options |= {"with_videos": with_videos}
         if data_dir is not None:
             options["data_dir"] = str(data_dir)
-        if repo_id is None:
-            builder = cls.from_files(split, **options)
-            dataset = builder.build()
-        else:
-            if data_dir is not None:
-                Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
-            builder = cls(config_name=split, hash="mirror", **options)
-            dataset = builder.load_hub(repo_id, hub or {})
-        return builder.finish(dataset, missing)
+        names = cls.split_names(repo_id, hub, **options) if split is None else [cls.check_split(split)]
+        options["with_videos"] = with_videos
+        loaded = datasets.DatasetDict()
+        for name in names:
+            if repo_id is None:
+                builder = cls.from_files(name, **options)
+                dataset = builder.build()
+            else:
+                if data_dir is not None:
+                    Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
+                builder = cls(config_name=name, hash="mirror", **options)
+                dataset = builder.load_hub(repo_id, **hub or {})
+            loaded[name] = builder.finish(dataset, missing)
+        return loaded if split is None else loaded[names[0]]
 
     @classmethod
     def benchmark_name(cls) -> str:
@@ -270,7 +255,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
 
     @classmethod
     def check_split(cls, split: str) -> str:
-        """Our name of a split; a ValueError that lists them if there is none of that name."""
+        """Our name of a split."""
         name = cls.split_aliases.get(split, split)
         if name not in cls.splits:
             known = ", ".join([*cls.splits, *cls.split_aliases])
@@ -279,7 +264,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """The options, if the benchmark has them; else a ValueError that names the nearest."""
+        """The options, if the benchmark has them."""
         own = [field.name for field in fields(cls.BUILDER_CONFIG_CLASS)]
         hidden = {field.name for field in fields(datasets.BuilderConfig)} | {"with_videos"}
         known = [name for name in own if name not in hidden]
@@ -317,10 +302,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
                 dataset = dataset.select(np.flatnonzero(found))
         canonical = self.canonical()
         videos, captions = count(dataset)
-        same = (canonical.videos or videos) == videos
-        if self.config.captions != "random":
-            same &= (canonical.captions or captions) == captions
-        if same:
+        if canonical.is_met(videos, None if self.config.captions == "random" else captions):
             dataset.info.description = canonical.name
         else:
             expected = f"{canonical.videos or videos:,} videos and {canonical.captions or captions:,} captions"
@@ -334,11 +316,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
 
 
 def check_captions(captions: Any) -> list[str]:
-    """The same captions, if they are a list of texts in which there is something to read.
-
-    Raises:
-        ValueError: they are not; says what was found and what was expected.
-    """
+    """The same captions, if they are a list of texts in which there is something to read; else a ValueError."""
     if not isinstance(captions, list | tuple) or not captions:
         raise ValueError(f"captions are {captions!r}; expected a text or a list of texts")
     for caption in captions:

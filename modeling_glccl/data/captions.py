@@ -6,23 +6,26 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import datasets
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
+from datasets import config
 from datasets.fingerprint import Hasher
 
 from ..atomic import write_whole
 from ..video_files import VIDEO_SUFFIXES
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig, check_captions
 from .files import VideoFiles, parse_json, read_csv, read_text
+from .mirrors import flat_videos
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10
@@ -61,7 +64,7 @@ class _Record(NamedTuple):
     """A usable row of the table."""
 
     file: str
-    path: str
+    path: str | None
     captions: list[str]
     start: float | None
     end: float | None
@@ -80,34 +83,32 @@ class Captions(VideoBenchmark):
     """One row per caption. Another window of a file is another video; all windows of a file are in one split."""
 
     BUILDER_CONFIG_CLASS = CaptionsConfig
+    config: CaptionsConfig
     title = "own captions"
     split_aliases: ClassVar = {"val": "validation", "valid": "validation", "dev": "validation"}
+    names: ClassVar = {"train": "train", "validation": "validation", "test": "test"} | split_aliases
 
     @classmethod
-    def from_files(cls, split: str, **options: Any) -> "Captions":
+    def from_files(cls, split: str, **options: Any) -> Self:
         """A builder. The table is read anew each time, so there is no cache that could be out of date."""
         return cls(config_name=split, hash="table", **options)
 
     @classmethod
     def split_names(
         cls, repo_id: str | None = None, hub: dict[str, Any] | None = None, **options: Any
-    ) -> tuple[str, ...]:
+    ) -> Sequence[str]:
         """The splits that the table has, or that it is divided into."""
         builder = cls.from_files("train", **options)
         found = builder._hub_splits(repo_id, **hub or {}) if repo_id else {}
         if not found:
             records = builder._hub_records(repo_id, **hub or {})[0] if repo_id else builder._folder_records()
             found = {record.split for record in records}
-        return tuple(name for name in cls.splits if name in found)
+        return [name for name in cls.splits if name in found]
 
     @property
     def root(self) -> Path:
         """The folder itself: a sub-folder of any name holds videos."""
         return self.folder
-
-    def annotation_files(self) -> list[Path]:
-        """The table of the folder or, as `datasets` has it too, one in each folder named like a split."""
-        return [path for path, _ in self._tables()]
 
     def canonical(self) -> Canonical:
         """No published results: the table, and how it was divided."""
@@ -117,17 +118,19 @@ class Captions(VideoBenchmark):
         """The split from the folder."""
         return self._dataset(self._folder_records())
 
-    def load_hub(self, repo_id: str, hub: dict[str, Any]) -> datasets.Dataset:
+    def load_hub(self, repo_id: str, **hub: Any) -> datasets.Dataset:
         """The split from the Hub; videos that are embedded in the table are written to files once.
 
         Args:
             repo_id: the dataset, or its copy in a folder.
-            hub: `config_name`, `revision` and `split` of the dataset, where they are not plain.
+            **hub: `config_name`, `revision` and `split` of the dataset, where they are not plain.
         """
-        records, write = self._hub_records(repo_id, **hub)
+        records, table, embedded = self._hub_records(repo_id, **hub)
         dataset = self._dataset(records)
-        if self.config.with_videos:
-            write(set(self.paths.values()))
+        for path in embedded.keys() & set(self.paths.values()) if self.config.with_videos else ():
+            if not os.path.exists(path):
+                row, column = embedded[path]
+                write_whole(Path(path), io.BytesIO(table[row][column]))
         return dataset
 
     def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
@@ -156,18 +159,11 @@ class Captions(VideoBenchmark):
                 f"{', '.join(f'{count:,} in {name}' for name, count in found.items())}. In a recipe an absent split "
                 f"is null, such as data.validation_split=null"
             )
-        contents = {column: [] for column in self.info.features}
-        for row in self.rows(videos.values(), VideoFiles() if self.config.with_videos else None):
-            for column, values in contents.items():
-                values.append(row[column])
-        return datasets.Dataset.from_dict(contents, features=self.info.features, split=self.split)
-
-    def _aliases(self) -> dict[str, str]:
-        return {name: name for name in self.splits} | self.split_aliases
+        return self.table(self.rows(videos.values(), VideoFiles() if self.config.with_videos else None))
 
     def _tables(self) -> list[tuple[Path, str | None]]:
-        """The tables, each with the split that its folder is named after."""
-        for folders in ({self.root: None}, {self.root / name: split for name, split in self._aliases().items()}):
+        """The table or, as `datasets` has it too, one in each folder named like a split, with that split."""
+        for folders in ({self.root: None}, {self.root / name: split for name, split in self.names.items()}):
             found = [(folder / name, split) for folder, split in folders.items() for name in TABLES]
             found = [(path, split) for path, split in found if path.is_file()]
             for (path, _), (other, _) in pairwise(found):
@@ -183,25 +179,22 @@ class Captions(VideoBenchmark):
         )
 
     def _folder_records(self) -> list[_Record]:
-        records, self.source = [], str(self.root)
-        tables = self._tables()
+        records, tables = [], self._tables()
+        self.source = str(tables[0][0] if len(tables) == 1 else self.root)
         for table, split in tables:
-            folder = table.parent / self.config.videos_dir
-            prefix = PurePosixPath(*table.parent.relative_to(self.root).parts)
             columns, rows = READERS[table.suffix](table)
-
-            def locate(name: Any, folder: Path = folder, prefix: PurePosixPath = prefix) -> tuple[str, str | None]:
-                file = _inside(name, folder)
-                path = folder / file
-                return str(prefix / file), str(path) if path.is_file() else None
-
-            if len(tables) == 1:
-                self.source = str(table)
+            locate = partial(_locate, table.parent / self.config.videos_dir, table.parent.relative_to(self.root))
             records += self._records(table, columns, rows, self.config.video_column or "file_name", locate, split)
         return self._divided(records)
 
     def _records(
-        self, source: Any, columns: list[str], rows: Iterable[tuple[str, dict]], video_column: str, locate, split
+        self,
+        source: Path | str,
+        columns: list[str],
+        rows: Iterable[tuple[str, dict[str, Any]]],
+        video_column: str,
+        locate: Callable[[Any], tuple[str, str | None]],
+        split: str | None,
     ) -> list[_Record]:
         """The rows of a table, checked; all that is wrong with them becomes one error."""
         caption_column = self.config.caption_column
@@ -224,7 +217,11 @@ class Captions(VideoBenchmark):
                 file, path = locate(values.get(video_column))
                 start, end = _window(values.get("start"), values.get("end"))
                 captions = _captions(values.get(caption_column), isinstance(source, Path) and source.suffix == ".csv")
-                named = self._split_of(values.get("split")) if "split" in columns else split
+                named = split
+                if "split" in columns:
+                    named = self.names.get(str(values.get("split")).strip().lower())
+                    if named is None:
+                        raise ValueError(f"split is {values.get('split')!r}; expected {', '.join(self.splits)}")
                 where = f"{source.name if isinstance(source, Path) else source}, {place}"
                 records.append(_Record(file, path, captions, start, end, named, where))
             except ValueError as error:
@@ -239,12 +236,6 @@ class Captions(VideoBenchmark):
         if not records:
             raise ValueError(f"{source}: no rows")
         return records
-
-    def _split_of(self, value: Any) -> str:
-        split = self._aliases().get(value.strip().lower()) if isinstance(value, str) else None
-        if split is None:
-            raise ValueError(f"split is {value!r}; expected {', '.join(self.splits)}")
-        return split
 
     def _divided(self, records: list[_Record]) -> list[_Record]:
         """Every record with its split."""
@@ -272,7 +263,7 @@ class Captions(VideoBenchmark):
         names = datasets.get_dataset_split_names(repo_id, config_name, revision=revision)
         if split is not None or len(names) == 1:
             return {}
-        found = {ours: name for name, ours in self._aliases().items() if name in names}
+        found = {ours: name for name, ours in self.names.items() if name in names}
         if not found:
             raise ValueError(
                 f"{repo_id} has splits {', '.join(names)}; expected {', '.join(self.splits)}, or choose one to divide "
@@ -282,37 +273,36 @@ class Captions(VideoBenchmark):
 
     def _hub_records(
         self, repo_id: str, config_name: str | None = None, revision: str | None = None, split: str | None = None
-    ) -> tuple[list[_Record], Callable[[set[str]], None]]:
-        """The records, and a function that writes embedded videos to their paths."""
+    ) -> tuple[list[_Record], datasets.Dataset, dict[str, tuple[int, str]]]:
+        """The records, the table, and path -> row and column of the videos that are embedded in it."""
         names = self._hub_splits(repo_id, config_name, revision, split)
         if names and self.split not in names:
             raise ValueError(f"{repo_id} has no split {self.split}; it has {', '.join(names.values())}")
         chosen = split or names.get(self.split)
         if chosen is None:
             (chosen,) = datasets.get_dataset_split_names(repo_id, config_name, revision=revision)
-        table = datasets.load_dataset(repo_id, config_name, split=chosen, revision=revision)
+        table = cast(datasets.Dataset, datasets.load_dataset(repo_id, config_name, split=chosen, revision=revision))
         self.source = f"{repo_id}, split {chosen}"
-        column = self.config.video_column or "video"
-        texts = table.remove_columns([column]) if column in table.column_names else table
-        columns, content, indices, folder = table.column_names, None, {}, self._hub_folder(repo_id, table)
-        if column in columns:
-            table = table.cast_column(column, datasets.Video(decode=False))
-            content = table.data.column(column)
-        given = iter(_given(content)) if content is not None else iter(())
-        ids: dict[tuple, str] = {}
-        same_name: Counter = Counter()
-
-        def rows():
-            for index, values in enumerate(texts):
-                yield f"row {index}", values | {column: (index, *next(given))}
+        # Another folder for another version of the dataset.
+        parent = self.root if self.config.data_dir is not None else Path(config.HF_DATASETS_CACHE) / "videos"
+        folder = parent / f"captions-{Hasher.hash([str(repo_id), table._fingerprint])}"
+        columns, column = table.column_names, self.config.video_column or "video"
+        table = flat_videos(table, column)
+        content, rows, sizes = f"{column}.bytes", table, iter(())
+        if content in table.column_names:
+            rows = table.remove_columns(content)
+            sizes = iter(pyarrow.compute.call_function("binary_length", [table.data.column(content)]).to_pylist())
+        embedded: dict[str, tuple[int, str]] = {}
+        ids: dict[str, str] = {}
+        same_name: Counter[str] = Counter()
 
         def locate(value: tuple[int, str | None, int | None]) -> tuple[str, str]:
-            index, path, size = value
-            name = PurePosixPath((path or f"{index}.mp4").replace("\\", "/")).name
+            row, path, size = value
+            name = PurePosixPath((path or f"{row}.mp4").replace("\\", "/")).name
             if size is not None:
                 suffix = "" if name.lower().endswith(VIDEO_SUFFIXES) else ".mp4"
                 path = str(folder / str(size) / f"{name}{suffix}")
-                indices.setdefault(path, index)
+                embedded.setdefault(path, (row, content))
             elif path is None or not os.path.isfile(path):
                 raise ValueError(
                     f"the video is {path!r}; expected its bytes, or a file on this machine. Download the files of "
@@ -323,28 +313,12 @@ class Captions(VideoBenchmark):
                 ids[path] = name if same_name[name] == 1 else f"{name} ({same_name[name]})"
             return ids[path], path
 
-        def write(wanted: set[str]) -> None:
-            for path in wanted & indices.keys():
-                if not os.path.exists(path):
-                    write_whole(Path(path), io.BytesIO(table[indices[path]][column]["bytes"]))
-
-        records = self._records(self.source, columns, rows(), column, locate, self.split if names else None)
-        return self._divided(records), write
-
-    def _hub_folder(self, repo_id: str, table: datasets.Dataset) -> Path:
-        """Where embedded videos are written: another folder for another version of the dataset."""
-        if self.config.data_dir is not None:
-            parent = self.root
-        else:
-            parent = Path(datasets.config.HF_DATASETS_CACHE) / "videos"
-        return parent / f"captions-{Hasher.hash([str(repo_id), table._fingerprint])}"
-
-
-def _given(column: pyarrow.ChunkedArray) -> Iterator[tuple[str | None, int | None]]:
-    """Path and number of bytes of every video of a table, without reading the bytes."""
-    for chunk in column.chunks:
-        sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(chunk, "bytes"))
-        yield from zip(pyarrow.compute.struct_field(chunk, "path").to_pylist(), sizes.to_pylist(), strict=True)
+        numbered = (
+            (f"row {row}", values | {column: (row, values.get(f"{column}.path"), next(sizes, None))})
+            for row, values in enumerate(cast(list[dict[str, Any]], rows))
+        )
+        records = self._records(self.source, columns, numbered, column, locate, self.split if names else None)
+        return self._divided(records), table, embedded
 
 
 def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
@@ -359,26 +333,35 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]
     return list(dict.fromkeys(name for _, values in records for name in values)), records
 
 
-def _read_parquet(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, Any]]]]:
+def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: no Parquet file that can be read: {error}") from error
-    rows = (row for batch in table.to_batches() for row in batch.to_pylist())
-    return table.column_names, ((f"row {index}", values) for index, values in enumerate(rows))
+    return table.column_names, [(f"row {index}", values) for index, values in enumerate(table.to_pylist())]
 
 
 READERS = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
-def _inside(name: Any, folder: Path) -> str:
-    """The normal form of a file name, which must stay inside the folder."""
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"the file name is {name!r}; expected a text such as clips/a.mp4")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+def _locate(folder: Path, prefix: Path, name: Any) -> tuple[str, str | None]:
+    """The normal form of a file name, which must stay inside the folder, and the path of its file, if there is one."""
+    expected = "expected a text such as clips/a.mp4"
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the file name is {name!r}; {expected}")
+    if not name.strip():
+        raise ValueError(f"the file name is {name!r}, which is only spaces; {expected}")
+    file = PurePosixPath(name)
+    if file.is_absolute() or ".." in file.parts or "\0" in name:
         raise ValueError(f"the file name leads out of {folder}; expected a name within that folder")
-    return str(path)
+    path = folder / file
+    if path.is_file():
+        return str(prefix / file), str(path)
+    if name != name.strip():
+        raise ValueError(
+            f"the file name is {name!r}, with spaces around it, and no file has it; expected {name.strip()!r}"
+        )
+    return str(prefix / file), None
 
 
 def _captions(value: Any, is_csv: bool) -> list[str]:
@@ -419,7 +402,7 @@ def _split_files(files: set[str], ratio: Mapping[str, float], seed: int) -> dict
             f"{len(files)} videos cannot be divided into {', '.join(names)}; expected {len(names)} at least, or "
             "another split_ratio, such as [0, 0, 1]"
         )
-    largest = max(names, key=ratio.get)
+    largest = max(names, key=ratio.__getitem__)
     least = min(2, len(files) // len(names))
     sizes = {name: max(least, round(len(files) * ratio[name])) for name in names if name != largest}
     sizes[largest] = len(files) - sum(sizes.values())
@@ -433,4 +416,3 @@ def _split_files(files: set[str], ratio: Mapping[str, float], seed: int) -> dict
 
 
 BENCHMARK = Captions
-load = Captions.load

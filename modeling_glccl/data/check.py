@@ -1,26 +1,24 @@
 """Verifies the download of a benchmark: annotations, counts, and that every video decodes."""
 
 import json
-import multiprocessing
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import datasets
 import numpy as np
+from datasets import config
 from datasets.fingerprint import Hasher
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from ..video_decoding_glccl import VideoDecodeError, decode_video
+from ..video_decoding_glccl import decode_video
 from . import BENCHMARKS
-from .benchmark import Canonical, VideoBenchmark, count, found_videos
+from .benchmark import Canonical, count, found_videos
+from .files import add_to_ledger, read_ledger
+from .pool import map_videos
 
 
 @dataclass
@@ -41,7 +39,7 @@ class SplitReport:
     problem: str = ""
     videos: int = 0
     captions: int = 0
-    canonical: Canonical | None = None
+    canonical: Canonical = field(default_factory=lambda: Canonical("", None, None))
     missing: dict[str, str] = field(default_factory=dict)
     undecodable: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -54,10 +52,7 @@ class SplitReport:
     @property
     def is_canonical(self) -> bool:
         """Whether the annotations are those of published results, as far as counts tell."""
-        return self.canonical is not None and (self.videos, self.captions) == (
-            self.canonical.videos or self.videos,
-            self.canonical.captions or self.captions,
-        )
+        return not self.problem and self.canonical.is_met(self.videos, self.captions)
 
 
 @dataclass
@@ -82,26 +77,26 @@ class CheckReport:
             if split.problem:
                 table.add_row(split.split, *["-"] * 5, split.problem)
                 continue
-            canonical = split.canonical
+            numbers = [
+                f"{found:,}" if canonical in (None, found) else f"{found:,} of {canonical:,}"
+                for found, canonical in (
+                    (split.videos, split.canonical.videos),
+                    (split.captions, split.canonical.captions),
+                    *((len(problems), None) for problems in (split.missing, split.undecodable, split.damaged)),
+                )
+            ]
             verdict = "ok" if split.ok else "NOT complete"
-            table.add_row(
-                split.split,
-                _of(split.videos, canonical.videos),
-                _of(split.captions, canonical.captions),
-                f"{len(split.missing):,}",
-                f"{len(split.undecodable):,}",
-                f"{len(split.damaged):,}",
-                verdict if split.is_canonical else f"{verdict}; counts differ",
-            )
+            table.add_row(split.split, *numbers, verdict if split.is_canonical else f"{verdict}; counts differ")
         return table
 
     def details(self, limit: int = 10) -> list[str]:
         """A line for each of the first `limit` missing, undecodable and damaged videos of a split."""
-        lines = []
-        for split in self.splits:
-            for problems in (split.missing, split.undecodable, split.damaged):
-                lines += [f"{split.split}: {reason}" for reason in list(problems.values())[:limit]]
-        return lines
+        return [
+            f"{split.split}: {reason}"
+            for split in self.splits
+            for problems in (split.missing, split.undecodable, split.damaged)
+            for reason in list(problems.values())[:limit]
+        ]
 
 
 def check_benchmark(
@@ -120,7 +115,7 @@ def check_benchmark(
         data_dir: its folder.
         splits: those to check; None for all.
         num_proc: processes that decode.
-        resume_file: JSON lines, one per decoded video; the next check decodes only what is not in it or has changed
+        resume_file: a line for every decoded video; the next check decodes only what is not in it or has changed
             since. By default a file in the cache of `datasets`, one for each folder.
         progress: shows a progress bar.
         **options: of the benchmark, as for [`load_benchmark`].
@@ -137,103 +132,50 @@ def check_benchmark(
     if not Path(data_dir).is_dir():
         raise FileNotFoundError(f"data_dir={data_dir} is not a folder")
     options = benchmark.check_options(options) | {"data_dir": str(data_dir)}
-    names = splits or benchmark.split_names(**options)
-    inspected = [_inspect(benchmark, benchmark.check_split(split), options) for split in names]
 
-    jobs = list(dict.fromkeys(job for _, videos, _ in inspected for job in videos.values()))
+    reports, videos = [], []
+    for split in [benchmark.check_split(split) for split in splits or benchmark.split_names(**options)]:
+        try:
+            builder = benchmark.from_files(split, **options)
+            dataset = builder.build()
+        except (OSError, ValueError) as error:
+            reports.append(SplitReport(split, problem=str(error)))
+            continue
+        reports.append(SplitReport(split, "", *count(dataset), builder.canonical()))
+        there = found_videos(dataset)
+        for video_id in dataset.select(np.flatnonzero(~there)).unique("video_id"):
+            reports[-1].missing[video_id] = f"{builder.place_of(video_id)} is missing"
+        rows = dataset.select(np.flatnonzero(there)).select_columns(["video_id", "video", "start", "end"])
+        for row in {row["video_id"]: row for row in rows}.values():
+            job = (row["video"]["path"], row["start"], row["end"])
+            videos.append((reports[-1], row["video_id"], builder.place_of(row["video_id"]), job))
+
     if resume_file is None:
         key = Hasher.hash([name, str(Path(data_dir).absolute())])
-        resume_file = Path(datasets.config.HF_DATASETS_CACHE) / "checks" / f"{name}-{key}.jsonl"
-    results = _decode_all(jobs, Path(resume_file), num_proc, progress)
-    for report, videos, builder in inspected:
-        for video_id, job in videos.items():
-            kind, reason = results[job]
-            if kind != "ok":
-                place = builder.place_of(video_id)
-                getattr(report, kind)[video_id] = reason if place == video_id else f"{place}: {reason}"
-    return CheckReport(name, [report for report, _, _ in inspected])
-
-
-class _Job(NamedTuple):
-    path: str
-    start: float | None
-    end: float | None
-
-
-def _inspect(
-    benchmark: type[VideoBenchmark], split: str, options: dict[str, Any]
-) -> tuple[SplitReport, dict[str, _Job], VideoBenchmark | None]:
-    """What the annotations say, what to decode by video id, and the builder that has read them."""
-    try:
-        builder = benchmark.from_files(split, **options)
-        dataset = builder.build()
-    except (OSError, ValueError) as error:
-        return SplitReport(split, problem=str(error)), {}, None
-    report = SplitReport(split, "", *count(dataset), builder.canonical())
-    absent = dataset.select(np.flatnonzero(~found_videos(dataset))).unique("video_id")
-    report.missing = {video_id: f"{builder.place_of(video_id)} is missing" for video_id in absent}
-    rows = dataset.select(np.flatnonzero(found_videos(dataset))).select_columns(["video_id", "video", "start", "end"])
-    jobs = {row["video_id"]: _Job(row["video"]["path"], row["start"], row["end"]) for row in rows}
-    return report, jobs, builder
-
-
-def _decode_all(jobs: list[_Job], resume_file: Path, num_proc: int, progress: bool) -> dict[_Job, tuple[str, str]]:
-    """("ok" | "undecodable" | "damaged", reason) of each job."""
-    results = dict(_read_results(resume_file))
-    results = {job: results[job, _state(job.path)] for job in jobs if (job, _state(job.path)) in results}
-    waiting = [job for job in jobs if job not in results]
+        resume_file = Path(config.HF_DATASETS_CACHE) / "checks" / f"{name}-{key}.jsonl"
+    resume_file = Path(resume_file)
     resume_file.parent.mkdir(parents=True, exist_ok=True)
-    if resume_file.exists() and not resume_file.read_bytes().endswith(b"\n"):
-        with resume_file.open("a", encoding="utf-8") as log:
-            log.write("\n")
+    results, keys = read_ledger(resume_file), {}
+    for *_, job in videos:
+        status = os.stat(job[0])
+        keys[job] = json.dumps([*job, status.st_size, status.st_mtime_ns])
+    waiting = [job for job, key in keys.items() if key not in results]
     with (
-        resume_file.open("a", encoding="utf-8") as log,
-        tqdm(total=len(jobs), initial=len(results), desc="decode", unit="video", disable=not progress) as bar,
-        _mapper(num_proc) as decode_each,
+        resume_file.open("a", encoding="utf-8") as ledger,
+        tqdm(total=len(keys), desc="decode", unit="video", disable=not progress) as bar,
     ):
-        for job, result in zip(waiting, decode_each(_decode, waiting), strict=True):
-            results[job] = result
-            log.write(json.dumps([job, _state(job.path), result]) + "\n")
-            log.flush()
+        bar.update(len(keys) - len(waiting))
+        for outcome in map_videos(_decode, waiting, num_proc):
+            result = ["undecodable", outcome.error] if outcome.error else ["damaged", outcome.warning]
+            results[keys[outcome.job]] = result
+            add_to_ledger(ledger, keys[outcome.job], result)
             bar.update()
-    return results
+    for report, video_id, place, job in videos:
+        kind, reason = results[keys[job]]
+        if reason:
+            getattr(report, kind)[video_id] = reason if place == video_id else f"{place}: {reason}"
+    return CheckReport(name, reports)
 
 
-def _read_results(resume_file: Path) -> Iterator[tuple[tuple[_Job, str], tuple[str, str]]]:
-    for line in resume_file.read_text(encoding="utf-8").splitlines() if resume_file.exists() else ():
-        try:
-            job, state, result = json.loads(line)
-        except json.JSONDecodeError:  # the line at which a check was stopped
-            continue
-        yield (_Job(*job), state), tuple(result)
-
-
-def _state(path: str) -> str:
-    """Changes whenever the file does."""
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-@contextmanager
-def _mapper(num_proc: int) -> Iterator[Callable]:
-    """`map`, here or over processes."""
-    if num_proc <= 1:
-        yield map
-        return
-    # Not forked: a process that has run PyTorch or FFmpeg threads must not be.
-    with ProcessPoolExecutor(num_proc, multiprocessing.get_context("spawn")) as pool:
-        yield pool.map
-
-
-def _decode(job: _Job) -> tuple[str, str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            decode_video(job.path, start=job.start, end=job.end)
-        except VideoDecodeError as error:
-            return "undecodable", str(error)
-    return ("damaged", str(caught[0].message)) if caught else ("ok", "")
-
-
-def _of(found: int, canonical: int | None) -> str:
-    return f"{found:,}" if canonical in (None, found) else f"{found:,} of {canonical:,}"
+def _decode(path: str, start: float | None, end: float | None) -> None:
+    decode_video(path, start=start, end=end)

@@ -2,19 +2,13 @@
 
 from typing import Any
 
-from transformers.image_processing_utils import BatchFeature
+from transformers import BatchFeature
 
 from ..processing_glccl import GLCCLProcessor
 
 
 def video_inputs(processor: GLCCLProcessor, rows: list[dict[str, Any]], **kwargs: Any) -> BatchFeature:
-    """Inputs of `get_video_features` for rows with a `video` and, where only a part counts, `start` and `end`.
-
-    Args:
-        processor: decodes and prepares the videos.
-        rows: of a benchmark.
-        **kwargs: for the processor.
-    """
+    """What the processor makes of rows with a `video` and, where only a part counts, `start` and `end`."""
     windows = {
         name: [row[name] for row in rows]
         for name in ("start", "end")
@@ -34,12 +28,13 @@ class RetrievalCollator:
         self.processor = processor
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Returns `inputs`, what the model takes, and `videos`, the names of the videos.
+        """Returns `inputs`, what the model takes, and `videos`, their files, or ids where they are no files.
 
         Raises:
             ValueError: a video or caption that cannot be used; a note lists the videos of the batch.
         """
-        names = [_name(row) for row in rows]
+        videos = [row["video"]["path"] if isinstance(row["video"], dict) else row["video"] for row in rows]
+        names = [video if isinstance(video, str) else row["video_id"] for video, row in zip(videos, rows, strict=True)]
         try:
             text = self.processor(text=[row["caption"] for row in rows])
             inputs = {**text, **video_inputs(self.processor, rows)}
@@ -47,9 +42,3 @@ class RetrievalCollator:
             error.add_note(f"in the batch of {', '.join(names)}")
             raise
         return {"inputs": inputs, "videos": names}
-
-
-def _name(row: dict[str, Any]) -> str:
-    """A video's file, or its id where it is no file."""
-    video = row["video"]["path"] if isinstance(row["video"], dict) else row["video"]
-    return video if isinstance(video, str) else row["video_id"]

@@ -1,7 +1,6 @@
 """Re-encodes a folder of videos as the paper does before training: in parallel, and going on where it stopped."""
 
 import io
-import json
 import os
 import re
 from contextlib import suppress
@@ -9,12 +8,13 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from ..atomic import write_whole
 from ..video_decoding_glccl import VideoDecodeError, open_video
 from ..video_files import find_videos, why_no_file
+from .files import add_to_ledger, read_ledger
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video
 
@@ -59,9 +59,8 @@ class CompressReport:
             "damaged": f"{len(self.damaged):,}",
             "failed": f"{len(self.failed):,}",
         }
-        table = Table(*row, title="compressed" if self.ok else "NOT all could be compressed")
-        for column in table.columns:
-            column.justify = "right"
+        columns = [Column(name, justify="right") for name in row]
+        table = Table(*columns, title="compressed" if self.ok else "NOT all could be compressed")
         table.add_row(*row.values())
         return table
 
@@ -107,26 +106,45 @@ def compress_folder(
         raise ValueError(f"the compressed videos of {source_dir} cannot go into that folder itself: got {output_dir}")
     listing.videos += [path for path in listing.ignored if Path(path).suffix == "" and _is_video(path)]
     listing.check()
-    report, found = CompressReport(), {}
+    report, sources, doubles = CompressReport(), {}, []
     report.ignored = sorted(set(listing.ignored) - set(listing.videos))
     report.failed = {path: f"{path}: {why_no_file(path)}" for path in listing.irregular}
     for source in map(Path, sorted(listing.videos)):
-        stem, _ = os.path.splitext(source.relative_to(source_dir))
-        found.setdefault(f"{stem}.mp4", []).append(source)
-    if doubles := [f"{' and '.join(map(str, same))} -> {to}" for to, same in found.items() if len(same) > 1]:
+        name = f"{os.path.splitext(source.relative_to(source_dir))[0]}.mp4"
+        if (first := sources.setdefault(name, source)) != source:
+            doubles.append(f"{first} and {source} -> {name}")
+    if doubles:
         raise ValueError(
             f"{len(doubles)} names stand for several videos ({'; '.join(doubles[:5])}): rename all but one"
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(output_dir / LOCK, timeout=0):
-            _compress(
-                {name: same[0] for name, same in found.items()}, output_dir, settings, num_proc, progress, report
-            )
+        with FileLock(output_dir / LOCK, timeout=0), (output_dir / LEDGER).open("a", encoding="utf-8") as ledger:
+            jobs = _what_is_left(sources, output_dir, settings, report)
+            bar = tqdm(desc="compress", total=len(sources), unit="video", initial=report.skipped, disable=not progress)
+            with bar:
+                for (source, _), content, error, warning in map_videos(compress_video, jobs, num_proc):
+                    bar.update()
+                    if error:
+                        report.failed[str(source)] = error
+                        continue
+                    name, state = jobs[source, settings]
+                    try:
+                        # First into the ledger: what is not in there, this command did not write.
+                        add_to_ledger(ledger, name, [len(content), *state])
+                        write_whole(output_dir / name, io.BytesIO(content))
+                    except OSError as error:
+                        reason = f"cannot write the compressed video ({error.strerror}); what is finished is kept"
+                        raise OSError(error.errno, reason, str(output_dir / name)) from error
+                    report.compressed += 1
+                    report.bytes_before += state[0]
+                    report.bytes_after += len(content)
+                    if warning:
+                        report.damaged[str(source)] = warning
     except Timeout as error:
         raise ValueError(f"another process compresses videos into {output_dir}: wait for it to end") from error
     except KeyboardInterrupt:
-        done = f"{report.compressed + report.skipped} of {len(found)} videos are compressed"
+        done = f"{report.compressed + report.skipped} of {len(sources)} videos are compressed"
         raise KeyboardInterrupt(f"{done}; the same command goes on from there") from None
     return report
 
@@ -138,20 +156,11 @@ def _is_video(path: str) -> bool:
     return False
 
 
-def _compress(
-    sources: dict[str, Path],
-    output_dir: Path,
-    settings: CompressSettings,
-    num_proc: int,
-    progress: bool,
-    report: CompressReport,
-) -> None:
-    """Compresses to these names what the ledger does not hold."""
-    ledger_file, ledger = output_dir / LEDGER, {}
-    for line in ledger_file.read_text(encoding="utf-8").splitlines() if ledger_file.exists() else ():
-        with suppress(ValueError):  # the line at which a call was killed
-            name, state = json.loads(line)
-            ledger[name] = state
+def _what_is_left(
+    sources: dict[str, Path], output_dir: Path, settings: CompressSettings, report: CompressReport
+) -> dict[tuple[Path, CompressSettings], tuple[str, list]]:
+    """Job -> name and state, of what the ledger does not hold; puts right what a killed call left behind."""
+    ledger = read_ledger(output_dir / LEDGER)
     if foreign := [name for name in sources if name not in ledger and (output_dir / name).exists()]:
         raise ValueError(
             f"{len(foreign)} files such as {output_dir / foreign[0]} exist and were not written by this command, "
@@ -160,38 +169,16 @@ def _compress(
     for path in output_dir.rglob(".*.partial"):
         name = re.fullmatch(r"\.(.+)\.\d+\.partial", path.name)
         if name and str(path.with_name(name[1]).relative_to(output_dir)) in ledger:
-            path.unlink()  # a call was killed here
-    jobs, states = {}, {}
+            path.unlink()
+    jobs = {}
     for name, source in sources.items():
-        status, target = source.stat() if source.exists() else None, output_dir / name
-        states[name] = [status and status.st_size, status and status.st_mtime_ns, *astuple(settings)]
-        size = target.stat().st_size if target.exists() else None
-        if ledger.get(name) == [size, *states[name]]:
+        status, target = source.stat(), output_dir / name
+        state = [status.st_size, status.st_mtime_ns, *astuple(settings)]
+        size = target.stat().st_size if target.exists() else 0
+        if ledger.get(name) == [size, *state]:
             report.skipped += 1
             report.bytes_before += status.st_size
             report.bytes_after += size
         else:
-            jobs[source, settings] = name
-    with (
-        ledger_file.open("a", encoding="utf-8") as log,
-        tqdm(total=len(sources), initial=report.skipped, desc="compress", unit="video", disable=not progress) as bar,
-    ):
-        for job, content, error, warning in map_videos(compress_video, jobs, num_proc):
-            bar.update()
-            if error:
-                report.failed[str(job[0])] = error
-                continue
-            name = jobs[job]
-            try:
-                # First into the ledger: what is not in there, this command did not write.
-                log.write(f"\n{json.dumps([name, [len(content), *states[name]]])}")
-                log.flush()
-                write_whole(output_dir / name, io.BytesIO(content))
-            except OSError as error:
-                reason = f"cannot write the compressed video ({error.strerror}); what is finished is kept"
-                raise OSError(error.errno, reason, str(output_dir / name)) from error
-            report.compressed += 1
-            report.bytes_before += states[name][0]
-            report.bytes_after += len(content)
-            if warning:
-                report.damaged[str(job[0])] = warning
+            jobs[source, settings] = name, state
+    return jobs

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
+from .benchmark import FILE_NAMES, AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
 from .files import VideoFiles, entry, find_annotation, read_json, read_lines
-
-FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 
 
 @dataclass
@@ -29,6 +27,7 @@ class DiDeMo(VideoBenchmark):
     """
 
     BUILDER_CONFIG_CLASS = DiDeMoConfig
+    config: DiDeMoConfig
     title = "DiDeMo"
     window = (0.0, 31.0)
 
@@ -70,4 +69,3 @@ def _stem(name: str) -> str:
 
 
 BENCHMARK = DiDeMo
-load = DiDeMo.load

@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pyarrow.parquet
@@ -62,12 +62,14 @@ def export_benchmark(
     if part.exists() and not (part / MARK).exists():
         raise FileExistsError(f"{part} was not written by an export, which would replace it: move it away")
     options |= {"with_videos": videos}
-    loaded = {split: load_benchmark(name, split=split, **options) for split in splits} if splits else None
-    loaded = loaded or dict(load_benchmark(name, split=None, **options))
+    if splits:
+        loaded = {split: cast(datasets.Dataset, load_benchmark(name, split=split, **options)) for split in splits}
+    else:
+        loaded = cast(dict[str, datasets.Dataset], load_benchmark(name, split=None, **options))
     rows = {split: len(dataset) for split, dataset in loaded.items()}
     # Exactly the splits that are written: `load_dataset` fails if it misses one that the card names.
     files = [{"split": split, "path": f"data/{split}-*"} for split in rows]
-    readme.data.configs = [{"config_name": "default", "data_files": files}]
+    cast(Any, readme.data).configs = [{"config_name": "default", "data_files": files}]
     table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
     shutil.rmtree(part, ignore_errors=True)  # of an export that was interrupted
     try:
@@ -96,5 +98,5 @@ def _write_split(dataset: datasets.Dataset, folder: Path, split: str, shard_byte
         shard = dataset.shard(count, number, contiguous=True).with_format("arrow")
         # `Dataset.to_parquet` would keep paths in place of the videos, unless all are first copied to a cache file.
         with pyarrow.parquet.ParquetWriter(folder / f"{split}-{number:05}-of-{count:05}.parquet", schema) as writer:
-            for table in shard.iter(ROWS_AT_ONCE):
+            for table in cast(Iterable[pyarrow.Table], shard.iter(ROWS_AT_ONCE)):
                 writer.write_table(embed_table_storage(table.cast(schema)))

@@ -7,9 +7,9 @@ import os
 import pickle
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
 
 from ..video_files import VIDEO_SUFFIXES, walk_files
 
@@ -18,11 +18,7 @@ ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
 
 
 def find_annotation(root: Path, *names: str) -> Path:
-    """The first of `names` that exists in `root` or one level down.
-
-    Raises:
-        FileNotFoundError: none does; names the files and folders.
-    """
+    """The first of `names` in `root` or one level down; a FileNotFoundError names them if none is there."""
     path = find_optional_annotation(root, *names)
     if path is None:
         folders = ", ".join(folder or "." for folder in ANNOTATION_FOLDERS)
@@ -36,12 +32,19 @@ def find_optional_annotation(root: Path, *names: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
+    """Where a file of this name goes below `folder`; a ValueError names `origin` if it would lead out of it."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
+        raise ValueError(f"{origin}: the name {name!r} leads out of {folder}; it is not written")
+    return folder.joinpath(*parts)
 
-    Raises:
-        ValueError: another encoding; names the file and what it looks like.
-    """
+
+# What these raise is a ValueError that names the file and the place, and says what is there and what was expected.
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -61,12 +64,27 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def parse_json(text: str, place: str | Path) -> Any:
-    """The value that a text in JSON stands for.
+def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """The columns of a CSV with a header, and its rows, each with its line; an empty value is None."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    expected = "expected values between commas, with double quotes around texts that contain commas or quotes"
+    records = []
+    try:
+        header = next(reader, [])
+        if double := [name for name, count in Counter(header).items() if count > 1]:
+            raise ValueError(f"{path}, line 1: two columns are named {double[0]!r}")
+        for values in filter(None, reader):
+            place = f"line {reader.line_num}"
+            if len(values) != len(header):
+                raise ValueError(f"{path}, {place}: {len(values)} values, the header has {len(header)}; {expected}")
+            records.append((place, dict(zip(header, (value or None for value in values), strict=True))))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}; {expected}") from error
+    return header, records
 
-    Raises:
-        ValueError: it is no JSON; names the place and shows where it begins to go wrong.
-    """
+
+def parse_json(text: str, place: str | Path) -> Any:
+    """The value that a text in JSON stands for."""
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -74,56 +92,13 @@ def parse_json(text: str, place: str | Path) -> Any:
         raise ValueError(f"{place}: no JSON: {error}, at {text[position : position + 40]!r}; expected JSON") from error
 
 
-def read_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, Any]]]]:
-    """The names of the columns of a CSV with a header, and its rows, each with its line; an empty value is None.
-
-    Raises:
-        ValueError: another encoding or form; names the file and the line, as reading the rows does.
-    """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    expected = "expected values between commas, with double quotes around texts that contain commas or quotes"
-
-    def lines() -> Iterator[list[str]]:
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}; {expected}") from error
-
-    rows = lines()
-    header = next(rows, [])
-    if double := [name for name, count in Counter(header).items() if count > 1]:
-        raise ValueError(f"{path}, line 1: two columns are named {double[0]!r}")
-
-    def records() -> Iterator[tuple[str, dict[str, Any]]]:
-        for values in rows:
-            if len(values) != len(header) and values:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(values)} values, the header has {len(header)}; {expected}"
-                )
-            if values:
-                yield (
-                    f"line {reader.line_num}",
-                    {name: value or None for name, value in zip(header, values, strict=True)},
-                )
-
-    return header, records()
-
-
 def read_json(path: Path, kind: type | tuple[type, ...]) -> Any:
-    """The content of a JSON file, which is of this type (list, dict).
-
-    Raises:
-        ValueError: it is not; names the file.
-    """
+    """The content of a JSON file, which is of this type (list, dict)."""
     return expect(parse_json(read_text(path), path), kind, str(path))
 
 
 def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
-    """The same value, if it is of this type.
-
-    Raises:
-        ValueError: it is not; names the place, the value and the type.
-    """
+    """The same value, if it is of this type."""
     if not isinstance(value, kind):
         expected = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{place}: {str(value)[:60]!r} is of type {type(value).__name__}; expected {expected}")
@@ -131,11 +106,7 @@ def expect(value: Any, kind: type | tuple[type, ...], place: str) -> Any:
 
 
 def entry(record: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
-    """`record[key]`, if the record is a dict and the value of this type.
-
-    Raises:
-        ValueError: one of them is not so; names the place, what is there and what was expected.
-    """
+    """`record[key]`, if the record is a dict and the value of this type."""
     if key not in expect(record, dict, place):
         raise ValueError(f"{place}: no {key!r} among {', '.join(map(repr, record)) or 'nothing'}; expected it there")
     return expect(record[key], kind, f"{place}, {key}")
@@ -149,28 +120,36 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """A pickle of plain strings, numbers, lists, tuples and dicts: nothing that could run code when it is read.
-
-    Raises:
-        ValueError: the pickle refers to any class or function, or is damaged.
-    """
+    """A pickle of plain strings, numbers, lists, tuples and dicts: nothing that could run code when it is read."""
     try:
         return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except (ValueError, EOFError, IndexError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path}: cannot be read as captions: {error}") from error
 
 
-class VideoFiles:
-    """The files below some folders, listed once; hidden ones are left out.
+def read_ledger(path: Path) -> dict[str, Any]:
+    """What [`add_to_ledger`] wrote; a line at which a call was killed is left out."""
+    ledger = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            name, state = json.loads(line)
+            ledger[name] = state
+    return ledger
 
-    Args:
-        folders: searched in this order; those that do not exist count as empty.
+
+def add_to_ledger(ledger: TextIO, name: str, state: Any) -> None:
+    """A line for what is finished, written before this returns; a later one for the same name counts."""
+    ledger.write(f"\n{json.dumps([name, state])}")
+    ledger.flush()
+
+
+class VideoFiles:
+    """The files below some folders, listed once, without hidden ones and folders that do not exist.
 
     Where a name stands twice, the first in the order of folders and paths is used, with a warning.
     """
 
     def __init__(self, *folders: Path):
-        self.folders = folders
         self._by_name: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
         self._by_stem: dict[str, list[str]] = {}
@@ -192,9 +171,6 @@ class VideoFiles:
                 f"{self._by_name[os.path.basename(doubles[0])]} is used",
                 stacklevel=2,
             )
-
-    def __len__(self) -> int:
-        return len(self._by_name)
 
     def listing(self) -> list[str]:
         """All paths, in a fixed order."""

@@ -4,13 +4,11 @@ import hashlib
 import io
 import json
 import os
-import time
 import warnings
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pyarrow as pa
 from datasets import Dataset, Features
@@ -23,7 +21,7 @@ from ..atomic import write_whole
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError
 from ..video_processing_glccl import GLCCLVideoProcessor, GLCCLVideosKwargs
-from .pool import Outcome, map_videos
+from .pool import map_videos
 
 # A change of what a cached frame is, or of how it is stored, needs a new version, or old files pass for current ones.
 VERSION = 2
@@ -34,19 +32,14 @@ IMAGE_FORMATS = {
 }
 # Settings of the processor that change no pixel before normalisation.
 _LATER = {"image_mean", "image_std", "pad_to_max_frames", "num_threads"}
-PATIENCE = 1800  # seconds without a new file of the other processes
 
 
 @dataclass
 class CachedFrames:
-    """Feature of `datasets`: path of a picture that holds the frames of a video below each other.
+    """Feature of `datasets`: path of a picture with the square frames of a video below each other.
 
-    A row is decoded when it is read to a list of PIL images, `size` pixels square, which the video processor turns
-    into the same tensors as the video file: it samples, resizes and crops them to themselves. `List(Image())` of
-    `datasets` would store the frames of a video again for each of its captions.
-
-    Args:
-        size: of the video processor. What is around smaller crops is cut off by the processor again.
+    Reads as a list of PIL images of `size` pixels, which the video processor, whose `size` that is, resizes and crops
+    to themselves. `List(Image())` would store the frames of a video again for each of its captions.
     """
 
     size: int
@@ -59,7 +52,7 @@ class CachedFrames:
         return self.pa_type
 
     def decode_example(self, value: str, token_per_repo_id: Any = None) -> list[Image.Image]:
-        """Reads the frames of one video."""
+        """Reads the frames of one video; around smaller crops is black, which the processor cuts off again."""
         with Image.open(value) as column:
             margin = round((self.size - column.width) / 2)  # as the processor's centre crop rounds it
             tops = range(-margin, column.height - margin, column.width)
@@ -83,12 +76,12 @@ def with_frame_cache(
 ) -> Dataset:
     """The dataset with the sampled, resized and cropped frames of its videos in place of the videos.
 
-    Videos that `cache_dir` does not hold yet are decoded first, each once, however many rows it has; a file that
-    changed (path, size, modification time) is a new video, and so is another window (`start`, `end`) of it. Other
-    settings of the processor that change pixels (`size`, `crop_size`, `max_frames`, ...) get a folder of their
-    own; normalisation and padding are left to the processor and may change. Splits and runs share a cache, and may
-    fill it at the same time. An interrupted call leaves what it has decoded, and the next goes on from there. Nothing
-    is removed: of a changed file the old frames stay until the folder is deleted. No global random generator is used.
+    Videos that `cache_dir` does not hold yet are decoded first, each once. A file that changed (path, size,
+    modification time) is a new video, and so is another window (`start`, `end`) of it. Settings of the processor that
+    change pixels get a folder of their own; normalisation and padding are left to it. Splits and runs share a cache,
+    and may fill it at the same time; an interrupted call is taken up by the next. Nothing is removed: of a changed
+    file the old frames stay until the folder is deleted. No global random generator is used. `datasets.map` would
+    begin anew after an interruption, and for other captions of the same videos.
 
     Args:
         dataset: column `video` (path, bytes, or `{"path", "bytes"}`) and, where only parts count, `start` and `end`
@@ -98,11 +91,11 @@ def with_frame_cache(
         cache_dir: folder for caches; made if it does not exist.
         format: "jpeg" (quality 95, 4:4:4; on 22 clips of real video pixels were off by 1 of 255 levels on average and
             by 19 at most, and 12 frames of 224 x 224 pixels took 0.24 MB a video) or "raw" (pixels equal those of the
-            video file bit by bit; `max_frames * 3 * crop_size ** 2` bytes, 1.8 MB a video).
+            video file bit by bit; 1.8 MB a video).
         num_proc: processes that decode, for a script with `if __name__ == "__main__"`; 1 decodes in this one.
         progress: show a progress bar while decoding.
         process_index, num_processes: of a distributed run that calls this in every process, with one `cache_dir` for
-            all: each decodes its part, then waits, without any communication, for the files of the others.
+            all: each begins with its own part, waits for those that others work on, and does what they left.
 
     Returns:
         The dataset, whose column `video` reads as lists of PIL images, without the columns `start` and `end`.
@@ -112,7 +105,6 @@ def with_frame_cache(
         FileNotFoundError: a path without a file.
         TypeError: values of `video` that are neither paths nor bytes.
         ValueError: an unknown format, no column `video`, more frames than a JPEG can hold.
-        TimeoutError: for half an hour no file of the other processes appeared.
 
     Example:
 
@@ -126,7 +118,7 @@ def with_frame_cache(
         raise ValueError(f"format={format!r} is unknown; use {' or '.join(map(repr, IMAGE_FORMATS))}")
     if "video" not in dataset.column_names:
         raise ValueError(f"the dataset has no column 'video'; its columns are {dataset.column_names}")
-    pixels = copy(getattr(processor, "video_processor", processor))
+    pixels = copy(processor.video_processor if isinstance(processor, GLCCLProcessor) else processor)
     if format == "jpeg" and pixels.max_frames * pixels.crop_size > 65_500:
         raise ValueError(f"{pixels.max_frames} frames of {pixels.crop_size} pixels do not fit a JPEG: format='raw'")
     pixels.image_mean, pixels.image_std, pixels.pad_to_max_frames = [0.0] * 3, [1.0] * 3, False
@@ -138,34 +130,50 @@ def with_frame_cache(
 
     columns = [name for name in ("video", "start", "end") if name in dataset.column_names]
     clips = dataset.with_format(None).select_columns(columns)
-    files = [folder / f"{_digest(**row)}.{format}" for row in clips]
-    rows = {file: row for row, file in reversed(list(enumerate(files)))}  # the first row of each
-    own = sorted(rows, key=rows.get)[process_index::num_processes]
-    if not all(file.exists() for file in own):
-        with FileLock(folder / f".{process_index}-of-{num_processes}.lock"):  # another run may fill it too
-            missing = {f"row {rows[file]}": file for file in own if not file.exists()}
-            jobs = ((name, clips[rows[file]], pixels, format) for name, file in missing.items())
-            _fill(missing, map_videos(_encode, jobs, num_proc), progress)
-    _wait([file for file in rows if not file.exists()], folder)
-    others = dataset.remove_columns(columns)
-    paths = list(map(str, files))
+    files = [folder / f"{_digest(**cast(dict, row))}.{format}" for row in clips]
+    first_row = {file: row for row, file in reversed(list(enumerate(files)))}
+    distinct, errors = sorted(first_row, key=first_row.__getitem__), []
+    for part in range(process_index, process_index + num_processes):
+        share = distinct[part % num_processes :: num_processes]
+        if all(file.exists() for file in share):
+            continue
+        # Whoever comes second finds these videos cached.
+        with FileLock(folder / f".{part % num_processes}-of-{num_processes}.lock"):
+            missing = {f"row {first_row[file]}": file for file in share if not file.exists()}
+            jobs = ((name, clips[first_row[file]], pixels, format) for name, file in missing.items())
+            outcomes = map_videos(_encode, jobs, num_proc)
+            bar = tqdm(outcomes, "caching frames", len(missing), unit="video", disable=not progress or not missing)
+            for job, content, error, warning in bar:
+                if error:
+                    errors.append(error)
+                else:
+                    write_whole(missing[job[0]], io.BytesIO(content))
+                if warning:
+                    warnings.warn(warning, stacklevel=2)
+        if errors:
+            shown = "\n".join([*errors[:20], *(["..."] if len(errors) > 20 else [])])
+            raise VideoDecodeError(
+                f"{len(errors)} of {len(missing)} new videos cannot be decoded (the others are cached now); "
+                f"repair them or leave their rows out:\n{shown}"
+            )
+    others, paths = dataset.remove_columns(columns), list(map(str, files))
+    feature = cast(Any, CachedFrames(pixels.size))  # `datasets` types its own alone
     if not others.column_names:  # then it has no rows either
-        return Dataset.from_dict({"video": paths}, Features({"video": CachedFrames(pixels.size)}))
-    return others.add_column("video", paths, feature=CachedFrames(pixels.size))
+        return Dataset.from_dict({"video": paths}, Features({"video": feature}))
+    return others.add_column("video", cast(Any, paths), feature=feature)
 
 
 def _digest(video: Any, start: float | None = None, end: float | None = None) -> str:
     """What tells a clip from others and from former content of its file."""
-    path, content = (video.get("path"), video.get("bytes")) if isinstance(video, dict) else (video, None)
-    if isinstance(video, bytes):
-        path, content = None, video
-    if content is not None:
+    if not isinstance(video, dict):
+        video = {"bytes" if isinstance(video, bytes) else "path": video}
+    if (content := video.get("bytes")) is not None:
         source = f"sha256={hashlib.sha256(content).hexdigest()}"
-    elif isinstance(path, str):
+    elif isinstance(path := video.get("path"), str):
         status = os.stat(path)
         source = f"{os.path.abspath(path)} size={status.st_size} mtime_ns={status.st_mtime_ns}"
     else:
-        raise TypeError(f"column 'video' must hold paths or bytes, got {type(video).__name__}: {video!r:.100}")
+        raise TypeError(f"column 'video' must hold paths or bytes, got {type(path).__name__}: {path!r:.100}")
     return hashlib.sha256(f"{source} start={start} end={end}".encode(errors="surrogateescape")).hexdigest()[:32]
 
 
@@ -179,41 +187,6 @@ def _encode(name: str, clip: dict[str, Any], processor: GLCCLVideoProcessor, for
     buffer = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(buffer, **IMAGE_FORMATS[format])
     return buffer.getvalue()
-
-
-def _fill(missing: dict[str, Path], outcomes: Iterator[Outcome], progress: bool) -> None:
-    errors = []
-    with tqdm(total=len(missing), desc="caching frames", unit="video", disable=not progress or not missing) as bar:
-        for job, content, error, warning in outcomes:
-            bar.update()
-            if error:
-                errors.append(error)
-            else:
-                write_whole(missing[job[0]], io.BytesIO(content))
-            if warning:
-                warnings.warn(warning, stacklevel=3)
-    if errors:
-        shown = "\n".join([*errors[:20], *(["..."] if len(errors) > 20 else [])])
-        raise VideoDecodeError(
-            f"{len(errors)} of {len(missing)} new videos cannot be decoded (the others are cached now); "
-            f"repair them or leave their rows out:\n{shown}"
-        )
-
-
-def _wait(missing: list[Path], folder: Path) -> None:
-    """Returns once these files of other processes are there."""
-    since = time.monotonic()
-    while missing:
-        time.sleep(0.2)
-        left = [file for file in missing if not file.exists()]
-        if len(left) < len(missing):
-            since = time.monotonic()
-        elif time.monotonic() - since > PATIENCE:
-            raise TimeoutError(
-                f"{len(left)} files that other processes should write, such as {left[0]}, have not appeared: did one "
-                f"of them fail, and do all see {folder}?"
-            )
-        missing = left
 
 
 __all__ = ["CachedFrames", "with_frame_cache"]

@@ -46,4 +46,3 @@ class LSMDC(VideoBenchmark):
 
 
 BENCHMARK = LSMDC
-load = LSMDC.load

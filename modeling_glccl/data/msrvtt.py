@@ -32,6 +32,7 @@ class MSRVTT(VideoBenchmark):
     """
 
     BUILDER_CONFIG_CLASS = MSRVTTConfig
+    config: MSRVTTConfig
     title = "MSR-VTT"
     splits = ("train", "test")
     split_aliases: ClassVar = {}
@@ -40,13 +41,11 @@ class MSRVTT(VideoBenchmark):
         """The list of the split and, for training, the JSON files with the captions."""
         if self.split == "test":
             return [find_annotation(self.root, "MSRVTT_JSFUSION_test.csv")]
+        parts = ["train_val_videodatainfo.json", *["test_videodatainfo.json"] * (self.config.train_list == "9k")]
+        if find_optional_annotation(self.root, "MSRVTT_data.json"):
+            parts = ["MSRVTT_data.json"]
         split_list = find_annotation(self.root, f"MSRVTT_train.{self.config.train_list}.csv")
-        if whole := find_optional_annotation(self.root, "MSRVTT_data.json"):
-            return [split_list, whole]
-        files = [split_list, find_annotation(self.root, "train_val_videodatainfo.json", "MSRVTT_data.json")]
-        if self.config.train_list == "9k":
-            files.append(find_annotation(self.root, "test_videodatainfo.json", "MSRVTT_data.json"))
-        return files
+        return [split_list, *(find_annotation(self.root, part, "MSRVTT_data.json") for part in parts)]
 
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
         """Videos in the order of the list, captions in that of the JSON."""
@@ -79,4 +78,3 @@ class MSRVTT(VideoBenchmark):
 
 
 BENCHMARK = MSRVTT
-load = MSRVTT.load

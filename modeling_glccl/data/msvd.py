@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
+from .benchmark import FILE_NAMES, AnnotatedVideo, Canonical, VideoBenchmark
 from .files import expect, find_annotation, read_json, read_lines, read_plain_pickle
-
-FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 
 
 class MSVD(VideoBenchmark):
@@ -46,4 +44,3 @@ def _text(value: Any, place: str) -> str:
 
 
 BENCHMARK = MSVD
-load = MSVD.load

@@ -13,7 +13,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-import av
+from av.error import FFmpegError
 
 from ..video_decoding_glccl import VideoDecodeError
 
@@ -95,12 +95,9 @@ def _run(function: Callable, job: tuple) -> Outcome:
         try:
             value, error = function(*job), ""
         except Exception as problem:
-            if isinstance(problem, OSError) and not isinstance(problem, av.FFmpegError):
+            if isinstance(problem, OSError) and not isinstance(problem, FFmpegError):
                 raise
             value, error = None, str(problem)
             if not isinstance(problem, VideoDecodeError):
                 error = f"{job[0]}: {type(problem).__name__}: {error}"
     return Outcome(job, value, error, "" if error or not caught else str(caught[0].message))
-
-
-__all__ = ["Outcome", "map_videos"]

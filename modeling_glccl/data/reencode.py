@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video, upright
 
@@ -58,7 +59,7 @@ def compress_video(source: str | Path, settings: CompressSettings | None = None)
             return _encode(source, settings)
         except _BrokenTimestamps as error:
             return _encode(source, settings, *error.args)
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         decode_video(source, max_frames=1)  # raises the reason by name
         raise VideoDecodeError(f"{source}: cannot be re-encoded ({error})") from error
 
@@ -111,7 +112,7 @@ def _frames(container: Any, stream: Any, problems: list[str], fixed: float | Non
         for packet in container.demux(stream):
             try:
                 decoded = packet.decode()
-            except av.FFmpegError as error:
+            except FFmpegError as error:
                 problems.append(f"a part of it cannot be decoded ({error})")
                 continue
             for frame in decoded:
@@ -125,7 +126,7 @@ def _frames(container: Any, stream: Any, problems: list[str], fixed: float | Non
                 first = now if count == 0 else first
                 count, time = count + 1, now
                 yield now, frame
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         problems.append(f"it cannot be read to its end ({error})")
     end = time + ((time - first) / (count - 1) if count > 1 else spacing)
     if count < stream.frames or end < 0.9 * duration:

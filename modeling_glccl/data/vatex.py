@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
+from .benchmark import FILE_NAMES, AnnotatedVideo, Canonical, VideoBenchmark
 from .files import VideoFiles, entry, find_annotation, find_optional_annotation, read_json, read_lines
 
-FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}
 # In HGR's split the official training videos are the training set, the official validation videos the other two.
 OFFICIAL = {"train": "vatex_training_v1.0.json", "validation": "vatex_validation_v1.0.json"}
 
@@ -17,7 +16,9 @@ class VATEX(VideoBenchmark):
     title = "VATEX"
 
     def split_list(self) -> Path | None:
-        """HGR's list of this split, where it is there."""
+        """HGR's list of this split, where `data_dir` has it."""
+        if self.config.data_dir is None:
+            return None
         return find_optional_annotation(self.root, f"{FILE_NAMES[self.split]}_list.txt")
 
     def annotation_files(self) -> list[Path]:
@@ -47,14 +48,14 @@ class VATEX(VideoBenchmark):
 
     def mirror_needs_all_splits(self) -> bool:
         """Mirrors split otherwise than HGR: with HGR's list, each video is taken wherever it stands."""
-        return self.config.data_dir is not None and self.split_list() is not None
+        return self.split_list() is not None
 
     def select_mirrored(self, videos: Iterable[AnnotatedVideo]) -> Iterable[AnnotatedVideo]:
         """Those on HGR's list, where `data_dir` has it, in its order."""
-        if not self.mirror_needs_all_splits():
+        if (path := self.split_list()) is None:
             return videos
         by_id = {video.video_id: video for video in videos}
-        return [by_id[video_id] for video_id in read_lines(self.split_list()) if video_id in by_id]
+        return [by_id[video_id] for video_id in read_lines(path) if video_id in by_id]
 
     def canonical(self) -> Canonical:
         """HGR's split, ten captions each."""
@@ -63,11 +64,7 @@ class VATEX(VideoBenchmark):
 
 
 def split_clip_id(video_id: str) -> tuple[str, float, float]:
-    """YouTube id, start and end in seconds: "-_a_b1c2d3e_000012_000022" -> ("-_a_b1c2d3e", 12.0, 22.0).
-
-    Raises:
-        ValueError: not of that form.
-    """
+    """YouTube id, start and end in seconds: "-_a_b1c2d3e_000012_000022" -> ("-_a_b1c2d3e", 12.0, 22.0)."""
     parts = video_id.rsplit("_", 2)
     if len(parts) != 3 or not parts[1].isdigit() or not parts[2].isdigit():
         raise ValueError(f"{video_id!r} is no clip of VATEX, such as -5Mjku4tNuk_000012_000022")
@@ -88,4 +85,3 @@ def _captions(path: Path) -> dict[str, list[str]]:
 
 
 BENCHMARK = VATEX
-load = VATEX.load

@@ -23,19 +23,6 @@ from modeling_glccl.evaluation import evaluate
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture
-def quiet():
-    """Miniatures are not canonical, and most tests are not about that."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not comparable.*")
-        yield
-
-
 def load(name, data_dir, split="test", **options):
     return load_benchmark(name, data_dir, split=split, **options)
 
@@ -219,29 +206,11 @@ NAME = DIDEMO_NAMES[0]
 @pytest.mark.parametrize(
     ("name", "split", "file", "content", "problem"),
     [
-        (
-            "msrvtt",
-            "test",
-            "anns/MSRVTT_JSFUSION_test.csv",
-            "key;video_id;sentence\nr;v;a cat\n",
-            "line 2: no 'video_id'",
-        ),
-        (
-            "msrvtt",
-            "test",
-            "anns/MSRVTT_JSFUSION_test.csv",
-            "video_id,sentence\nvideo9770,\n",
-            "line 2, sentence: 'None'",
-        ),
+        ("msrvtt", "test", MSRVTT_TEST, "key;video_id;sentence\nr;v;a cat\n", "line 2: no 'video_id'"),
+        ("msrvtt", "test", MSRVTT_TEST, "video_id,sentence\nvideo9770,\n", "line 2, sentence: 'None'"),
         ("msrvtt", "train", MSRVTT, "<!DOCTYPE html>", "no JSON: .*'<!DOCTYPE html>'"),
         ("msrvtt", "train", MSRVTT, {"videos": []}, "no 'sentences' among 'videos'"),
-        (
-            "msrvtt",
-            "train",
-            MSRVTT,
-            msrvtt_sentence(None),
-            "0, caption: 'None' is of type NoneType; expected str",
-        ),
+        ("msrvtt", "train", MSRVTT, msrvtt_sentence(None), "0, caption: 'None' is of type NoneType; expected str"),
         ("msrvtt", "train", MSRVTT, msrvtt_sentence(" "), "video1: a caption is ' ', which is empty"),
         ("didemo", "test", DIDEMO, {NAME: "a"}, "is of type dict; expected list"),
         ("didemo", "test", DIDEMO, [{"video": NAME}], "moment 0: no 'description' among 'video'"),

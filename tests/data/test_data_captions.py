@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -28,11 +27,6 @@ from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 RECIPE = REPOSITORY / "recipes" / "own_videos.yaml"
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "pink", "brown")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +254,8 @@ def test_a_bad_ratio_is_named(folder, ratio):
         ({"start": "5", "end": "5"}, "ends at 5 and starts at 5; expected an end after the start"),
         ({"end": "0"}, "ends at 0 and starts at 0; expected an end after the start"),
         ({"file_name": ""}, "the file name is None; expected a text"),
+        ({"file_name": "  "}, "the file name is '  ', which is only spaces; expected a text"),
+        ({"file_name": " red.mp4"}, "the file name is ' red.mp4', with spaces around it.*; expected 'red.mp4'"),
         ({"file_name": "../red.mp4"}, "leads out of .*my videos; expected a name within"),
         ({"file_name": "/etc/passwd"}, "leads out of"),
         ({"file_name": "sub/../../red.mp4"}, "leads out of"),

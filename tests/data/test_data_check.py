@@ -2,9 +2,7 @@
 
 import json
 import os
-import warnings
 
-import datasets
 import miniatures
 import pytest
 from rich.console import Console
@@ -12,13 +10,7 @@ from rich.console import Console
 from modeling_glccl.data import check
 from modeling_glccl.data.check import check_benchmark
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not comparable.*")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def shown(report) -> str:
@@ -70,7 +62,9 @@ def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
     results = tmp_path / "results.jsonl"
     decoded = []
     decode = check._decode
-    monkeypatch.setattr(check, "_decode", lambda job: decoded.append(os.path.basename(job.path)) or decode(job))
+    monkeypatch.setattr(
+        check, "_decode", lambda path, *rest: decoded.append(os.path.basename(path)) or decode(path, *rest)
+    )
 
     def run():
         decoded.clear()
@@ -81,8 +75,8 @@ def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
     assert run() == (True, videos)
     assert run() == (True, [])
     lines = results.read_text().splitlines()
-    results.write_text("\n".join([*lines[:2], lines[2][:20]]))  # stopped in the middle of the third
-    assert run() == (True, sorted(os.path.basename(json.loads(line)[0][0]) for line in lines[2:]))
+    results.write_text("\n".join([*lines[:3], lines[3][:20]]))  # stopped in the middle of the third
+    assert run() == (True, sorted(os.path.basename(json.loads(json.loads(line)[0])[0]) for line in lines[3:]))
     (folder / "videos" / "YouTubeClips" / "def_3_4.avi").write_bytes(b"")
     assert run() == (False, ["def_3_4.avi"])
     assert run() == (False, []), "what was found stays found"

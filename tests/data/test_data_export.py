@@ -23,11 +23,6 @@ CARDS = REPOSITORY / "hub" / "datasets"
 SHAPES = {"num_train": 5, "num_validation": 0, "num_test": 4, "image_size": 32}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def read(folder: Path) -> dict[str, list[dict]]:
     """Rows of every split, in order, by plain pyarrow."""
     rows = {}

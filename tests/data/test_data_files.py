@@ -1,10 +1,12 @@
 """What comes from strangers: archives, pickles, folders of videos."""
 
+import gzip
 import io
 import os
 import pickle
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -81,6 +83,21 @@ def test_a_bomb_is_refused_before_it_is_written(tmp_path, name, monkeypatch):
         ValueError, match=rf"{name}: with 'a\.mp4' its files take [\d,]+ bytes, above the limit of 1,048"
     ):
         extract([bomb(tmp_path / name)], tmp_path / "videos")
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
+def test_a_header_that_claims_gigabytes_is_not_read_into_memory(tmp_path, kind):
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, 3 << 30
+    content = header.tobuf(tarfile.GNU_FORMAT) + bytes(4 << 20)
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(content))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"x\.tar\.gz: .*a header claims 3,221,225,472 bytes, above the limit"):
+        extract([tmp_path / "x.tar.gz"], tmp_path / "videos")
+    assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    tracemalloc.stop()
 
 
 @both
@@ -201,7 +218,7 @@ def test_a_name_that_stands_twice_is_warned_about(tmp_path):
 def test_links_in_a_circle_end(tmp_path):
     write_text(tmp_path / "a" / "x.mp4", "")
     (tmp_path / "a" / "back").symlink_to(tmp_path, target_is_directory=True)
-    assert len(VideoFiles(tmp_path)) == 1
+    assert VideoFiles(tmp_path).listing() == [str(tmp_path / "a" / "x.mp4")]
 
 
 @pytest.mark.parametrize("folder", ["", "anns", "data", "msrvtt_data"])

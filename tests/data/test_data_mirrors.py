@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import datasets
@@ -14,13 +13,7 @@ from miniatures import DIDEMO_NAMES, VATEX_IDS, write_text, write_videos
 
 from modeling_glccl.data import load_benchmark, mirrors
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not comparable.*")
-        yield
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def mirror(folder: Path, **files: list[dict]) -> str:
