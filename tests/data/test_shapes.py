@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import numpy as np
@@ -59,12 +60,12 @@ def test_no_other_video_of_a_split_and_no_twin_in_train_satisfies_a_caption(clip
 def read(caption):
     """Reads a caption without the code that wrote it: finds each fact by its words."""
 
-    def find(words, text, default=None):
+    def find(words, text, default: Any = None) -> Any:
         return next((fact for word, fact in words.items() if re.search(rf"\b(?:{word})\b", text)), default)
 
-    shapes_ = {"circle|disc": "circle", "ring|hoop": "ring", "square|box": "square"} | {
-        name: name for name in ("triangle", "star", "cross", "heart")
-    }
+    colours = {name: name for name in COLOURS}
+    shapes_ = {"circle|disc": "circle", "ring|hoop": "ring", "square|box": "square"}
+    shapes_ |= {name: name for name in ("triangle", "star", "cross", "heart")}
     actions = {
         "leftwards|to the left|right to left": "slide left",
         "rightwards|to the right|left to right": "slide right",
@@ -83,9 +84,7 @@ def read(caption):
         caption = caption.replace(place, "")
     parts = re.split(rf"\b(?=a (?:\w+ )?(?:{'|'.join(COLOURS)})\b)", caption)
     mentions = [
-        Mention(
-            re.search("|".join(COLOURS), part)[0], find(shapes_, part), find(sizes, part), find(actions, part, "?")
-        )
+        Mention(find(colours, part, "?"), find(shapes_, part), find(sizes, part), find(actions, part, "?"))
         for part in parts[1:]
     ]
     ordered = not re.search("at another|and also|as well as|in any order", caption)
@@ -271,7 +270,7 @@ def test_rendering_is_deterministic_down_to_the_bytes_of_the_file():
 def test_files_are_h264_videos_that_show_what_was_drawn():
     clip = sample_clips("test", 1)[0]
     frames = render_frames(np.random.default_rng(3), clip.scene, clip.events, 64)
-    with av.open(io.BytesIO(encode_video(frames))) as container:
+    with av.open(io.BytesIO(encode_video(frames)), "r") as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
         assert stream.average_rate == FPS
@@ -324,8 +323,12 @@ def test_moving_shapes_leave_after_images_and_resting_ones_do_not():
 # Builder
 
 
+def load(folder: Path, **options: Any) -> Any:
+    return load_benchmark("shapes", data_dir=folder, **options)
+
+
 def test_columns_of_videos(tmp_path):
-    test = load_benchmark("shapes", data_dir=tmp_path, split="test", **SMALL)
+    test = load(tmp_path, split="test", **SMALL)
     assert len(test) == SMALL["num_test"]
     row, clip = test[0], sample_clips("test", 1)[0]
     assert Path(row["video"]["path"]).stat().st_size > 1000
@@ -337,21 +340,21 @@ def test_columns_of_videos(tmp_path):
 
 
 def test_all_splits_and_stills_without_videos(tmp_path):
-    videos = load_benchmark("shapes", data_dir=tmp_path, split=None, with_videos=False, **SMALL)
+    videos = load(tmp_path, split=None, with_videos=False, **SMALL)
     assert videos.num_rows == {"train": 6, "validation": 8, "test": 10}
     assert "video" not in videos["test"].column_names
     assert not list(tmp_path.rglob("*.mp4"))
-    stills = load_benchmark("shapes", data_dir=tmp_path, config_name="stills", split="train", num_stills=20)
+    stills = load(tmp_path, config_name="stills", split="train", num_stills=20)
     assert len(stills) == 20
     assert stills[0]["image"].size == (64, 64)
     assert stills[0]["phrase"]
 
 
 def test_another_seed_or_size_is_another_dataset(tmp_path):
-    options = {"data_dir": tmp_path, "with_videos": False, "num_train": 5, "num_validation": 0}
-    one = load_benchmark("shapes", num_test=8, **options)
-    assert load_benchmark("shapes", num_test=8, seed=1, **options)["caption"] != one["caption"]
-    assert load_benchmark("shapes", num_test=16, **options)["caption"][:8] == list(one["caption"])
+    options: dict[str, Any] = {"with_videos": False, "num_train": 5, "num_validation": 0}
+    one = load(tmp_path, num_test=8, **options)
+    assert load(tmp_path, num_test=8, seed=1, **options)["caption"] != one["caption"]
+    assert load(tmp_path, num_test=16, **options)["caption"][:8] == list(one["caption"])
 
 
 def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_path, monkeypatch, capsys):
@@ -364,38 +367,32 @@ def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_p
         return encode_video(frames)
 
     monkeypatch.setattr(shapes, "encode_video", encode)
-    everything = {"data_dir": tmp_path, "split": None, **SMALL}
     with pytest.raises(KeyboardInterrupt):
-        load_benchmark("shapes", **everything)
+        load(tmp_path, split=None, **SMALL)
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
     assert len(finished) == 7
 
     stop = None
     capsys.readouterr()
-    load_benchmark("shapes", **everything)
+    load(tmp_path, split=None, **SMALL)
     assert len(encoded) == total
     assert f"{total}/{total}" in capsys.readouterr().err  # one bar over all splits, what was there included
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    test = load_benchmark("shapes", **everything)["test"]
+    test = load(tmp_path, split=None, **SMALL)["test"]
     assert len(encoded) == total
     assert "rendering" not in capsys.readouterr().err
 
     Path(test[3]["video"]["path"]).unlink()
-    load_benchmark("shapes", **everything)
+    load(tmp_path, split=None, **SMALL)
     assert len(encoded) == total + 1
     assert Path(test[3]["video"]["path"]).exists()
 
 
 def test_only_the_asked_split_is_rendered_and_its_files_do_not_depend_on_the_others(tmp_path):
-    calls = {
-        "all": {"split": None, **SMALL},
-        "asked": {"split": "test", **SMALL, "num_test": 6},
-        "alone": {"num_train": 0, "num_validation": 0, "num_test": 6},
-    }
-    for name, options in calls.items():
-        loaded = load_benchmark("shapes", tmp_path / name, **options)
-        test = loaded["test"] if name == "all" else loaded
-        assert name == "all" or {path.parent.name for path in (tmp_path / name).rglob("*.mp4")} == {"test"}
+    asked = load(tmp_path / "asked", **{**SMALL, "num_test": 6})
+    assert {path.parent.name for path in (tmp_path / "asked").rglob("*.mp4")} == {"test"}
+    alone = load(tmp_path / "alone", num_train=0, num_validation=0, num_test=6)
+    for test in (load(tmp_path / "all", split=None, **SMALL)["test"], asked, alone):
         for number, clip in enumerate(sample_clips("test", 6)):
             rng = np.random.default_rng([1, 0, SPLITS.index("test"), number])
             expected = encode_video(render_frames(rng, clip.scene, clip.events, 64))
@@ -403,18 +400,16 @@ def test_only_the_asked_split_is_rendered_and_its_files_do_not_depend_on_the_oth
 
 
 def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
-    def fill_the_disk(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(atomic, "_to_disk", fill_the_disk)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(atomic, "_to_disk", Mock(side_effect=full))
     with pytest.raises(OSError, match=r"test_00000\.mp4 \(No space left on device\).*data_dir") as failure:
-        load_benchmark("shapes", data_dir=tmp_path, **SMALL)
+        load(tmp_path, **SMALL)
     assert failure.value.errno == errno.ENOSPC
     assert not [path for path in tmp_path.rglob("*") if ".mp4" in path.name]
 
 
 def test_processes_share_the_work_and_keep_the_order(tmp_path):
-    one, two = (load_benchmark("shapes", tmp_path / str(number), num_proc=number, **SMALL) for number in (1, 2))
+    one, two = (load(tmp_path / str(number), num_proc=number, **SMALL) for number in (1, 2))
     assert one["video_id"] == list(two["video_id"])
     for a, b in zip(one["video"], two["video"], strict=True):
         assert Path(a["path"]).read_bytes() == Path(b["path"]).read_bytes()
