@@ -4,7 +4,7 @@ import torch
 from models import tiny_config
 
 from modeling_glccl import GLCCLModel
-from modeling_glccl.peers.heads import FIXED_CONFIG, HEADS
+from modeling_glccl.peers import FIXED_CONFIG, HEADS
 
 PEERS = [head for head in HEADS if head != "glccl"]
 # Without dropout, so that two passes give the same.

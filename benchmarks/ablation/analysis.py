@@ -14,7 +14,7 @@ from modeling_glccl.data.shapes import relevant_frames
 from modeling_glccl.data.shapes.sampler import TWINS
 from modeling_glccl.evaluation import EvaluationResult, cmc_curve, evaluate, retrieval_metrics
 from modeling_glccl.evaluation.run import override_settings
-from modeling_glccl.peers.heads import FOUR_SCORES
+from modeling_glccl.peers import FOUR_SCORES
 from modeling_glccl.training.loop import load_splits
 
 from .grid import Run

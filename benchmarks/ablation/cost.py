@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from modeling_glccl.environment import hardware_slug
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
-from modeling_glccl.peers.heads import HEADS
+from modeling_glccl.peers import HEADS
 
 from .grid import Grid
 

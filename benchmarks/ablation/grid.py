@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from modeling_glccl.peers.heads import HEADS
+from modeling_glccl.peers import HEADS
 from modeling_glccl.training import Recipe, load_recipe
 from modeling_glccl.training.loop import MAY_CHANGE
 from modeling_glccl.training.recipe import differences

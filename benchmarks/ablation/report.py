@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from modeling_glccl.evaluation.report import DIRECTIONS, METRICS, plot_cmc, plot_retrievals
 from modeling_glccl.evaluation.retrieval import retrieve
-from modeling_glccl.peers.heads import FOUR_SCORES
+from modeling_glccl.peers import FOUR_SCORES
 
 from . import figures
 from .analysis import TrainedModel

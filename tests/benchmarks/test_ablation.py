@@ -24,7 +24,7 @@ from benchmarks.ablation.figures import best_captions
 from benchmarks.ablation.grid import load_grid
 from benchmarks.ablation.report import RECALLS, Page, collect, comparison, glim_csc, length_cost, spreads
 from modeling_glccl.evaluation import EvaluationResult, evaluate
-from modeling_glccl.peers.heads import HEADS
+from modeling_glccl.peers import HEADS
 
 ROOT = REPOSITORY
 COMMITTED = ROOT / "benchmarks" / "results" / "shapes_ablation_amd-epyc-2cores"

@@ -12,7 +12,6 @@ from paths import TESTS
 from peer_models import PEERS, peer_config, peer_model
 from reference import reference_contrastive_loss
 from reference_peers import (
-    attend,
     reference_clip4clip,
     reference_concepts,
     reference_glscl_global,
@@ -28,8 +27,7 @@ from transformers import AutoModel, CLIPModel
 
 from modeling_glccl import GLCCLModel
 from modeling_glccl.checkpoints import MODELS, load_checkpoint
-from modeling_glccl.peers import base, glscl, xclip, xpool
-from modeling_glccl.peers.heads import FOUR_SCORES, HEADS
+from modeling_glccl.peers import FOUR_SCORES, HEADS, base, glscl, xclip, xpool
 from modeling_glccl.training import load_recipe, train
 from modeling_glccl.training.full_batch import FullBatchLoss
 
@@ -102,14 +100,13 @@ def test_glscl_is_its_twin(mask_padding):
     assert torch.equal(scores.logits, scores.global_score + scores.local_score)
 
 
-@pytest.mark.parametrize("heads", [1, 4])
-def test_attention_with_several_heads_is_its_twin(heads):
+def test_the_decoder_of_glscl_has_a_head_for_every_64_channels():
     torch.manual_seed(0)
-    attention = glscl.Attention(8, heads).double()
-    queries, memory, mask = torch.randn(3, 8).double(), torch.randn(5, 8).double(), torch.tensor([[1, 1, 0, 1, 0]])
-    ours = attention(queries[None], memory[None], mask.bool())[0]
-    weights = {f"a.{name}": weight for name, weight in attention.named_parameters()}
-    assert_close(ours, attend(queries, memory[mask[0].bool()], weights, "a", heads))
+    config = glscl.GLSCLConfig(clip_config={"projection_dim": 128}, num_queries=3, decoder_layers=1)
+    module = glscl.GLSCLInteraction(config).eval()
+    memory, mask = torch.randn(5, 128), torch.tensor([1, 1, 0, 1, 0]).bool()
+    expected = reference_concepts(memory[mask], dict(module.named_parameters()), layers=1, heads=2)
+    assert_close(module.concepts(memory[None], mask[None])[0], expected)
 
 
 def test_glscl_losses_are_their_twins():
