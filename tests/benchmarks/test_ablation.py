@@ -5,8 +5,8 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -151,7 +151,7 @@ def test_keeping_features_changes_no_score(finished):
     with torch.no_grad():
         expected = torch.stack(model.get_scores(tested.texts[0], tested.videos).to_tuple())
     assert [values[pair] for values in tested.scores.values()] == pytest.approx(expected[:, *pair].tolist(), abs=1e-3)
-    spread = pair_scores(plain, scale, tested.scores)["positive spread"][3]
+    spread = pair_scores(tested.similarity, plain.video_index, scale, tested.scores)["positive spread"][3]
     assert spread == pytest.approx(float(expected.std(dim=0)[pair]) / scale, abs=1e-4)
 
 
@@ -244,14 +244,9 @@ def test_an_interrupted_grid_ends_its_runs_and_says_how_to_go_on(tmp_path, monke
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         return started[-1]
 
-    def interrupt(futures, **options):
-        while not started:
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(program, "prepare", lambda grid, console: None)
     monkeypatch.setattr(program, "start", start)
-    monkeypatch.setattr(program, "wait", interrupt)
+    monkeypatch.setattr(program.time, "sleep", Mock(side_effect=KeyboardInterrupt))
     assert program.main([str(write_grid(tmp_path))]) == 130
     assert [process.poll() is not None for process in started] == [True]
     (line,) = capsys.readouterr().err.splitlines()
