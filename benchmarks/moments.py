@@ -11,7 +11,7 @@ shows the frames, if you may. Writes docs/images/moments.png.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 def shapes_cases(data_dir: Path, count: int) -> list[Case]:
     """Test videos at equal distances among those whose caption is about one span that leaves half of the video out."""
-    rows = load_benchmark("shapes", data_dir=data_dir, split="test", num_train=0, num_validation=0)
+    rows: Any = load_benchmark("shapes", data_dir=data_dir, split="test", num_train=0, num_validation=0)
     cases = []
     for row in rows:
         named = sorted(row["caption_events"])
@@ -76,7 +76,7 @@ def draw(cases: list[Case], results: list[SearchResult], processor: GLCCLProcess
 
 def main() -> None:
     """Indexes the videos, searches each with its sentence, and draws what comes back."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Draws the moments that a search returns.")
     parser.add_argument("--model", required=True, help="checkpoint")
     parser.add_argument("--shapes", type=int, default=2, help="how many test videos of the shapes benchmark")
     parser.add_argument("--data-dir", type=Path, help="of the shapes benchmark (default: rendered anew)")

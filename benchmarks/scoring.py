@@ -139,13 +139,13 @@ class CrossAttention(torch.nn.Module):
         return torch.cat(rows, dim=1)
 
 
-def run(method: str, mode: str, case: dict) -> Callable[[], None]:
+def run(method: str, mode: str, case: dict) -> Callable[[], object]:
     """A function that does the work once; what it needs is made here."""
     text, video = features(**case)
     module = CrossAttention() if method == "cross-attention" else interaction(case["words"])
 
     def score() -> Tensor:
-        if method == "cross-attention":
+        if isinstance(module, CrossAttention):
             return module(text, video)
         if method == "materialised":
             return materialised(module, text, video)
