@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -280,9 +281,10 @@ def test_a_saved_peer_is_found_and_comes_back_equal(head, tmp_path):
 def test_weights_that_a_checkpoint_lacks_are_initialised(tmp_path):
     tiny_model(csc_weight=0).save_pretrained(tmp_path)
 
-    def load(head: str):
-        HEADS[head].config_class(**settings).save_pretrained(tmp_path)
-        return HEADS[head].from_pretrained(tmp_path).interaction
+    def load(head: str) -> Any:
+        model_class: Any = HEADS[head]
+        model_class.config_class(**settings).save_pretrained(tmp_path)
+        return model_class.from_pretrained(tmp_path).interaction
 
     settings = tiny_config(csc_weight=0).to_dict()
     settings.pop("model_type")
@@ -303,15 +305,16 @@ def test_weights_that_a_checkpoint_lacks_are_initialised(tmp_path):
 
 @pytest.mark.parametrize("head", PEERS)
 def test_every_peer_starts_from_clip(head, tmp_path):
-    tiny = {"max_words": 8, "temporal_num_attention_heads": 2}
     clip = CLIPModel(peer_config(head).clip_config).eval()
     clip.save_pretrained(tmp_path)
-    model = HEADS[head].from_clip_pretrained(tmp_path, temporal_num_hidden_layers=2, **tiny)
-    assert torch.equal(model.clip.text_projection.weight, clip.text_projection.weight)
-    assert torch.equal(
-        model.temporal.encoder.layers[1].mlp.fc1.weight, clip.text_model.encoder.layers[1].mlp.fc1.weight
+    model = HEADS[head].from_clip_pretrained(
+        str(tmp_path), max_words=8, temporal_num_attention_heads=2, temporal_num_hidden_layers=2
     )
-    without = HEADS[head].from_clip_pretrained(tmp_path, max_words=8, temporal_num_hidden_layers=0)
+    ours, theirs = model.state_dict(), clip.state_dict()
+    assert torch.equal(ours["clip.text_projection.weight"], theirs["text_projection.weight"])
+    name = "encoder.layers.1.mlp.fc1.weight"
+    assert torch.equal(ours[f"temporal.{name}"], theirs[f"text_model.{name}"])
+    without = HEADS[head].from_clip_pretrained(str(tmp_path), max_words=8, temporal_num_hidden_layers=0)
     assert without.temporal is None
 
 
