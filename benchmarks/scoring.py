@@ -70,10 +70,10 @@ def materialised(
     module: GLCCLInteraction, text: GLCCLTextFeatures, video: GLCCLVideoFeatures, block: int = 32
 ) -> Tensor:
     """[4, A, V]: the twin, which forms the text-guided features [block, block, Nw, D]."""
-    blocks = (values.split(block) for values in (text.sentence, text.words, text.word_mask))
+    sentences, words, masks = (values.split(block) for values in (text.sentence, text.words, text.word_mask))
     rows = [
         torch.cat([_materialised_block(module, *part, frames) for frames in video.frames.split(block)], dim=2)
-        for part in zip(*blocks, strict=True)
+        for part in zip(sentences, words, masks, strict=True)
     ]
     return LOGIT_SCALE.exp() * torch.cat(rows, dim=1)
 

@@ -228,7 +228,7 @@ def _length(page: Page, grid: Grid, analyses: dict[str, list], curve: list[dict[
     rows = [
         {"model": variant, "run": run, "frames": frames, "recall": recall}
         for variant in grid.settings.length_variants
-        for run, analysis in enumerate(analyses.get(variant, ()))
+        for run, analysis in enumerate(analyses.get(variant, []))
         for frames, recall in analysis["by_frames"]
     ]
     if rows:
