@@ -12,30 +12,28 @@ benchmarks/results/decoding_<part>_<hardware>.csv (decoding_real_... with --vide
 """
 
 import argparse
-import csv
 import importlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import torch
 from datasets import Dataset
+from table import RESULTS, show, write_csv
 from torch.utils.data import DataLoader
 
 from modeling_glccl import GLCCLVideoProcessor
 from modeling_glccl.data.frame_cache import with_frame_cache
-from modeling_glccl.environment import hardware_slug
 from modeling_glccl.video_decoding_glccl import decode_video, uniform_positions
 
 FRAMES = 12
 FPS = 25
 SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi"}
-RESULTS = Path(__file__).parent / "results"
 
 
 class Clip(NamedTuple):
@@ -127,15 +125,13 @@ def always_seek(clip: Clip) -> np.ndarray:
 
 def decord(clip: Clip) -> np.ndarray:
     """decord's VideoReader."""
-    from decord import VideoReader, cpu
-
-    return VideoReader(clip.path, ctx=cpu(0), num_threads=1).get_batch(clip.positions).asnumpy()
+    package = importlib.import_module("decord")
+    return package.VideoReader(clip.path, ctx=package.cpu(0), num_threads=1).get_batch(clip.positions).asnumpy()
 
 
 def opencv(clip: Clip) -> np.ndarray:
     """OpenCV's VideoCapture, set to each frame's number."""
-    import cv2
-
+    cv2 = importlib.import_module("cv2")
     cv2.setNumThreads(1)
     capture = cv2.VideoCapture(clip.path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     frames = []
@@ -148,9 +144,8 @@ def opencv(clip: Clip) -> np.ndarray:
 
 def torchcodec(clip: Clip) -> np.ndarray:
     """torchcodec's VideoDecoder, whose default is exact seeking."""
-    from torchcodec.decoders import VideoDecoder
-
-    decoder = VideoDecoder(clip.path, dimension_order="NHWC", num_ffmpeg_threads=1)
+    decoders = importlib.import_module("torchcodec.decoders")
+    decoder = decoders.VideoDecoder(clip.path, dimension_order="NHWC", num_ffmpeg_threads=1)
     return decoder.get_frames_at(clip.positions).data.numpy()
 
 
@@ -186,7 +181,7 @@ def cpu_milliseconds(functions: dict[str, Callable[[], object]], repetitions: in
     return {name: statistics.median(values) for name, values in milliseconds.items()}
 
 
-def compare_frames(clip: Clip, frames: np.ndarray) -> dict[str, float]:
+def compare_frames(clip: Clip, frames: np.ndarray) -> dict[str, int | str]:
     """The difference to decoding in order, and how many frames are nearer to another frame than to the wanted one."""
     if frames.shape != clip.frames.shape:
         return {"max difference": "another size", "wrong frames": ""}
@@ -229,7 +224,7 @@ def compare_decoders(paths: list[str], repetitions: int) -> list[dict]:
                 **found[name],
             }
             rows.append(row)
-            show([row], header=len(rows) == 1)
+            show(row, len(rows) == 1, narrowest=11, wide=("clip", "decoder"))
     return rows
 
 
@@ -237,7 +232,8 @@ def compare_loading(paths: list[str], repetitions: int, cache_dir: Path) -> list
     """Shuffled batches of 224 x 224 pixels through a DataLoader in this process, from files and from caches."""
     processor = GLCCLVideoProcessor(max_frames=FRAMES)
     videos = Dataset.from_dict({"video": paths})
-    datasets, builds = {"decoding": videos}, {"decoding": 0.0}
+    datasets: dict[str, Any] = {"decoding": videos}
+    builds = {"decoding": 0.0}
     for format in ("jpeg", "raw"):
         started = time.process_time()
         datasets[f"{format} cache"] = with_frame_cache(videos, processor, cache_dir, format, progress=False)
@@ -245,7 +241,7 @@ def compare_loading(paths: list[str], repetitions: int, cache_dir: Path) -> list
     expected = processor(paths)["pixel_values_videos"]
     levels = 255 * torch.tensor(processor.image_std)[:, None, None]
 
-    def epoch(dataset: Dataset) -> None:
+    def epoch(dataset: Any) -> None:
         loader = DataLoader(dataset, 16, shuffle=True, collate_fn=lambda rows: processor([r["video"] for r in rows]))
         for _ in loader:
             pass
@@ -274,17 +270,8 @@ def compare_loading(paths: list[str], repetitions: int, cache_dir: Path) -> list
             "mean error": round(float(error.mean()), 2),
         }
         rows.append(row)
-        show([row], header=len(rows) == 1)
+        show(row, len(rows) == 1, narrowest=11)
     return rows
-
-
-def show(rows: list[dict], header: bool) -> None:
-    """Prints rows in columns as they are measured."""
-    widths = [22 if key in ("clip", "decoder") else max(len(key), 11) for key in rows[0]]
-    if header:
-        print("  ".join(key.rjust(width) for key, width in zip(rows[0], widths, strict=True)), flush=True)
-    for row in rows:
-        print("  ".join(str(v).rjust(width) for v, width in zip(row.values(), widths, strict=True)), flush=True)
 
 
 def main() -> None:
@@ -322,14 +309,7 @@ def main() -> None:
                 rows = compare_decoders(paths, arguments.repetitions)
             else:
                 rows = compare_loading(paths, arguments.repetitions, folder / "cache")
-            real = "real_" if arguments.videos else ""
-            path = arguments.output / f"decoding_{real}{part}_{hardware_slug()}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-            print(f"wrote {path}")
+            write_csv(rows, f"decoding_{'real_' if arguments.videos else ''}{part}", arguments.output)
 
 
 if __name__ == "__main__":

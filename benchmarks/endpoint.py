@@ -8,7 +8,7 @@ work on the machine does not change. Prints a table and writes benchmarks/result
 """
 
 import argparse
-import importlib.util
+import runpy
 import tempfile
 import time
 from pathlib import Path
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from table import RESULTS, show, write_csv
-from transformers import pipeline
 
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor, IndexedVideos
 from modeling_glccl.features_glccl import GLCCLVideoFeatures
+from modeling_glccl.pipeline_glccl import TextVideoRetrievalPipeline
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 QUERY = "a man in a white shirt is cutting onions and then puts them into a pan on the stove"
@@ -34,10 +34,7 @@ MODELS = {"ViT-B/32": {"text_config": {}}, "small": SMALL}
 def load_handler(folder: Path):
     """The handler of hub/endpoint, on a checkpoint."""
     file = Path(__file__).parent.parent / "hub" / "endpoint" / "handler.py"
-    spec = importlib.util.spec_from_file_location("handler", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EndpointHandler(str(folder))
+    return runpy.run_path(str(file), run_name="handler")["EndpointHandler"](str(folder))
 
 
 def save_checkpoint(folder: Path, clip: dict, videos: int, frames: int) -> None:
@@ -54,7 +51,7 @@ def save_checkpoint(folder: Path, clip: dict, videos: int, frames: int) -> None:
     )
     times = torch.arange(frames, dtype=torch.float64).expand(videos, -1)
     index = IndexedVideos(features, [f"video {i}" for i in range(videos)], times, times[:, -1] + 1)
-    pipe = pipeline("text-video-retrieval", model=model, processor=processor, device="cpu")
+    pipe = TextVideoRetrievalPipeline(model=model, processor=processor, device="cpu")
     pipe.save_index(folder / "index.safetensors", index)
 
 

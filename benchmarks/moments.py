@@ -11,10 +11,11 @@ shows the frames, if you may. Writes docs/images/moments.png.
 import argparse
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
@@ -36,7 +37,7 @@ class Case(NamedTuple):
 
 def shapes_cases(data_dir: Path, count: int) -> list[Case]:
     """Test videos at equal distances among those whose caption is about one span that leaves half of the video out."""
-    rows = load_benchmark("shapes", data_dir=data_dir, split="test", num_train=0, num_validation=0)
+    rows: Any = load_benchmark("shapes", data_dir=data_dir, split="test", num_train=0, num_validation=0)
     cases = []
     for row in rows:
         named = sorted(row["caption_events"])
@@ -47,12 +48,16 @@ def shapes_cases(data_dir: Path, count: int) -> list[Case]:
     return cases[:: len(cases) // count][:count]
 
 
-def draw(cases: list[Case], results: list[SearchResult], processor: GLCCLProcessor) -> plt.Figure:
-    """Two bands for each case: the frames, and below them their weights."""
+def draw(cases: list[Case], results: list[SearchResult], processor: GLCCLProcessor) -> Figure:
+    """Two bands for each case: the frames, and below them their weights. The results have moments."""
     figure = plt.figure(figsize=(9, 1.9 * len(cases)), layout="constrained")
-    for part, case, result in zip(np.ravel(figure.subfigures(len(cases), 1)), cases, results, strict=True):
+    parts = figure.subfigures(len(cases), 1, squeeze=False)[:, 0]
+    for part, case, result in zip(parts, cases, results, strict=True):
         above, below = part.subplots(2, 1, sharex=True, height_ratios=(3, 4))
-        times, weights = result.frame_times, result.frame_weights
+        moment, times, weights = result.moment, result.frame_times, result.frame_weights
+        assert moment is not None
+        assert times is not None
+        assert weights is not None
         borders = np.concatenate([[result.start], (times[1:] + times[:-1]) / 2, [result.end]])
         for image, left, right in zip(clip_frames(result, processor), borders, borders[1:], strict=False):
             shown = image if case.stills else image.resize((4, 4), Image.Resampling.BOX)
@@ -61,8 +66,8 @@ def draw(cases: list[Case], results: list[SearchResult], processor: GLCCLProcess
         above.set_title(f"“{case.query}”, {Path(result.path).name}", fontsize=9, loc="left")
         below.bar(borders[:-1], weights, np.diff(borders), align="edge", color=_BLUE, edgecolor="white")
         below.axhline(weights.mean() / 2, color="0.4", linestyle=":", linewidth=1)
-        below.axvspan(result.moment.start, result.moment.end, color=_RED, alpha=0.15)
-        for edge in result.moment[:2]:
+        below.axvspan(moment.start, moment.end, color=_RED, alpha=0.15)
+        for edge in moment[:2]:
             below.axvline(edge, color=_RED, linewidth=2)
         if case.truth:
             below.plot(case.truth, [1.12 * weights.max()] * 2, color=_GREEN, linewidth=4, solid_capstyle="butt")
@@ -76,7 +81,7 @@ def draw(cases: list[Case], results: list[SearchResult], processor: GLCCLProcess
 
 def main() -> None:
     """Indexes the videos, searches each with its sentence, and draws what comes back."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Draws the moments that a search returns.")
     parser.add_argument("--model", required=True, help="checkpoint")
     parser.add_argument("--shapes", type=int, default=2, help="how many test videos of the shapes benchmark")
     parser.add_argument("--data-dir", type=Path, help="of the shapes benchmark (default: rendered anew)")
@@ -96,7 +101,8 @@ def main() -> None:
             for number, results in enumerate(found)
         ]
         for case, result in zip(cases, results, strict=True):
-            print(f"{result.moment.start:.1f}-{result.moment.end:.1f} s, true {case.truth}: {case.query}, {case.path}")
+            start, end, _ = result.moment or (np.nan,) * 3
+            print(f"{start:.1f}-{end:.1f} s, true {case.truth}: {case.query}, {case.path}")
         draw(cases, results, processor).savefig(options.output, dpi=110)
 
 

@@ -162,7 +162,9 @@ def run(folder: Path) -> Iterator[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Compares the model with numbers saved from the authors' implementation."
+    )
     parser.add_argument("--golden", type=Path, required=True, help="folder with the authors' numbers")
     folder = parser.parse_args(argv).golden
     if not folder.is_dir():

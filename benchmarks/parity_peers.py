@@ -8,7 +8,7 @@ A case `xclip_TAG` or `clip4clip_TAG` shares weights and inputs with `glccl_TAG`
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from parity_rows import FACTOR, Floors, Row, compare, gradients, model_config, model_inputs, not_covered
@@ -115,15 +115,15 @@ def forward(
             yield compare(case, f"{split} {quantity}", ours[quantity], tensor, FACTOR * floor)
 
 
-def model_outputs(model: GLCCLModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def model_outputs(model: GLCCLModel, inputs: dict[str, Any]) -> dict[str, Tensor]:
     """Every quantity by the golden files' name; the loss only where texts and videos match."""
     pixels = inputs["pixel_values_videos"]
-    frames = model.clip.get_image_features(pixels.flatten(0, 1)).pooler_output
+    frames: Any = model.clip.get_image_features(pixels.flatten(0, 1))
     matching = len(inputs["input_ids"]) == len(pixels)
     output = model(**inputs, return_loss=matching)
     outputs = {
         "sentence_features": output.text_features.sentence,
-        "frame_features_pre_temporal": frames.unflatten(0, pixels.shape[:2]),
+        "frame_features_pre_temporal": frames.pooler_output.unflatten(0, pixels.shape[:2]),
         "frame_features_post_temporal": output.video_features.frames,
         "logits": output.logits_per_text,
     }

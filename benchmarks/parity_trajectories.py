@@ -70,7 +70,7 @@ def run_replay(
 ) -> Iterator[Row]:
     """All comparisons of one run."""
     # "0 (README setting and default)": the number comes first, -1 freezes nothing.
-    freeze = int(re.match(r"-?\d+", str(entry.get("freeze_layer_num", -1)))[0])
+    freeze = int(re.findall(r"-?\d+", str(entry.get("freeze_layer_num", -1)))[0])
     recipe = TrainRecipe(
         optimizer="bert_adam",
         learning_rate=settings["lr"],

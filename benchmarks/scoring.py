@@ -70,10 +70,10 @@ def materialised(
     module: GLCCLInteraction, text: GLCCLTextFeatures, video: GLCCLVideoFeatures, block: int = 32
 ) -> Tensor:
     """[4, A, V]: the twin, which forms the text-guided features [block, block, Nw, D]."""
-    text_blocks = zip(*(values.split(block) for values in text.to_tuple()), strict=True)
+    sentences, words, masks = (values.split(block) for values in (text.sentence, text.words, text.word_mask))
     rows = [
-        torch.cat([_materialised_block(module, *texts, frames) for frames in video.frames.split(block)], dim=2)
-        for texts in text_blocks
+        torch.cat([_materialised_block(module, *part, frames) for frames in video.frames.split(block)], dim=2)
+        for part in zip(sentences, words, masks, strict=True)
     ]
     return LOGIT_SCALE.exp() * torch.cat(rows, dim=1)
 
@@ -139,13 +139,13 @@ class CrossAttention(torch.nn.Module):
         return torch.cat(rows, dim=1)
 
 
-def run(method: str, mode: str, case: dict) -> Callable[[], None]:
+def run(method: str, mode: str, case: dict) -> Callable[[], object]:
     """A function that does the work once; what it needs is made here."""
     text, video = features(**case)
     module = CrossAttention() if method == "cross-attention" else interaction(case["words"])
 
     def score() -> Tensor:
-        if method == "cross-attention":
+        if isinstance(module, CrossAttention):
             return module(text, video)
         if method == "materialised":
             return materialised(module, text, video)

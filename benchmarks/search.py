@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -103,16 +104,15 @@ class Library:
 class _Best:
     """The best of the columns of a wide [Q, V] matrix, given part by part."""
 
-    def __init__(self, count: int):
-        self._count, self._seen = count, 0
-        self._scores = self.places = None
+    def __init__(self, rows: int, count: int):
+        self._seen = 0
+        self._scores, self.places = torch.full((rows, count), -torch.inf), torch.zeros(rows, count, dtype=torch.int64)
 
     def add(self, scores: Tensor) -> None:
         places = torch.arange(self._seen, self._seen + scores.shape[1]).expand_as(scores)
         self._seen += scores.shape[1]
-        if self.places is not None:
-            scores, places = torch.cat([self._scores, scores], dim=1), torch.cat([self.places, places], dim=1)
-        self._scores, chosen = scores.topk(self._count)
+        scores, places = torch.cat([self._scores, scores], dim=1), torch.cat([self.places, places], dim=1)
+        self._scores, chosen = scores.topk(self.places.shape[1])
         self.places = places.gather(1, chosen)
 
 
@@ -146,7 +146,7 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
     path = folder / f"{size}.index"
     index = VideoIndex.create(path, model, processor)
     flat = faiss.IndexFlatIP(WIDTH)
-    best, building = _Best(10), 0.0
+    best, building = _Best(len(texts), 10), 0.0
     for number, frames in enumerate(library.chunks()):
         records = _records(number * CHUNK, frames)
         started = time.perf_counter()
@@ -225,7 +225,7 @@ def measure_proxies(size: int, queries: int) -> Iterator[dict]:
 def measure_shapes(checkpoint: str, folder: Path, data_dir: Path | None) -> Iterator[dict]:
     """What searching the index finds, beside FAISS on mean-pooled frames of the same model."""
     model, processor = GLCCLModel.from_pretrained(checkpoint).eval(), GLCCLProcessor.from_pretrained(checkpoint)
-    rows = load_benchmark("shapes", data_dir=data_dir or folder, split="test", num_train=0, num_validation=0)
+    rows: Any = load_benchmark("shapes", data_dir=data_dir or folder, split="test", num_train=0, num_validation=0)
     index = VideoIndex.create(folder / "shapes.index", model, processor)
     report, seconds = _timed(lambda: index.add({row["video_id"]: row["video"]["path"] for row in rows}))
     print(f"{report.added / seconds:.1f} videos indexed a second")
@@ -259,7 +259,7 @@ def _moment_accuracy(rows, found) -> dict[str, float]:
         truth = row["events"][events[0]]["start"], row["events"][events[-1]]["end"]
         overlaps.append(_iou((result.moment.start, result.moment.end), truth))
         whole.append(_iou((0.0, result.duration), truth))
-    accuracy = {"moments": len(overlaps)}
+    accuracy: dict[str, float] = {"moments": len(overlaps)}
     for name, values in (("", overlaps), ("whole video ", whole)):
         for threshold in (0.5, 0.7):
             accuracy[f"{name}IoU>={threshold}"] = round(100 * float(np.mean(np.array(values) >= threshold)), 1)
@@ -315,7 +315,7 @@ def _milliseconds(seconds, percentile: float) -> float:
 
 def main() -> None:
     """Runs one of the parts."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Searching large indexes, beside FAISS.")
     parser.add_argument("--part", choices=("search", "proxies", "shapes"), default="search")
     parser.add_argument("--videos", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=100)

@@ -1,6 +1,7 @@
 """What the benchmarks share: rows printed as they are measured, and CSV files named by the hardware."""
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
 from modeling_glccl.environment import hardware_slug
@@ -8,9 +9,9 @@ from modeling_glccl.environment import hardware_slug
 RESULTS = Path(__file__).parent / "results"
 
 
-def show(row: dict, header: bool) -> None:
-    """Prints a row in columns, under the names of its keys if it is the first."""
-    widths = [max(len(key), 10) for key in row]
+def show(row: dict, header: bool, narrowest: int = 10, wide: Collection[str] = ()) -> None:
+    """Prints a row in columns, under the names of its keys if it is the first; those of `wide` have 22 characters."""
+    widths = [22 if key in wide else max(len(key), narrowest) for key in row]
     if header:
         print("  ".join(key.rjust(width) for key, width in zip(row, widths, strict=True)), flush=True)
     print("  ".join(str(value).rjust(width) for value, width in zip(row.values(), widths, strict=True)), flush=True)

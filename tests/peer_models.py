@@ -1,10 +1,11 @@
 """Tiny models of every head, shared by the tests of the peers."""
 
+from typing import Any
+
 import torch
 from models import tiny_config
 
-from modeling_glccl import GLCCLModel
-from modeling_glccl.peers.heads import FIXED_CONFIG, HEADS
+from modeling_glccl.peers import FIXED_CONFIG, HEADS
 
 PEERS = [head for head in HEADS if head != "glccl"]
 # Without dropout, so that two passes give the same.
@@ -15,14 +16,15 @@ OWN = {
 SHARED = ("clip_config", "max_words", "max_frames", "temporal_num_attention_heads", "temporal_num_hidden_layers")
 
 
-def peer_config(head: str, **config):
+def peer_config(head: str, **config) -> Any:
     """`tiny_config`, as the head's own configuration."""
     tiny = tiny_config()
     values = {name: getattr(tiny, name) for name in SHARED} | FIXED_CONFIG.get(head, {}) | OWN.get(head, {})
-    return HEADS[head].config_class(**values | config)
+    config_class: Any = HEADS[head].config_class
+    return config_class(**values | config)
 
 
-def peer_model(head: str, seed: int = 0, **config) -> GLCCLModel:
+def peer_model(head: str, seed: int = 0, **config) -> Any:
     """A model in evaluation mode whose every weight is noisy."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)

@@ -1,5 +1,7 @@
 """Naive twins of the peers: pair by pair, with padding cut away, in whatever precision features and weights have."""
 
+from collections.abc import Mapping
+
 import torch
 from reference import aggregate, normalized
 from torch import Tensor
@@ -28,18 +30,17 @@ def mean_frame(frames, real):
     return normalized(torch.stack([normalized(frame) for frame in frames[real]]).mean(dim=0))
 
 
-def reference_xclip(weights: dict[str, Tensor], temperature: float = 0.01):
+def reference_xclip(weights: Mapping[str, Tensor], temperature: float = 0.01):
     """The four scores: video-sentence, video-word, sentence-frame, frame-word."""
 
     def score(sentence, words, frames, real, clip_frames):
         mean = mean_frame(frames, real)
         sentence, words, frames = normalized(sentence), normalized(words), normalized(clip_frames)
+        slots = {"word": len(words), "frame": len(frames)}
         w = {
-            name: weight[: len(words), : len(words)]
-            if name.startswith("word")
-            else weight[: len(frames), : len(frames)]
+            name: weight[: slots[kind], : slots[kind]]
             for name, weight in weights.items()
-            if name.startswith(("word", "frame"))
+            if (kind := name.partition("_")[0]) in slots
         }
         fine = (words @ weights["local_mat_weight"]) @ frames.T
         per_frame = aggregate(fine.T, w["word_mat_weight"], temperature)
@@ -58,21 +59,15 @@ def reference_xclip(weights: dict[str, Tensor], temperature: float = 0.01):
     return score
 
 
-def reference_xpool(weights: dict[str, Tensor]):
+def reference_xpool(weights: Mapping[str, Tensor]):
     """The text attends to the frames, in the order of the paper: values are summed, then projected."""
 
-    def project(values, name):
-        return linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(values, name):
-        return layer_norm(values, values.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
-
     def score(sentence, words, frames, real, clip_frames):
-        query = project(norm(sentence, "input_norm"), "query")
-        keys, values = (project(norm(frames, "input_norm"), name) for name in ("key", "value"))
+        query = project(norm(sentence, weights, "input_norm"), weights, "query")
+        keys, values = (project(norm(frames, weights, "input_norm"), weights, name) for name in ("key", "value"))
         attention = (keys @ query / len(query) ** 0.5).softmax(dim=0)
-        pooled = norm(project(attention @ values, "output"), "pooled_norm")
-        pooled = norm(pooled + project(pooled, "residual"), "output_norm")
+        pooled = norm(project(attention @ values, weights, "output"), weights, "pooled_norm")
+        pooled = norm(pooled + project(pooled, weights, "residual"), weights, "output_norm")
         return normalized(sentence) @ normalized(pooled)
 
     return score
@@ -88,37 +83,36 @@ def reference_glscl_global(temperature: float):
     return score
 
 
-def reference_concepts(features: Tensor, weights: dict[str, Tensor], layers: int, heads: int) -> Tensor:
+def reference_concepts(features: Tensor, weights: Mapping[str, Tensor], layers: int, heads: int) -> Tensor:
     """[K, D] normalised concepts that the queries find in features [slots, D]: a post-norm transformer decoder."""
-
-    def project(values, name):
-        return linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(values, name):
-        return layer_norm(values, values.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     concepts = weights["queries"]
     for layer in range(layers):
-        name = f"decoder.{layer}"
-        concepts = norm(
-            concepts + attend(concepts, concepts, weights, f"{name}.self_attention", heads), f"{name}.self_norm"
-        )
-        concepts = norm(
-            concepts + attend(concepts, features, weights, f"{name}.cross_attention", heads), f"{name}.cross_norm"
-        )
-        widened = relu(project(concepts, f"{name}.mlp.0"))
-        concepts = norm(concepts + project(widened, f"{name}.mlp.3"), f"{name}.mlp_norm")
+        own = {name.split(".", 2)[2]: w for name, w in weights.items() if name.startswith(f"decoder.{layer}.")}
+        concepts = norm(concepts + attend(concepts, concepts, own, "self_attn", heads), own, "norm1")
+        concepts = norm(concepts + attend(concepts, features, own, "multihead_attn", heads), own, "norm2")
+        widened = relu(project(concepts, own, "linear1"))
+        concepts = norm(concepts + project(widened, own, "linear2"), own, "norm3")
     return normalized(concepts)
 
 
-def attend(queries, memory, weights: dict[str, Tensor], name: str, heads: int) -> Tensor:
+def project(values: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    return linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def norm(values: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    return layer_norm(values, values.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def attend(queries, memory, weights: Mapping[str, Tensor], name: str, heads: int) -> Tensor:
     """[K, D]: multi-head attention of queries [K, D] over memory [slots, D], head by head."""
+    packed = zip(weights[f"{name}.in_proj_weight"].chunk(3), weights[f"{name}.in_proj_bias"].chunk(3), strict=True)
     query, key, value = (
-        linear(values, weights[f"{name}.{part}.weight"], weights[f"{name}.{part}.bias"]).chunk(heads, dim=-1)
-        for values, part in ((queries, "query"), (memory, "key"), (memory, "value"))
+        linear(values, *weight).chunk(heads, dim=-1)
+        for values, weight in zip((queries, memory, memory), packed, strict=True)
     )
     mixed = [(q @ k.T / q.shape[-1] ** 0.5).softmax(dim=-1) @ v for q, k, v in zip(query, key, value, strict=True)]
-    return linear(torch.cat(mixed, dim=-1), weights[f"{name}.output.weight"], weights[f"{name}.output.bias"])
+    return project(torch.cat(mixed, dim=-1), weights, f"{name}.out_proj")
 
 
 def reference_glscl_losses(
@@ -130,12 +124,12 @@ def reference_glscl_losses(
     for i in range(queries):
         cosine = sum(texts[b, i] @ videos[b, i] for b in range(pairs)) / pairs
         consistency = consistency + consistency_weight * (cosine - 0.75) ** 2
-    diversity = 0.0
+    diversity = torch.zeros(())
     for concepts in (texts, videos):
         for i in range(queries):
             for j in range(queries):
-                alike = sum(concepts[b, i] @ concepts[b, j] for b in range(pairs)) / pairs
-                own = sum(concepts[b, i] @ concepts[b, i] for b in range(pairs)) / pairs
+                alike = torch.stack([concepts[b, i] @ concepts[b, j] for b in range(pairs)]).mean()
+                own = torch.stack([concepts[b, i] @ concepts[b, i] for b in range(pairs)]).mean()
                 if i != j:
                     diversity = diversity + 2 * relu(0.1 + alike - own) / (queries * (queries - 1))
     return consistency + diversity_weight * diversity

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from filelock import FileLock
@@ -32,7 +31,7 @@ from .report import write_report
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 1 after an error, 130 if it was interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.ablation", description="Trains and reports on a grid.")
     parser.add_argument("recipe", help="a YAML file of a grid, such as recipes/shapes_ablation.yaml")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report on the runs that are done")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)  # VARIANT SEED: what `start` asks its process for
@@ -65,9 +64,9 @@ def prepare(grid: Grid, console: Console) -> None:
     """Makes what the runs share: the small CLIP of the shapes benchmark if the grid asks for it, and the data."""
     recipe = grid.recipe(grid.settings.reference)
     if grid.clip_recipe:
-        data, clip = recipe.data, recipe.model.clip
-        overrides = [f"output_dir={clip}", f"data_dir={data.data_dir}"]
-        overrides += [f"options.{name}={value}" for name, value in data.options.items()]
+        clip = str(recipe.model.clip)
+        overrides = [f"output_dir={clip}", f"data_dir={recipe.data.data_dir}"]
+        overrides += [f"options.{name}={value}" for name, value in recipe.data.options.items()]
         if not holds_results(Path(clip), load_recipe(grid.clip_recipe, overrides, ClipRecipe)):
             console.print(f"CLIP: {clip}")
             command = [sys.executable, "-m", "modeling_glccl.training.pretrain_clip", str(grid.clip_recipe)]
@@ -83,47 +82,40 @@ def run_all(grid: Grid, arguments: Sequence[str], console: Console) -> None:
     interrupted, it ends the runs. `arguments` are the file of the grid and what goes over it, for the processes.
     """
     waiting = [run for run in grid.runs.values() if run.analysis is None]
-    total, before, failed = len(grid.runs), len(grid.runs) - len(waiting), []
-    console.print(f"{total} runs, {before} done before, {grid.settings.num_proc} at a time")
-    processes: dict[Run, subprocess.Popen] = {}
-    stopping, ended, started, shown = False, 0, time.monotonic(), time.monotonic()
-
-    def work(run: Run) -> int:
-        console.print(f"started {run}: {run.log}")
-        processes[run] = process = start(run, grid.settings.threads, arguments)
-        if stopping:  # since this thread began, too late to find the process among the others
-            process.terminate()
-        code = process.wait()
-        del processes[run]
-        return code
-
+    total, wanted = len(grid.runs), len(waiting)
+    done, failed, processes = total - wanted, [], dict[Run, subprocess.Popen]()
+    console.print(f"{total} runs, {done} done before, {grid.settings.num_proc} at a time")
+    started = shown = time.monotonic()
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it would leave the runs behind
-    with ThreadPoolExecutor(grid.settings.num_proc) as pool, console.status("") as status:
+    with console.status("") as status:
         try:
-            futures = {pool.submit(work, run): run for run in waiting}
-            while futures:
-                for future in wait(futures, timeout=2, return_when=FIRST_COMPLETED).done:
-                    run, ended = futures.pop(future), ended + 1
-                    if code := future.result():
-                        failed.append(run)
-                    state = f"failed with exit code {code}: {run.log}" if code else "done"
-                    console.print(f"{before + ended - len(failed)}/{total} {run}: {state}")
-                shares = {run: trained_share(run) for run in list(processes)}
-                minutes, worked = (time.monotonic() - started) / 60, ended + sum(shares.values())
-                left = f"about {minutes * (len(waiting) / worked - 1):.0f} minutes" if worked else "an unknown time"
-                text = f"{before + ended - len(failed)}/{total} done, {left} left"
+            while waiting or processes:
+                while waiting and len(processes) < grid.settings.num_proc:
+                    run = waiting.pop(0)
+                    console.print(f"started {run}: {run.log}")
+                    processes[run] = start(run, grid.settings.threads, arguments)
+                time.sleep(1)
+                for run, code in [(run, process.poll()) for run, process in processes.items()]:
+                    if code is not None:
+                        del processes[run]
+                        failed += [run] if code else []
+                        done += not code
+                        state = f"failed with exit code {code}: {run.log}" if code else "done"
+                        console.print(f"{done}/{total} {run}: {state}")
+                shares = {run: trained_share(run) for run in processes}
+                worked = wanted - len(waiting) - len(processes) + sum(shares.values())
+                minutes = (time.monotonic() - started) / 60
+                left = f"about {minutes * (wanted / worked - 1):.0f} minutes" if worked else "an unknown time"
+                text = f"{done}/{total} done, {left} left"
                 text += "".join(f"\n  {run}: {share:.0%} trained, {run.log}" for run, share in shares.items())
                 status.update(text)
                 if not console.is_terminal and time.monotonic() - shown > 60:  # where no line is written over
                     console.print(text)
                     shown = time.monotonic()
-        except BaseException:
-            stopping = True
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes.values()):
-                process.terminate()
-            raise
         finally:
+            for process in processes.values():
+                process.terminate()
+                process.wait()
             signal.signal(signal.SIGTERM, former)
     if failed:
         ends = [f"{run} ({run.log}): {last_line(run.log)}" for run in failed]

@@ -1,20 +1,20 @@
 """What the report needs of one trained model beyond its test metrics."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn.functional import normalize
-from transformers.utils import ModelOutput
 
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data.collate import video_inputs
 from modeling_glccl.data.shapes import relevant_frames
 from modeling_glccl.data.shapes.sampler import TWINS
-from modeling_glccl.evaluation import EvaluationResult, cmc_curve, evaluate, retrieval_metrics
+from modeling_glccl.evaluation import cmc_curve, evaluate, retrieval_metrics
 from modeling_glccl.evaluation.run import override_settings
-from modeling_glccl.peers.heads import FOUR_SCORES
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from modeling_glccl.peers import FOUR_SCORES
 from modeling_glccl.training.loop import load_splits
 
 from .grid import Run
@@ -23,9 +23,12 @@ from .grid import Run
 class TrainedModel:
     """The model of a trained run, tested once more; `test` tests it again, with what the processor takes by then.
 
-    `dataset` is the test split; `result` what [`evaluate`] returned; `texts` and `videos` are the features that it
-    scored, texts block by block; `scores` is name -> [A, V] logits of each score of the head.
+    `dataset` is the test split; `result` what [`evaluate`] returned, with `similarity` and `ranks`; `texts` and
+    `videos` are the features that it scored, texts block by block; `scores` is name -> [A, V] logits of each score of
+    the head.
     """
+
+    videos: GLCCLVideoFeatures
 
     def __init__(self, run: Run):
         self.run, results = run, run.results
@@ -39,17 +42,19 @@ class TrainedModel:
 
     def test(self) -> None:
         """Evaluates, and keeps what [`evaluate`] forgets."""
-        self.texts, blocks = [], []
+        self.texts: list[GLCCLTextFeatures] = []
+        blocks = []
 
-        def similarity(text: ModelOutput, video: ModelOutput) -> torch.Tensor:
+        def similarity(text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> torch.Tensor:
             blocks.append(self.model.get_scores(text, video))
             self.texts.append(text.to(self.model.device, torch.float32))
             self.videos = video
             return blocks[-1].logits
 
         self.model.similarity = similarity  # in place of the method
-        options = {"batch_size": self.run.recipe.train.eval_batch_size, "progress": False}
+        options: dict[str, Any] = {"batch_size": self.run.recipe.train.eval_batch_size, "progress": False}
         self.result = evaluate(self.model, self.processor, self.dataset, accelerator=self.accelerator, **options)
+        self.similarity, self.ranks = cast(np.ndarray, self.result.similarity), self.result.ranks or {}
         self.scores = {name: torch.cat([block[name] for block in blocks]).numpy(force=True) for name in blocks[0]}
 
 
@@ -64,25 +69,27 @@ def analyse(run: Run) -> dict[str, Any]:
     tested = TrainedModel(run)
     model, result, columns = tested.model, tested.result, tested.dataset.column_names
     total, clip = (sum(weight.numel() for weight in part.parameters()) for part in (model, model.clip))
-    values = {"parameters all": total, "parameters beside CLIP": total - clip}
+    values: dict[str, float] = {"parameters all": total, "parameters beside CLIP": total - clip}
     scores = tested.scores if run.recipe.model.head in FOUR_SCORES else {}
     for name, matrix in scores.items():
         recall = retrieval_metrics(matrix, result.video_index)["t2v"]["R@1"]
         values[f"text-to-video R@1 of one score {name.replace('_', '-')}"] = recall
     if "twin_group" in columns:
         groups = np.array(tested.dataset["twin_group"])[result.video_rows]
-        for kind, accuracy in twin_accuracy(result.similarity, result.video_index, groups).items():
+        for kind, accuracy in twin_accuracy(tested.similarity, result.video_index, groups).items():
             values[f"the caption prefers its video to the twin in {kind}"] = accuracy
     if "caption_events" in columns:
         for name, precision in frame_precision(tested).items():
             values[f"frames ranked by {name}"] = precision
     # Videos without captions are no candidates of video-to-text.
-    candidates = {"t2v": len(result.video_ids), "v2t": len(result.ranks["v2t"])}
+    candidates = {"t2v": len(result.video_ids), "v2t": len(tested.ranks["v2t"])}
     analysis = {
         "frame_counts": run.frame_counts,
         "values": values,
-        "cmc": {way: cmc_curve(ranks, candidates[way]).tolist() for way, ranks in result.ranks.items()},
-        "scores": pair_scores(result, float(model.clip.logit_scale.detach().exp()), scores),
+        "cmc": {way: cmc_curve(ranks, candidates[way]).tolist() for way, ranks in tested.ranks.items()},
+        "scores": pair_scores(
+            tested.similarity, result.video_index, cast(torch.Tensor, model.clip.logit_scale).exp().item(), scores
+        ),
         "by_frames": [],
     }
     for count in run.frame_counts:
@@ -93,16 +100,17 @@ def analyse(run: Run) -> dict[str, Any]:
     return analysis
 
 
-def pair_scores(result: EvaluationResult, scale: float, scores: dict[str, np.ndarray]) -> dict[str, list[float]]:
+def pair_scores(
+    similarity: np.ndarray, video_index: np.ndarray, scale: float, scores: dict[str, np.ndarray]
+) -> dict[str, list[float]]:
     """For each caption, the score of its video and of the best other video, and the spread of several scores of both.
 
     Logits are divided by `scale`, exp(logit_scale); `scores` holds [A, V] logits of each score of a head with several.
     """
-    captions = np.arange(len(result.captions))
-    others = result.similarity.copy()
-    others[captions, result.video_index] = -np.inf
-    columns = {"positive": result.video_index, "hard negative": others.argmax(axis=1)}
-    found = {name: result.similarity[captions, column] / scale for name, column in columns.items()}
+    captions, others = np.arange(len(video_index)), similarity.copy()
+    others[captions, video_index] = -np.inf
+    columns = {"positive": video_index, "hard negative": others.argmax(axis=1)}
+    found = {name: similarity[captions, column] / scale for name, column in columns.items()}
     if scores:
         spread = np.std(list(scores.values()), axis=0, ddof=1) / scale
         found |= {f"{name} spread": spread[captions, column] for name, column in columns.items()}
@@ -140,17 +148,16 @@ def frame_precision(tested: TrainedModel) -> dict[str, float]:
     Frames are ranked by the model's frame weights for the sentence, by the cosine of sentence and frame, and by
     chance, which equal weights give.
     """
-    result, dataset = tested.result, tested.dataset
-    times = [
-        video_inputs(tested.processor, [dataset[int(row)]], return_metadata=True)["video_metadata"][0]["timestamps"]
-        for row in result.video_rows
-    ]
+    result, dataset, times = tested.result, tested.dataset, []
+    for row in result.video_rows:
+        metadata = video_inputs(tested.processor, [dataset[int(row)]], return_metadata=True)["video_metadata"]
+        times.append(metadata[0]["timestamps"])
     texts = [block.select([index]) for block in tested.texts for index in range(block.num_rows)]
     precisions = []
     for text, caption_row, column in zip(texts, result.caption_rows, result.video_index, strict=True):
         row, video = dataset[int(caption_row)], tested.videos.select([column])
         relevant = relevant_frames(times[column], row["events"], row["caption_events"])
-        weights = tested.model.frame_weights(text, video).sentence[0, 0]
+        weights = cast(torch.Tensor, tested.model.frame_weights(text, video).sentence)[0, 0]
         cosines = normalize(video.frames[0], dim=-1) @ normalize(text.sentence[0], dim=-1)
         ways = (one.numpy(force=True)[: len(relevant)] for one in (weights, cosines, torch.zeros_like(cosines)))
         precisions.append([average_precision(one, relevant) for one in ways])

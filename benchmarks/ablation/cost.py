@@ -4,8 +4,7 @@ import json
 import time
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,7 +12,7 @@ from tqdm.auto import tqdm
 
 from modeling_glccl.environment import hardware_slug
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
-from modeling_glccl.peers.heads import HEADS
+from modeling_glccl.peers import HEADS
 
 from .grid import Grid
 
@@ -27,7 +26,7 @@ MOST_FRAMES = 77
 
 
 def measure_cost(head: str, texts: int, videos: int, words: int, frames: int, width: int) -> dict[str, Any]:
-    """Scores random features with a head of `HEADS` as in evaluation, float32, every slot and frame counted.
+    """Scores random features with a head of `HEADS`, float32, every slot and frame counted.
 
     Returns:
         The arguments; "seconds", measured after a warm-up; "macs", multiply-adds in matrix products, counted as they
@@ -35,23 +34,20 @@ def measure_cost(head: str, texts: int, videos: int, words: int, frames: int, wi
     """
     size = dict(locals())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model_class = HEADS[head]
-    sizes = {"max_words": words, "max_frames": min(frames, MOST_FRAMES), "clip_config": {"projection_dim": width}}
+    values = {"max_words": words, "max_frames": min(frames, MOST_FRAMES), "clip_config": {"projection_dim": width}}
     torch.manual_seed(0)
     word_features = torch.randn(texts, words, width, device=device)
     word_mask = torch.ones(texts, words, dtype=torch.bool, device=device)
     text = GLCCLTextFeatures(sentence=word_features[:, -1], words=word_features, word_mask=word_mask)
     frame_mask = torch.ones(videos, frames, dtype=torch.bool, device=device)
     video = GLCCLVideoFeatures(frames=torch.randn(videos, frames, width, device=device), frame_mask=frame_mask)
-    # All that `get_scores` reads of a model; CLIP's towers are not needed.
-    model = SimpleNamespace(
-        interaction=model_class.interaction_class(model_class.config_class(csc_weight=0.0, **sizes)).to(device).eval(),
-        clip=SimpleNamespace(logit_scale=torch.tensor(100.0, device=device).log()),
-    )
+    config: Any = cast(type, HEADS[head].config_class)(csc_weight=0.0, **values)
+    interaction = HEADS[head].interaction_class(config).to(device).eval()
+    logit_scale = torch.tensor(100.0, device=device).log()
 
     def score() -> float:
         started = time.perf_counter()
-        model_class.get_scores(model, text, video)
+        interaction(text, video, logit_scale)
         if device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started

@@ -1,6 +1,7 @@
 """The report's own figures; cmc.png and text_to_video.png are drawn as `glccl evaluate` draws them."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def plot_scores(groups: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         pairs = {f"positive{kind}": ("the caption's video", CORRECT)}
         pairs |= {f"hard negative{kind}": ("best other video", MODELS[1])}
         together = np.concatenate([one[name] for one in groups.values() for name in pairs if name in one])
-        edges = np.linspace(*np.percentile(together, (0.1, 99.9)), 40)
+        edges = np.linspace(np.percentile(together, 0.1), np.percentile(together, 99.9), 40)
         for axes, (variant, scores) in zip(row, groups.items(), strict=True):
             axes.set(xlabel=label, title="" if kind else variant)
             for name, (pair, colour) in pairs.items():
@@ -99,7 +100,7 @@ def plot_captions(result: EvaluationResult, videos: Sequence[RetrievedVideo]) ->
 
 def best_captions(result: EvaluationResult, video: int) -> list[tuple[int, str, float, bool]]:
     """Rank, text, score and whether it is right, of a video's five best captions, and of its own if none is right."""
-    scores = result.similarity[:, video]
+    scores = cast(np.ndarray, result.similarity)[:, video]
     order = np.argsort(-scores, kind="stable")
     right = result.video_index[order] == video
     shown = [*range(min(5, len(order))), *(rank for rank in np.flatnonzero(right)[:1] if rank >= 5)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from modeling_glccl.peers.heads import HEADS
+from modeling_glccl.peers import HEADS
 from modeling_glccl.training import Recipe, load_recipe
 from modeling_glccl.training.loop import MAY_CHANGE
 from modeling_glccl.training.recipe import differences
@@ -115,8 +115,10 @@ class Grid:
     def switches(self, variant: str) -> tuple[bool, bool, float]:
         """glim_global, glim_local and csc_weight, the head's defaults where the recipe does not say them."""
         model = self.recipe(variant).model
-        config_class = HEADS[model.head].config_class
-        return tuple(model.config.get(name, getattr(config_class, name)) for name in SWITCHES)
+        glim_global, glim_local, csc_weight = (
+            model.config.get(name, getattr(HEADS[model.head].config_class, name)) for name in SWITCHES
+        )
+        return glim_global, glim_local, csc_weight
 
     def sections(self, variants: Iterable[str]) -> dict[str, list[str]]:
         """Sorts variants by what they change of the reference, which belongs to each list.
@@ -159,7 +161,7 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
             except ValueError as error:
                 raise ValueError(f"variant {variant!r}: {error}") from error
             runs[variant, seed] = Run(variant, seed, recipe, folder, counts)
-    return Grid(settings, settings.clip_recipe and path.parent / settings.clip_recipe, runs)
+    return Grid(settings, path.parent / settings.clip_recipe if settings.clip_recipe else None, runs)
 
 
 def holds_results(folder: Path, recipe: Any) -> bool:

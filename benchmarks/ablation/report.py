@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from modeling_glccl.evaluation.report import DIRECTIONS, METRICS, plot_cmc, plot_retrievals
 from modeling_glccl.evaluation.retrieval import retrieve
-from modeling_glccl.peers.heads import FOUR_SCORES
+from modeling_glccl.peers import FOUR_SCORES
 
 from . import figures
 from .analysis import TrainedModel
@@ -23,7 +23,7 @@ from .grid import Grid, Run
 ALL = {f"{label} {metric}": (way, metric) for way, label in DIRECTIONS.items() for metric in METRICS}
 COMPARED = [column for column, (_, metric) in ALL.items() if metric != "MdR"]
 RECALLS = [column for column, (_, metric) in ALL.items() if metric == "R@1"]
-STYLE = {"axes.grid": True, "axes.axisbelow": True, "axes.edgecolor": "#a9b8c9", "grid.color": "#e4e7eb"}
+STYLE: Any = {"axes.grid": True, "axes.axisbelow": True, "axes.edgecolor": "#a9b8c9", "grid.color": "#e4e7eb"}
 STYLE |= {"axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False}
 STYLE |= {"xtick.bottom": False, "ytick.left": False, "savefig.dpi": 150}
 PAGE = """<!doctype html>
@@ -76,7 +76,7 @@ def write_report(grid: Grid, folder: Path) -> Path:
     page = Page(folder, f"{reference}, its switches and its peers on {grid.recipe(reference).data.benchmark}")
     text = "Recalls in percent, mean ± standard deviation over seeds. A run's folder holds its log, recipe and commit."
     page.section(f"{len(runs)} of {len(grid.runs)} runs", text)
-    page.table(runs[["model", "seed", "epoch", "training minutes", *ALL]], "runs")
+    page.table(runs.filter(["model", "seed", "epoch", "training minutes", *ALL]), "runs")
     with matplotlib.rc_context(STYLE):
         size = f"{ITEMS:,} encoded texts and as many videos of {FRAMES} frames, width {WIDTH}, all word slots counted"
         where = f"float32, {costs['hardware']}, {costs['settings']['threads']} thread(s); GMAC: 10⁹ multiply-adds"
@@ -88,10 +88,13 @@ def write_report(grid: Grid, folder: Path) -> Path:
         }
         page.section("CMC curves", "Recall at every rank, averaged over seeds (the paper's Fig. 3): cmc.csv.")
         page.figure(plot_cmc(curves), "cmc")
-        points = pd.DataFrame(curves).unstack().explode()
-        points = points.rename_axis(["model", "direction"]).reset_index(name="recall")
-        points.insert(2, "rank", points.groupby(["model", "direction"]).cumcount() + 1)
-        points.to_csv(folder / "cmc.csv", index=False)
+        rows = [
+            {"model": variant, "direction": way, "rank": rank, "recall": recall}
+            for variant, ways in curves.items()
+            for way, recalls in ways.items()
+            for rank, recall in enumerate(recalls, start=1)
+        ]
+        pd.DataFrame(rows).to_csv(folder / "cmc.csv", index=False)
         if len(analyses) > len(heads):
             page.section("GLIM and CSC", "GLIM for the sentence (global), for the words (local), both or neither.")
             page.table(glim_csc(grid, runs, found["glim_csc"]), "glim_csc")
@@ -131,10 +134,12 @@ def collect(grid: Grid) -> tuple[pd.DataFrame, dict[str, list[dict[str, Any]]]]:
 
 def spreads(runs: pd.DataFrame, variants: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """Columns "X" and "X std", mean and sample standard deviation over seeds, of those variants that have them."""
-    groups = runs.dropna(subset=columns).groupby("model")[list(columns)]
-    table = groups.mean().join(groups.std(), rsuffix=" std")
-    table = table[[name for column in columns for name in (column, f"{column} std")]]
-    return table.loc[[variant for variant in variants if variant in table.index]]
+    groups = runs.dropna(subset=columns).groupby("model")
+    found = [variant for variant in variants if variant in groups.groups]
+    table = pd.DataFrame(index=pd.Index(found, name="model"))
+    for column in columns:
+        table[column], table[f"{column} std"] = groups[column].mean(), groups[column].std()
+    return table
 
 
 def comparison(runs: pd.DataFrame, variants: Sequence[str], reference: str) -> pd.DataFrame:
@@ -179,12 +184,12 @@ def length_cost(grid: Grid, curve: list[dict[str, Any]]) -> pd.DataFrame:
     costs["per pair µs"], costs["per pair million MAC"] = 1e6 * costs["seconds"] / pairs, costs["macs"] / pairs / 1e6
     for variant in grid.settings.length_variants:
         own = costs[costs["head"] == grid.recipe(variant).model.head].assign(variant=variant, model=variant)
-        if own.groupby("frames")["macs"].nunique().max() == 1:  # the head scores no words
-            own = own[own["words"] == own["words"].iloc[0]]
+        if len(set(zip(own["frames"], own["macs"], strict=True))) == own["frames"].nunique():  # it scores no words
+            own = own.drop_duplicates("frames")
         else:
             own["model"] += [f", {words} words" for words in own["words"]]
         lines.append(own)
-    return pd.concat(lines)[["variant", "model", "frames", "per pair µs", "per pair million MAC"]]
+    return pd.concat(lines).filter(["variant", "model", "frames", "per pair µs", "per pair million MAC"])
 
 
 def _scores(page: Page, runs: pd.DataFrame, analyses: dict[str, list], variants: Sequence[str]) -> None:
@@ -211,8 +216,8 @@ def _twins_and_frames(page: Page, runs: pd.DataFrame, variants: Sequence[str]) -
     if twins := [column for column in runs if "twin" in column]:
         page.section("Twins", "How often, in percent, a caption prefers its video to a twin; chance is 50.")
         page.table(spreads(runs, variants, twins).reset_index(), "twins")
-    if ways := [column for column in runs if column.startswith("frames ranked by")]:
-        *ways, chance = ways
+    if found := [column for column in runs if str(column).startswith("frames ranked by")]:
+        ways, chance = found[:-1], found[-1]
         table = spreads(runs, variants, ways).reset_index()
         table.loc[len(table), ["model", ways[0]]] = "equal weights: any order", runs[chance].iloc[0]
         page.section("Frames", "Mean average precision in percent of finding the frames that a caption is about.")
@@ -223,7 +228,7 @@ def _length(page: Page, grid: Grid, analyses: dict[str, list], curve: list[dict[
     rows = [
         {"model": variant, "run": run, "frames": frames, "recall": recall}
         for variant in grid.settings.length_variants
-        for run, analysis in enumerate(analyses.get(variant, ()))
+        for run, analysis in enumerate(analyses.get(variant, []))
         for frames, recall in analysis["by_frames"]
     ]
     if rows:

@@ -15,10 +15,7 @@ from ..modeling_glccl import GLCCLModel
 
 @strict
 class PeerConfig(GLCCLConfig):
-    """GLCCL's configuration without the CSC loss, which no peer has of its own; `csc_weight` adds it to X-CLIP.
-
-    `glim_global` and `glim_local` mean nothing to a peer.
-    """
+    """GLCCL's without the CSC loss, which `csc_weight` adds to X-CLIP; `glim_global`, `glim_local` mean nothing."""
 
     _auto_class = None  # these classes are the package's: their code is not saved beside the weights
 
@@ -26,10 +23,9 @@ class PeerConfig(GLCCLConfig):
 
 
 class PeerModel(GLCCLModel):
-    """A model that scores the same features otherwise. Subclasses say how in `interaction_class`.
+    """A [`GLCCLModel`] that scores the same features otherwise: by another `interaction_class`.
 
-    `from_pretrained`, `from_clip_pretrained`, `forward`, `similarity` and `frame_weights` are [`GLCCLModel`]'s. A
-    saved peer has a `model_type` of its own, by which `load_checkpoint` and `AutoModel` find its class.
+    A saved peer has a `model_type` of its own, by which `load_checkpoint` and `AutoModel` find its class.
     """
 
     config_class = PeerConfig
@@ -50,8 +46,7 @@ class PeerModel(GLCCLModel):
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
         """As [`GLCCLModel`]'s, but `frame_mask` is True for real frames alone, always.
 
-        The published peers take the mean over real frames even where they count padding elsewhere; what
-        `mask_padding=False` counts is for each interaction to say.
+        The published peers average real frames even where they count padding elsewhere: each interaction says where.
         """
         video = super()._video_features(clip_frames, frames, real)
         video.frame_mask = real

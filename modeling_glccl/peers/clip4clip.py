@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ..configuration_glccl import GLCCLConfig
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
@@ -33,7 +33,7 @@ class CLIP4ClipConfig(PeerConfig):
 class CosineScores(ModelOutput):
     """The one score of every pair, [A, V] and times exp(logit_scale)."""
 
-    cosine: Tensor | None = None
+    cosine: Tensor
 
     @property
     def logits(self) -> Tensor:

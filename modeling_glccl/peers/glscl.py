@@ -32,9 +32,9 @@ from typing import ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, normalize, relu, scaled_dot_product_attention
+from torch.nn.functional import mse_loss, normalize, relu
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..interaction_glccl import GLCCLFrameWeights
@@ -51,7 +51,7 @@ class GLSCLConfig(PeerConfig):
     Args:
         glim_temperature: t of the global score.
         num_queries: K.
-        decoder_layers, decoder_dropout: of the decoder; it has `width // 64` heads, at least 1.
+        decoder_layers, decoder_dropout: of the decoder, layers of `torch`'s with `width // 64` heads, at least 1.
         local_weight: of the local score in the logit.
         local_in_evaluation: whether the local score ranks in evaluation too.
         consistency_weight, diversity_weight: see the module.
@@ -96,13 +96,13 @@ class GLSCLVideoFeatures(GLCCLVideoFeatures):
 class GLSCLScores(ModelOutput):
     """Scores of every pair, [A, V] and times exp(logit_scale); `local_score` also times `local_weight`, or None."""
 
-    global_score: Tensor | None = None
+    global_score: Tensor
     local_score: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
         """[A, V], the sum of the scores."""
-        return sum(self.to_tuple())
+        return self.global_score if self.local_score is None else self.global_score + self.local_score
 
 
 class GLSCLInteraction(nn.Module):
@@ -113,9 +113,8 @@ class GLSCLInteraction(nn.Module):
         self.config = config
         width = config.width
         self.queries = nn.Parameter(torch.rand(config.num_queries, width))
-        layers = (
-            DecoderLayer(width, max(1, width // 64), config.decoder_dropout) for _ in range(config.decoder_layers)
-        )
+        sizes = width, max(1, width // 64), 4 * width, config.decoder_dropout
+        layers = (nn.TransformerDecoderLayer(*sizes, batch_first=True) for _ in range(config.decoder_layers))
         self.decoder = nn.ModuleList(layers)
 
     def concepts(self, features: Tensor, mask: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ class GLSCLInteraction(nn.Module):
         features = features.masked_fill(~mask[..., None], 0.0).to(self.queries.dtype)
         concepts = self.queries.expand(len(features), -1, -1)
         for layer in self.decoder:
-            concepts = layer(concepts, features, mask)
+            concepts = layer(concepts, features, memory_key_padding_mask=~mask)
         return normalize(concepts.float(), dim=-1)
 
     def forward(self, text: GLSCLTextFeatures, video: GLSCLVideoFeatures, logit_scale: Tensor) -> GLSCLScores:
@@ -131,67 +130,35 @@ class GLSCLInteraction(nn.Module):
         check_inputs(text, video, self.config.width)
         with torch.autocast(logit_scale.device.type, enabled=False):
             scale = logit_scale.float().exp()
-            sentence = text.sentence.float()
+            products, weights = self._weigh(text, video)
             frames = video.frames.float().masked_fill(~video.frame_mask[..., None], 0.0)
-            products = torch.einsum("ad,vmd->avm", sentence, frames)
-            weights = masked_softmax(products / self.config.glim_temperature, video.frame_mask)
             # |z|^2 = a^T G a with the Gram matrix G of a video's frames: z itself, [A, V, D], is not needed.
             squared = ((weights.transpose(0, 1) @ (frames @ frames.mT)).transpose(0, 1) * weights).sum(dim=-1)
-            norms = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt() * sentence.norm(dim=-1, keepdim=True)
+            norms = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
+            norms = norms * text.sentence.float().norm(dim=-1, keepdim=True)
             scores = GLSCLScores(global_score=scale * (weights * products).sum(dim=-1) / norms)
-            concepts = [features.get("concepts") for features in (text, video)]
-            if all(values is not None for values in concepts):
-                cosines = concepts[0].flatten(1).float() @ concepts[1].flatten(1).float().T
+            if "concepts" in text and "concepts" in video:
+                cosines = text["concepts"].flatten(1).float() @ video["concepts"].flatten(1).float().T
                 scores.local_score = scale * self.config.local_weight * cosines / self.config.num_queries
         return scores
 
     def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
         """The weights of the global score, sentence [A, V, Nf]; words have none."""
-        products = torch.einsum("ad,vmd->avm", text.sentence.float(), video.frames.float())
-        return GLCCLFrameWeights(sentence=masked_softmax(products / self.config.glim_temperature, video.frame_mask))
+        return GLCCLFrameWeights(sentence=self._weigh(text, video)[1])
 
-
-class DecoderLayer(nn.Module):
-    """A decoder layer of the original transformer (arXiv 1706.03762), normalised after each residual."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.self_attention, self.cross_attention = (Attention(width, heads) for _ in range(2))
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
-        )
-        self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(width) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """[N, K, D] queries, [N, slots, D] memory, [N, slots] mask -> [N, K, D]."""
-        queries = self.self_norm(queries + self.dropout(self.self_attention(queries, queries)))
-        queries = self.cross_norm(queries + self.dropout(self.cross_attention(queries, memory, mask)))
-        return self.mlp_norm(queries + self.dropout(self.mlp(queries)))
-
-
-class Attention(nn.Module):
-    """Multi-head attention with a mask over the memory."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[N, K, D] queries, [N, slots, D] memory, [N, slots] mask -> [N, K, D]."""
-        query, key, value = (
-            layer(values).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, values in ((self.query, queries), (self.key, memory), (self.value, memory))
-        )
-        mask = None if mask is None else mask[:, None, None]
-        return self.output(scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2))
+    def _weigh(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> tuple[Tensor, Tensor]:
+        """[A, V, Nf] products of sentences and frames, and the softmax over the latter; padded frames have 0."""
+        frames = video.frames.float().masked_fill(~video.frame_mask[..., None], 0.0)
+        products = torch.einsum("ad,vmd->avm", text.sentence.float(), frames)
+        return products, masked_softmax(products / self.config.glim_temperature, video.frame_mask)
 
 
 class GLSCLModel(PeerModel):
     """GLSCL."""
 
+    config: GLSCLConfig
     config_class = GLSCLConfig
+    interaction: GLSCLInteraction
     works_untrained = False  # its queries are random
     interaction_class = GLSCLInteraction
     text_features_class = GLSCLTextFeatures
@@ -226,10 +193,9 @@ class GLSCLModel(PeerModel):
         average: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
     ) -> Tensor | None:
         """Inter-consistency and intra-diversity losses of matching pairs; None where concepts are not used."""
-        if text.concepts is None:
+        config, texts, videos = self.config, text.concepts, video.concepts
+        if texts is None or videos is None:
             return None
-        config = self.config
-        texts, videos = text.concepts, video.concepts
         cosines = average((texts * videos).sum(dim=-1).mean(dim=0))
         consistency = mse_loss(average(texts.mean(dim=0)), average(videos.mean(dim=0)))
         consistency = consistency + config.consistency_weight * (cosines - CONSISTENT_COSINE).square().sum()

@@ -107,7 +107,9 @@ class XCLIPInteraction(nn.Module):
                 raise ValueError(f"the {name} mask must count the leading slots of each row: padding follows")
         return word_mask, frame_mask
 
-    def _score_block(self, sentence, words, word_mask, mean, frames, frame_mask) -> Tensor:
+    def _score_block(
+        self, sentence: Tensor, words: Tensor, word_mask: Tensor, mean: Tensor, frames: Tensor, frame_mask: Tensor
+    ) -> Tensor:
         """[4, a, v] from normalised sentences [a, D], words [a, n, D], means [v, D] and frames [v, m, D]."""
         frame_words = torch.einsum("and,vmd->avnm", words @ self.local_mat_weight.float(), frames)
         over_words = self._aggregate(frame_words.mT, self.word_mat_weight, word_mask[:, None, None])

@@ -73,7 +73,7 @@ class XPoolInteraction(nn.Module):
         frames = self.input_norm(video.frames.masked_fill(~counted[..., None], 0.0).to(dtype))
         return self.query(self.input_norm(text.sentence.to(dtype))), self.key(frames), frames, counted
 
-    def _score_block(self, query, sentence, keys, values, counted) -> Tensor:
+    def _score_block(self, query: Tensor, sentence: Tensor, keys: Tensor, values: Tensor, counted: Tensor) -> Tensor:
         """[a, v] cosines of normalised sentences [a, D] and the videos pooled for them."""
         attention = _attention(query, keys, counted).to(values.dtype)
         pooled = self.pooled_norm((attention.transpose(0, 1) @ values).transpose(0, 1))

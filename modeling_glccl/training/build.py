@@ -16,7 +16,7 @@ from ..data.collate import RetrievalCollator
 from ..data.frame_cache import with_frame_cache
 from ..data.group_sampler import GroupSampler
 from ..modeling_glccl import GLCCLModel
-from ..peers.heads import FIXED_CONFIG, HEADS
+from ..peers import FIXED_CONFIG, HEADS
 from ..processes import processes_here
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor

@@ -18,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..data.files import read_text
-from ..peers.heads import FOUR_SCORES, HEADS
+from ..peers import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
 

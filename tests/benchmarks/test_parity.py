@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def test_sizes_come_from_the_tensors_and_cases_from_the_names(parity, tmp_path, 
     videos = tiny_video([5, 1, 4])
     videos["pixel_values_videos"] = videos["pixel_values_videos"].repeat(1, 1, 1, 2, 2)[..., :24, :24]
     text, video = model.get_text_features(**texts), model.get_video_features(**videos)
-    matrices = {name.split(".")[1]: weight for name, weight in model.named_parameters() if "interaction" in name}
+    matrices: dict[str, Any] = dict(model.interaction.named_parameters())
     scores = reference_scores(text, video, matrices, model.clip.logit_scale)
     logits, csc = scores.mean(dim=0), reference_csc_loss(scores)
     loss = reference_contrastive_loss(logits) + 0.5 * csc
@@ -128,7 +129,8 @@ def test_sizes_come_from_the_tensors_and_cases_from_the_names(parity, tmp_path, 
         **{f"train.out.score_{name}": score for name, score in zip(SCORES, scores, strict=True)},
     }
     weights = to_original_names(dict(model.named_parameters()), model.config)
-    gradients = to_original_names({name: weight.grad for name, weight in model.named_parameters()}, model.config)
+    found: dict[str, Any] = {name: weight.grad for name, weight in model.named_parameters()}
+    gradients = to_original_names(found, model.config)
     for part, tensors in [("weights", weights), ("forward", forward), ("grads", gradients)]:
         tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
         save_file(tensors, tmp_path / f"glccl_{part}_other.safetensors")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from paths import TESTS
 from peer_models import PEERS, peer_config, peer_model
 from reference import reference_contrastive_loss
 from reference_peers import (
-    attend,
     reference_clip4clip,
     reference_concepts,
     reference_glscl_global,
@@ -28,8 +28,7 @@ from transformers import AutoModel, CLIPModel
 
 from modeling_glccl import GLCCLModel
 from modeling_glccl.checkpoints import MODELS, load_checkpoint
-from modeling_glccl.peers import base, glscl, xclip, xpool
-from modeling_glccl.peers.heads import FOUR_SCORES, HEADS
+from modeling_glccl.peers import FOUR_SCORES, HEADS, base, glscl, xclip, xpool
 from modeling_glccl.training import load_recipe, train
 from modeling_glccl.training.full_batch import FullBatchLoss
 
@@ -102,14 +101,13 @@ def test_glscl_is_its_twin(mask_padding):
     assert torch.equal(scores.logits, scores.global_score + scores.local_score)
 
 
-@pytest.mark.parametrize("heads", [1, 4])
-def test_attention_with_several_heads_is_its_twin(heads):
+def test_the_decoder_of_glscl_has_a_head_for_every_64_channels():
     torch.manual_seed(0)
-    attention = glscl.Attention(8, heads).double()
-    queries, memory, mask = torch.randn(3, 8).double(), torch.randn(5, 8).double(), torch.tensor([[1, 1, 0, 1, 0]])
-    ours = attention(queries[None], memory[None], mask.bool())[0]
-    weights = {f"a.{name}": weight for name, weight in attention.named_parameters()}
-    assert_close(ours, attend(queries, memory[mask[0].bool()], weights, "a", heads))
+    config = glscl.GLSCLConfig(clip_config={"projection_dim": 128}, num_queries=3, decoder_layers=1)
+    module = glscl.GLSCLInteraction(config).eval()
+    memory, mask = torch.randn(5, 128), torch.tensor([1, 1, 0, 1, 0]).bool()
+    expected = reference_concepts(memory[mask], dict(module.named_parameters()), layers=1, heads=2)
+    assert_close(module.concepts(memory[None], mask[None])[0], expected)
 
 
 def test_glscl_losses_are_their_twins():
@@ -283,9 +281,10 @@ def test_a_saved_peer_is_found_and_comes_back_equal(head, tmp_path):
 def test_weights_that_a_checkpoint_lacks_are_initialised(tmp_path):
     tiny_model(csc_weight=0).save_pretrained(tmp_path)
 
-    def load(head: str):
-        HEADS[head].config_class(**settings).save_pretrained(tmp_path)
-        return HEADS[head].from_pretrained(tmp_path).interaction
+    def load(head: str) -> Any:
+        model_class: Any = HEADS[head]
+        model_class.config_class(**settings).save_pretrained(tmp_path)
+        return model_class.from_pretrained(tmp_path).interaction
 
     settings = tiny_config(csc_weight=0).to_dict()
     settings.pop("model_type")
@@ -306,15 +305,16 @@ def test_weights_that_a_checkpoint_lacks_are_initialised(tmp_path):
 
 @pytest.mark.parametrize("head", PEERS)
 def test_every_peer_starts_from_clip(head, tmp_path):
-    tiny = {"max_words": 8, "temporal_num_attention_heads": 2}
     clip = CLIPModel(peer_config(head).clip_config).eval()
     clip.save_pretrained(tmp_path)
-    model = HEADS[head].from_clip_pretrained(tmp_path, temporal_num_hidden_layers=2, **tiny)
-    assert torch.equal(model.clip.text_projection.weight, clip.text_projection.weight)
-    assert torch.equal(
-        model.temporal.encoder.layers[1].mlp.fc1.weight, clip.text_model.encoder.layers[1].mlp.fc1.weight
+    model = HEADS[head].from_clip_pretrained(
+        str(tmp_path), max_words=8, temporal_num_attention_heads=2, temporal_num_hidden_layers=2
     )
-    without = HEADS[head].from_clip_pretrained(tmp_path, max_words=8, temporal_num_hidden_layers=0)
+    ours, theirs = model.state_dict(), clip.state_dict()
+    assert torch.equal(ours["clip.text_projection.weight"], theirs["text_projection.weight"])
+    name = "encoder.layers.1.mlp.fc1.weight"
+    assert torch.equal(ours[f"temporal.{name}"], theirs[f"text_model.{name}"])
+    without = HEADS[head].from_clip_pretrained(str(tmp_path), max_words=8, temporal_num_hidden_layers=0)
     assert without.temporal is None
 
 

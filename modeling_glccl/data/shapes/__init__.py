@@ -7,18 +7,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import datasets
+import datasets.config
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ...atomic import write_whole
 from .render import encode_video, render_frames, render_still
-from .sampler import SPLITS, iter_clips, sample_clips, sample_still
-from .world import Clip, Event, relevant_frames
+from .sampler import SPLITS, sample_clips, sample_still
+from .world import Event, relevant_frames
 
 # A change of what is drawn or written needs a new version, or folders rendered before it pass for current ones.
 VERSION = datasets.Version("1.1.0")
@@ -26,14 +27,8 @@ VERSION = datasets.Version("1.1.0")
 # Apart from the sampler's stream 0, so that no two random choices share a generator.
 _VIDEO_STREAM, _STILL_STREAM = 1, 2
 
-_EVENT = {
-    "colour": datasets.Value("string"),
-    "shape": datasets.Value("string"),
-    "size": datasets.Value("string"),
-    "action": datasets.Value("string"),
-    "start": datasets.Value("float32"),
-    "end": datasets.Value("float32"),
-}
+_EVENT = dict.fromkeys(("colour", "shape", "size", "action"), datasets.Value("string"))
+_EVENT |= dict.fromkeys(("start", "end"), datasets.Value("float32"))
 _COLUMNS = {
     "video_id": datasets.Value("string"),
     "caption": datasets.Value("string"),
@@ -67,12 +62,13 @@ class ShapesConfig(datasets.BuilderConfig):
     videos_dir: str | None = None
 
 
-_OPTIONS = ("num_train", "num_validation", "num_test", "num_stills", "seed", "image_size")
+_OPTIONS = [name for name in ShapesConfig.__annotations__ if name != "videos_dir"]
 
 
 class Shapes(datasets.GeneratorBasedBuilder):
     """Builder of the two configurations: `videos` (train, validation, test) and `stills` (train)."""
 
+    config: ShapesConfig
     VERSION = VERSION
     BUILDER_CONFIG_CLASS = ShapesConfig
     BUILDER_CONFIGS = (ShapesConfig(name="videos", version=VERSION), ShapesConfig(name="stills", version=VERSION))
@@ -92,50 +88,33 @@ class Shapes(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        config = self.config
-        counts = dict(zip(SPLITS, (config.num_train, config.num_validation, config.num_test), strict=True))
-        if config.name == "stills":
-            counts = {"train": config.num_stills}
+        counts = {split: getattr(self.config, f"num_{split}") for split in SPLITS}
+        if self.config.name == "stills":
+            counts = {"train": self.config.num_stills}
         splits = []
         for split, count in counts.items():
             if count:
                 # A list is what `datasets` shares out among processes.
-                kwargs = {"indices": list(range(count))} if config.name == "stills" else {"split": split}
+                kwargs = {"split": split, "indices": list(range(count))}
                 splits.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
                 splits[-1].split_info.num_examples = count  # the total of the progress bar
         return splits
 
-    def _generate_examples(
-        self, split: str | None = None, indices: Sequence[int] = ()
-    ) -> Iterator[tuple[str | int, dict[str, Any]]]:
-        if split is not None:
-            for clip in iter_clips(split, getattr(self.config, f"num_{split}"), self.config.seed):
-                yield clip.video_id, self._video_row(clip)
-        for index in indices:
-            yield index, self._still_row(index)
-
-    def _video_row(self, clip: Clip) -> dict[str, Any]:
-        row = {
-            "video_id": clip.video_id,
-            "caption": clip.caption,
-            "start": None,
-            "end": None,
-            "scene": clip.scene,
-            "events": [vars(event) for event in clip.events],
-            "caption_events": clip.caption_events,
-            "twin_group": clip.twin_group,
-        }
-        if self.config.videos_dir is not None:
-            split = clip.video_id.split("_")[0]
-            row["video"] = str(Path(self.config.videos_dir, split, f"{clip.video_id}.mp4"))
-        return row
-
-    def _still_row(self, index: int) -> dict[str, Any]:
-        still = sample_still(index, self.config.seed)
-        rng = np.random.default_rng([_STILL_STREAM, self.config.seed, index])
-        buffer = io.BytesIO()
-        Image.fromarray(render_still(rng, still, self.config.image_size)).save(buffer, "jpeg", quality=90)
-        return {"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase}
+    def _generate_examples(self, split: str, indices: Sequence[int]) -> Iterator[tuple[str | int, dict[str, Any]]]:
+        if self.config.name == "stills":
+            for index in indices:
+                still = sample_still(index, self.config.seed)
+                rng = np.random.default_rng([_STILL_STREAM, self.config.seed, index])
+                buffer = io.BytesIO()
+                Image.fromarray(render_still(rng, still, self.config.image_size)).save(buffer, "jpeg", quality=90)
+                yield index, {"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase}
+            return
+        for clip in sample_clips(split, len(indices), self.config.seed):
+            row = vars(clip) | {"events": [vars(event) for event in clip.events], "start": None, "end": None}
+            del row["meaning"]
+            if self.config.videos_dir is not None:
+                row["video"] = str(Path(self.config.videos_dir, split, f"{clip.video_id}.mp4"))
+            yield clip.video_id, row
 
 
 def load(
@@ -153,10 +132,8 @@ def load(
 
     Args:
         data_dir: where to keep videos and tables; defaults to the cache of `datasets`.
-        repo_id: not supported.
+        repo_id, missing: not supported, and without effect: what is missing is rendered.
         split: "train", "validation" or "test"; "train" for stills; None for all. Only its videos are rendered.
-        missing: without effect, as missing videos are rendered.
-        with_videos: False renders nothing and leaves the column `video` out.
         config_name: "videos", or "stills" for single frames (`image`) with phrases (`phrase`).
         num_proc: processes that render.
         **config: options of [`ShapesConfig`].
@@ -169,54 +146,50 @@ def load(
         raise ValueError(f"repo_id={repo_id!r}: the shapes benchmark is rendered, not downloaded; leave repo_id out")
     if unknown := sorted(set(config) - set(_OPTIONS)):
         raise ValueError(f"unknown option {unknown[0]!r} of the shapes benchmark; it has {', '.join(_OPTIONS)}")
-    config = {name: config.get(name, getattr(ShapesConfig, name)) for name in _OPTIONS}
-    for name, value in config.items():
+    options: dict[str, Any] = {name: config.get(name, getattr(ShapesConfig, name)) for name in _OPTIONS}
+    for name, value in options.items():
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"{name}={value!r} must be a whole number, not negative")
-    if config["image_size"] % 16 or not config["image_size"]:
-        raise ValueError(f"image_size={config['image_size']} must be a multiple of 16")
-    splits = ("train",) if config_name == "stills" else [name for name in SPLITS if config[f"num_{name}"]]
+    if options["image_size"] % 16 or not options["image_size"]:
+        raise ValueError(f"image_size={options['image_size']} must be a multiple of 16")
+    splits = ["train"] if config_name == "stills" else [name for name in SPLITS if options[f"num_{name}"]]
     if split is not None and split not in splits:
         raise ValueError(f"split={split!r} must be one of {', '.join(splits)}, or None for all")
     root = Path(data_dir or datasets.config.HF_DATASETS_CACHE).absolute() / "shapes"
     if with_videos and config_name == "videos":
-        config["videos_dir"] = str(root / f"v{VERSION}-seed{config['seed']}-{config['image_size']}px")
-    builder = Shapes(cache_dir=str(root / "tables"), config_name=config_name, hash=Hasher.hash(config), **config)
+        options["videos_dir"] = str(root / f"v{VERSION}-seed{options['seed']}-{options['image_size']}px")
+    builder = Shapes(cache_dir=str(root / "tables"), config_name=config_name, hash=Hasher.hash(options), **options)
     try:
         builder.download_and_prepare(
             num_proc=num_proc if config_name == "stills" else None, verification_mode="no_checks"
         )
-    except datasets.exceptions.DatasetGenerationError as error:
+    except DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
         raise
-    dataset = builder.as_dataset(split)
-    if "videos_dir" in config:
-        _render_missing(dataset if split is None else {split: dataset}, config["seed"], config["image_size"], num_proc)
-    return dataset
+    dataset = cast(datasets.Dataset | datasets.DatasetDict, builder.as_dataset(cast(datasets.Split, split)))
+    if "videos_dir" not in options:
+        return dataset
 
-
-def _render_missing(parts: Mapping[str, datasets.Dataset], seed: int, image_size: int, num_proc: int | None) -> None:
-    """Renders the videos that are not there yet, of all parts, with one progress bar."""
+    # The videos that are not there yet, of all splits, with one progress bar.
+    parts = dataset.values() if isinstance(dataset, datasets.DatasetDict) else [dataset]
     rows = [
         part[number]
-        for part in parts.values()
+        for part in parts
         for number, video in enumerate(part["video"])
         if not Path(video["path"]).exists()
     ]
-    if not rows:
-        return
-    total = sum(map(len, parts.values()))
-    render = partial(_render, seed=seed, image_size=image_size)
+    render, total = partial(_render, options["seed"], options["image_size"]), sum(map(len, parts))
     with (
-        tqdm(total=total, initial=total - len(rows), desc="rendering", unit="video") as bar,
+        tqdm(total=total, initial=total - len(rows), desc="rendering", unit="video", disable=not rows) as bar,
         ProcessPoolExecutor(num_proc) if num_proc and num_proc > 1 else nullcontext() as pool,
     ):
         for _ in pool.map(render, rows, chunksize=8) if pool else map(render, rows):
             bar.update()
+    return dataset
 
 
-def _render(row: Mapping[str, Any], seed: int, image_size: int) -> None:
+def _render(seed: int, image_size: int, row: Mapping[str, Any]) -> None:
     """Writes the video of a row; its times are multiples of 1/8 s, which float32 holds exactly."""
     split, number = row["video_id"].split("_")
     rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number)])

@@ -19,7 +19,7 @@ RGB = {
     "purple": (180, 50, 215),
     "white": (250, 250, 250),
 }
-_OUTLINE = (12, 12, 12)
+_OUTLINE = np.full(3, 12, dtype=np.float32)
 # Seconds. A blinking shape is gone, and a bouncing one in the air, in the second half of each period: half a period is
 # the distance of two among 12 uniformly sampled frames, so that neighbours always differ.
 _PERIOD = 1.0
@@ -31,31 +31,27 @@ _SUPERSAMPLING = 4
 _AFTER_IMAGES = ((0.75, 0.3), (0.5, 0.4), (0.25, 0.5))
 
 
-def _polygon(shape: str) -> list[tuple[float, float]]:
-    """Corners in a circle of radius 1, y downwards."""
-    if shape == "square":
-        return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
-    if shape == "triangle":
-        return [(0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)]
-    if shape == "cross":
-        long, short = 0.97, 0.34
-        return [
-            (-short, -long), (short, -long), (short, -short), (long, -short), (long, short), (short, short),
-            (short, long), (-short, long), (-short, short), (-long, short), (-long, -short), (-short, -short),
-        ]  # fmt: skip
-    if shape == "star":
-        radii = (1.08, 0.42) * 5
-        return [(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate(radii)]
-    if shape == "heart":
-        turns = [i * math.pi / 20 for i in range(40)]
-        return [
-            (
-                0.95 * math.sin(t) ** 3,
-                -0.06 * (13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) - 0.1,
-            )
-            for t in turns
-        ]
-    raise ValueError(f"unknown shape {shape!r}")
+def _heart(t: float) -> tuple[float, float]:
+    height = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+    return 0.95 * math.sin(t) ** 3, -0.06 * height - 0.1
+
+
+# x, y and radius as fractions of the side, and degrees.
+_Pose = tuple[float, float, float, float]
+_LONG, _SHORT = 0.97, 0.34
+# Corners in a circle of radius 1, y downwards.
+_CORNERS = {
+    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "triangle": [(0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)],
+    "cross": [
+        (-_SHORT, -_LONG), (_SHORT, -_LONG), (_SHORT, -_SHORT), (_LONG, -_SHORT), (_LONG, _SHORT), (_SHORT, _SHORT),
+        (_SHORT, _LONG), (-_SHORT, _LONG), (-_SHORT, _SHORT), (-_LONG, _SHORT), (-_LONG, -_SHORT), (-_SHORT, -_SHORT),
+    ],
+    "star": [
+        (r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i, r in enumerate((1.08, 0.42) * 5)
+    ],
+    "heart": [_heart(i * math.pi / 20) for i in range(40)],
+}  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -77,7 +73,7 @@ def _sprite(shape: str, radius: float, degrees: float) -> tuple[np.ndarray, np.n
             cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
             corners = [
                 (centre + reach * (x * cos - y * sin), centre + reach * (x * sin + y * cos))
-                for x, y in _polygon(shape)
+                for x, y in _CORNERS[shape]
             ]
             draw.polygon(corners, fill=255)
             if border:
@@ -87,33 +83,24 @@ def _sprite(shape: str, radius: float, degrees: float) -> tuple[np.ndarray, np.n
     return masks[0], masks[1]
 
 
-def draw_shape(
-    frame: np.ndarray,
-    colour: np.ndarray,
-    shape: str,
-    centre: tuple[float, float],
-    radius: float,
-    degrees: float = 0.0,
-    opacity: float = 1.0,
-) -> None:
-    """Draws a shape with a dark outline into `frame` [H, W, 3] float32; centre (x, y) and radius in pixels."""
-    fill, outline = _sprite(shape, round(radius * 2) / 2, round(degrees) % 360)
+def _draw_shape(frame: np.ndarray, colour: np.ndarray, shape: str, pose: _Pose, opacity: float = 1.0) -> None:
+    """Draws a shape with a dark outline into `frame` [side, side, 3] float32."""
+    x, y, radius, degrees = pose
+    fill, outline = _sprite(shape, round(radius * len(frame) * 2) / 2, round(degrees) % 360)
     side = len(fill)
-    left, top = round(centre[0]) - side // 2, round(centre[1]) - side // 2
-    rows = slice(*(min(max(edge, 0), frame.shape[0]) for edge in (top, top + side)))
-    columns = slice(*(min(max(edge, 0), frame.shape[1]) for edge in (left, left + side)))
+    left, top = round(x * len(frame)) - side // 2, round(y * len(frame)) - side // 2
+    rows, columns = (slice(max(edge, 0), min(edge + side, len(frame))) for edge in (top, left))
     inside = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
     part = frame[rows, columns]
-    dark = np.float32(_OUTLINE)
-    part += np.float32(opacity) * outline[inside] * (dark + fill[inside] * (colour - dark) - part)
+    part += np.float32(opacity) * outline[inside] * (_OUTLINE + fill[inside] * (colour - _OUTLINE) - part)
 
 
-def jitter_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
+def _jitter_colour(rng: np.random.Generator, colour: str) -> np.ndarray:
     """The colour with a little variation: [3] float32 in 0..255."""
-    return np.clip(np.float32(RGB[colour]) + rng.uniform(-12, 12, 3).astype(np.float32), 0, 255)
+    return np.clip(np.array(RGB[colour], np.float32) + rng.uniform(-12, 12, 3).astype(np.float32), 0, 255)
 
 
-def scene_texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray:
+def _texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray:
     """A muted background that repeats seamlessly: [side, side, 3] float32 in 0..255."""
     y, x = np.meshgrid(*[np.arange(side, dtype=np.float32) * (2 * np.pi / side)] * 2, indexing="ij")
     phase = rng.uniform(0, 2 * np.pi)
@@ -125,25 +112,22 @@ def scene_texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray
     elif scene == "desert":
         base, light = (150, 120, 82), 14 * np.sin(x + 2 * y + 1.5 * np.sin(x + phase))
     elif scene == "night":
-        stars = rng.random((side, side)) < 0.012
-        base, light = (20, 20, 42), 150 * stars.astype(np.float32)
+        base, light = (20, 20, 42), 150 * (rng.random((side, side)) < 0.012).astype(np.float32)
     elif scene == "wall":
         brick = side // 8
         row, column = np.indices((side, side))
         shifted = column + brick * (row // brick % 2)
         mortar = (row % brick == 0) | (shifted % (2 * brick) == 0)
         base, light = (112, 72, 60), 45 * mortar.astype(np.float32)
-    elif scene == "snow":
+    else:  # snow
         flakes = rng.random((side, side)) < 0.02
         flakes = flakes | np.roll(flakes, 1, 0) | np.roll(flakes, 1, 1)
         base, light = (140, 150, 165), 60 * flakes.astype(np.float32)
-    else:
-        raise ValueError(f"unknown scene {scene!r}")
-    return np.float32(base) + rng.uniform(-8, 8) + light[..., None].astype(np.float32)
+    return np.array(base, np.float32) + rng.uniform(-8, 8) + light[..., None].astype(np.float32)
 
 
-def _pose(event: Event, place: tuple[float, float], seconds: float) -> tuple[float, float, float, float] | None:
-    """x, y, radius (fractions of the side) and degrees of a shape `seconds` into its event; None while invisible."""
+def _pose(event: Event, place: tuple[float, float], seconds: float) -> _Pose | None:
+    """The pose of a shape `seconds` into its event; None while invisible."""
     progress = seconds / (event.end - event.start)
     x, y = place
     radius = RADIUS[event.size] if event.size else 0.0
@@ -178,9 +162,8 @@ def _draw_event(
         return
     poses = [(_pose(event, place, seconds - ago), opacity) for ago, opacity in _AFTER_IMAGES if seconds >= ago]
     poses = [(pose, opacity) for pose, opacity in poses if pose is not None and pose != now]
-    side = len(frame)
-    for (x, y, radius, degrees), opacity in sorted([*poses, (now, 1.0)], key=lambda item: -item[0][2]):
-        draw_shape(frame, colour, event.shape, (x * side, y * side), radius * side, degrees, opacity)
+    for pose, opacity in sorted([*poses, (now, 1.0)], key=lambda item: -item[0][2]):
+        _draw_shape(frame, colour, event.shape, pose, opacity)
 
 
 def _travel(progress: float) -> float:
@@ -194,11 +177,10 @@ def _travel(progress: float) -> float:
 
 def _background(rng: np.random.Generator, scene: str, side: int, num_frames: int) -> np.ndarray:
     """A scene that drifts, with noise: [num_frames, side, side, 3] float32 in 0..255."""
-    texture = scene_texture(rng, scene, side)
+    texture = _texture(rng, scene, side)
     start = rng.integers(0, side, 2)
     velocity = rng.uniform(0.5, 1.5, 2) * rng.choice([-1, 1], 2)
     noise = rng.normal(0, 6, (side, side, 1)).astype(np.float32)
-    frames = np.empty((num_frames, side, side, 3), dtype=np.float32)
     # Both repeat, so that a shifted copy is a part of four of them side by side.
     texture, noise = (np.tile(image, (2, 2, 1)) for image in (texture, noise))
 
@@ -206,20 +188,21 @@ def _background(rng: np.random.Generator, scene: str, side: int, num_frames: int
         top, left = -shift % side
         return image[top : top + side, left : left + side]
 
-    for index, shift in enumerate(rng.integers(0, side, (num_frames, 2))):
-        moved = shifted(texture, (start + velocity * index).astype(int))
-        np.add(moved, shifted(noise, shift), out=frames[index])
-    return frames
+    return np.stack(
+        [
+            shifted(texture, (start + velocity * index).astype(int)) + shifted(noise, shift)
+            for index, shift in enumerate(rng.integers(0, side, (num_frames, 2)))
+        ]
+    )
 
 
 def render_frames(rng: np.random.Generator, scene: str, events: Sequence[Event], side: int) -> np.ndarray:
     """A video: [NUM_FRAMES, side, side, 3] uint8. The generator decides positions, shades and noise."""
     frames = _background(rng, scene, side, NUM_FRAMES)
     for event in events:
-        colour = jitter_colour(rng, event.colour)
+        colour = _jitter_colour(rng, event.colour)
         place = PLACES[rng.integers(3)], PLACES[rng.integers(3)]
-        first, last = round(event.start * FPS), round(event.end * FPS)
-        for index in range(first, last):
+        for index in range(round(event.start * FPS), round(event.end * FPS)):
             _draw_event(frames[index], colour, event, place, index / FPS - event.start)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
@@ -228,11 +211,10 @@ def render_still(rng: np.random.Generator, still: Still, side: int) -> np.ndarra
     """A single frame: [side, side, 3] uint8."""
     frame = _background(rng, still.scene, side, 1)[0]
     if still.event is not None:
-        _draw_event(frame, jitter_colour(rng, still.colour), still.event, still.centre, still.seconds)
+        _draw_event(frame, _jitter_colour(rng, still.colour), still.event, still.centre, still.seconds)
     elif still.shape is not None:
-        x, y = still.centre
-        colour = jitter_colour(rng, still.colour)
-        draw_shape(frame, colour, still.shape, (x * side, y * side), still.radius * side, still.degrees)
+        pose = *still.centre, still.radius, still.degrees
+        _draw_shape(frame, _jitter_colour(rng, still.colour), still.shape, pose)
     return np.clip(frame, 0, 255).astype(np.uint8)
 
 

@@ -1,11 +1,11 @@
 """Draws the videos of the shapes benchmark in symbols: disjoint event combinations, groups of hard twins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise, product
 
 import numpy as np
 
-from .wording import write_action_phrase, write_caption, write_empty_phrase, write_phrase
+from .wording import SCENE_WORDS, pick, write_caption, write_phrase
 from .world import (
     ACTIONS,
     CHANGING_RADIUS,
@@ -38,19 +38,7 @@ STILL_ACTIONS = tuple(action for action in ACTIONS if action != "blink")
 
 KINDS = tuple(kind for kind in product(COLOURS, SHAPES, ACTIONS) if kind[1] in SYMMETRY or kind[2] != "spin")
 COLOUR, SHAPE, ACTION = range(3)
-_KIND_CODES = np.array(
-    [(COLOURS.index(colour), SHAPES.index(shape), ACTIONS.index(action)) for colour, shape, action in KINDS]
-)
-
-
-def pair_splits() -> np.ndarray:
-    """The split that owns each unordered pair of event kinds: [len(KINDS), len(KINDS)] index into `SPLITS`.
-
-    Half of the pairs belong to train, a quarter to validation, a quarter to test. The same for every seed and size, so
-    that the training set of one seed never shows an event combination of the test set of another.
-    """
-    owner = np.random.default_rng(2605_17959).choice(3, p=[0.5, 0.25, 0.25], size=(len(KINDS),) * 2).astype(np.int8)
-    return np.triu(owner) + np.triu(owner, 1).T
+_KIND_NAMES = np.array(KINDS)
 
 
 def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
@@ -63,30 +51,26 @@ def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
     Raises:
         ValueError: unknown split, negative count or seed.
     """
-    return list(iter_clips(split, count, seed))
-
-
-def iter_clips(split: str, count: int, seed: int = 0) -> Iterator[Clip]:
-    """[`sample_clips`], one after the other."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the shapes benchmark has {', '.join(SPLITS)}")
     if count < 0 or seed < 0:
         raise ValueError(f"count={count} and seed={seed} must not be negative")
-    owned = pair_splits() == SPLITS.index(split)
+    # Each unordered pair of event kinds belongs to one split, whatever the seed and size, so that the training set of
+    # one seed never shows an event combination of the test set of another.
+    owner = np.random.default_rng(2605_17959).choice(3, p=[0.5, 0.25, 0.25], size=(len(KINDS),) * 2)
+    owned = np.triu(owner) + np.triu(owner, 1).T == SPLITS.index(split)
     clips: list[Clip] = []
-    group = 0
     while len(clips) < count:
-        new = _sample_group(split, group, len(clips), seed, owned, clips)
-        yield from new[: count - len(clips)]
-        clips += new
-        group += 1
+        clips += _sample_group(split, seed, owned, clips)
+    return clips[:count]
 
 
-def _sample_group(split: str, group: int, first: int, seed: int, owned: np.ndarray, earlier: list[Clip]) -> list[Clip]:
+def _sample_group(split: str, seed: int, owned: np.ndarray, earlier: list[Clip]) -> list[Clip]:
     """One group of twins that goes with the `earlier` ones."""
+    group = len(earlier) // 4
     for attempt in range(1000):
         rng = np.random.default_rng([0, seed, SPLITS.index(split), group, attempt])
-        scene = _pick(rng, SCENES)
+        scene = pick(rng, SCENES)
         videos, about = _sample_videos(rng, owned)
         new = []
         for events in videos:
@@ -94,16 +78,16 @@ def _sample_group(split: str, group: int, first: int, seed: int, owned: np.ndarr
             meaning = _sample_meaning(rng, scene, events, about, others)
             if meaning is None:
                 break
-            caption = write_caption(rng, meaning)
-            new.append(Clip(f"{split}_{first + len(new):05d}", group, scene, events, meaning, about, caption))
+            video_id = f"{split}_{len(earlier) + len(new):05d}"
+            new.append(Clip(video_id, group, scene, events, meaning, about, write_caption(rng, meaning)))
         else:
-            if split == "train" or not any(_confusable(a, b) for a in new for b in earlier):
+            if split == "train" or not any(
+                satisfies(a.scene, a.events, b.meaning) or satisfies(b.scene, b.events, a.meaning)
+                for a in new
+                for b in earlier
+            ):
                 return new
     raise RuntimeError(f"found no unambiguous videos for twin group {group} of {split}: ask for fewer videos")
-
-
-def _confusable(a: Clip, b: Clip) -> bool:
-    return satisfies(a.scene, a.events, b.meaning) or satisfies(b.scene, b.events, a.meaning)
 
 
 def _sample_videos(rng: np.random.Generator, owned: np.ndarray) -> tuple[list[tuple[Event, ...]], tuple[int, ...]]:
@@ -115,8 +99,12 @@ def _sample_videos(rng: np.random.Generator, owned: np.ndarray) -> tuple[list[tu
     kinds = None
     while kinds is None:
         kinds = _sample_kinds(rng, owned, [varied.get(index) for index in range(num_events)])
-    sizes = [_pick(rng, SIZES) for _ in range(num_events)]
-    spans = _sample_spans(rng, num_events)
+    sizes = [pick(rng, SIZES) for _ in range(num_events)]
+    # Jittered by less than would move a uniformly sampled frame.
+    spare = rng.multinomial(STEPS - MIN_STEPS * num_events, np.full(num_events, 1 / num_events))
+    ends = np.cumsum(MIN_STEPS + spare) * (NUM_FRAMES // STEPS)
+    ends[:-1] += rng.integers(-1, 2, num_events - 1)
+    spans = list(pairwise([0.0, *(ends / FPS).tolist()]))
     videos = []
     for difference in (None, *TWINS):
         variant = {first: difference == "shape", second: difference == "action"}
@@ -145,25 +133,15 @@ def _sample_kinds(
         if not free.any():
             return None
         kinds = [int(rng.choice(np.flatnonzero(free)))]
+        same = _KIND_NAMES[kinds[0]] == _KIND_NAMES
         if field is not None:
-            same = np.delete(np.arange(3), field)
-            twins = free & (_KIND_CODES[:, same] == _KIND_CODES[kinds[0], same]).all(1)
-            twins[kinds[0]] = False
+            twins = free & ~same[:, field] & (same.sum(axis=1) == 2)
             if not twins.any():
                 return None
             kinds.append(int(rng.choice(np.flatnonzero(twins))))
-        free &= owned[kinds].all(0) & (_KIND_CODES[:, COLOUR] != _KIND_CODES[kinds[0], COLOUR])
+        free &= owned[kinds].all(0) & ~same[:, COLOUR]
         chosen.append([KINDS[index] for index in kinds])
     return chosen
-
-
-def _sample_spans(rng: np.random.Generator, num_events: int) -> list[tuple[float, float]]:
-    """Start and end of each event in seconds, jittered by less than would move a uniformly sampled frame."""
-    spare = rng.multinomial(STEPS - MIN_STEPS * num_events, np.full(num_events, 1 / num_events))
-    frames = np.cumsum(MIN_STEPS + spare) * (NUM_FRAMES // STEPS)
-    frames[:-1] += rng.integers(-1, 2, num_events - 1)
-    edges = [0.0, *(frames / FPS).tolist()]
-    return list(pairwise(edges))
 
 
 def _sample_meaning(
@@ -177,13 +155,9 @@ def _sample_meaning(
     for _ in range(50):
         mentions = []
         for event in (events[index] for index in about):
-            says_shape = rng.random() < 0.9
-            says_size = rng.random() < 0.3
-            mentions.append(
-                Mention(
-                    event.colour, event.shape if says_shape else None, event.size if says_size else None, event.action
-                )
-            )
+            shape = event.shape if rng.random() < 0.9 else None
+            size = event.size if rng.random() < 0.3 else None
+            mentions.append(Mention(event.colour, shape, size, event.action))
         meaning = Meaning(tuple(mentions), bool(rng.random() < 0.9), scene if rng.random() < 0.5 else None)
         if not any(satisfies(scene, other, meaning) for other in others):
             return meaning
@@ -197,58 +171,40 @@ def sample_still(index: int, seed: int = 0) -> Still:
     a batch a contrastive model learns to read only what it needs, and colours would do among random frames.
     """
     group, member = divmod(index, STILLS_PER_GROUP)
-    shared = np.random.default_rng([3, seed, group])
-    scene, colour = _pick(shared, SCENES), _pick(shared, COLOURS)
-    rng = np.random.default_rng([4, seed, index])
+    shared, rng = np.random.default_rng([3, seed, group]), np.random.default_rng([4, seed, index])
+    scene, colour = pick(shared, SCENES), pick(shared, COLOURS)
     shapes = shared.permutation(SHAPES).tolist()
     if shared.random() < 0.4:
         return _sample_resting_still(rng, scene, colour, [*shapes, None][member])
     shape, action = shapes[0], STILL_ACTIONS[member]
     if action == "spin" and shape not in SYMMETRY:
         return _sample_resting_still(rng, scene, colour, shape)
-    place = PLACES[shared.integers(3)], PLACES[shared.integers(3)]
-    return _sample_action_still(rng, scene, colour, shape, action, place)
+    # In the course of an event, whose after-images show what happens.
+    place = pick(shared, PLACES), pick(shared, PLACES)
+    size = None if action in SIZE_CHANGES else pick(rng, SIZES)
+    steps = int(rng.integers(MIN_STEPS, 7))
+    step = NUM_FRAMES / STEPS / FPS
+    event = Event(colour, shape, size, action, 0.0, steps * step)
+    seconds = (0.5 + int(rng.integers(1, steps))) * step
+    mention = Mention(colour, shape, size if rng.random() < 0.3 else None, action)
+    phrase = write_phrase(rng, mention, scene if rng.random() < 0.2 else None)
+    return Still(scene, colour, shape, place, 0.0, 0, phrase, event, seconds)
 
 
 def _sample_resting_still(rng: np.random.Generator, scene: str, colour: str, shape: str | None) -> Still:
     """A frame of a shape at rest, or of the scene alone."""
-    x, y = PLACES[rng.integers(3)], PLACES[rng.integers(3)]
+    x, y = pick(rng, PLACES), pick(rng, PLACES)
     radius = float(rng.uniform(*CHANGING_RADIUS))
+    if shape is None:
+        return Still(scene, colour, None, (x, y), radius, 0, f"nothing {pick(rng, SCENE_WORDS[scene])}")
     tilted = shape in SYMMETRY and rng.random() < 0.3
     degrees = round(SYMMETRY[shape] * rng.uniform(0.2, 0.8)) if tilted else 0
-    if shape is None:
-        return Still(scene, colour, None, (x, y), radius, degrees, write_empty_phrase(rng, scene))
     rows, columns = ("top", None, "bottom"), ("left", None, "right")
     places = [name for name in (rows[PLACES.index(y)], columns[PLACES.index(x)]) if name] or ["middle"]
     size = "small" if radius < 0.17 else "large" if radius > 0.24 else None
     # Colour and shape are always said, the rest less often: where every phrase of a batch differs in place or scene,
     # a contrastive model has no reason to look at shapes.
-    phrase = write_phrase(
-        rng,
-        colour,
-        shape,
-        size if rng.random() < 0.4 else None,
-        tilted,
-        places if rng.random() < 0.6 else [],
-        scene if rng.random() < 0.2 else None,
-    )
+    mention = Mention(colour, shape, size if rng.random() < 0.4 else None, None)
+    places = places if rng.random() < 0.6 else []
+    phrase = write_phrase(rng, mention, scene if rng.random() < 0.2 else None, tilted, places)
     return Still(scene, colour, shape, (x, y), radius, degrees, phrase)
-
-
-def _sample_action_still(
-    rng: np.random.Generator, scene: str, colour: str, shape: str, action: str, place: tuple[float, float]
-) -> Still:
-    """A frame in the course of an event, whose after-images show what happens."""
-    size = None if action in SIZE_CHANGES else _pick(rng, SIZES)
-    steps = int(rng.integers(MIN_STEPS, 7))
-    step = NUM_FRAMES / STEPS / FPS
-    event = Event(colour, shape, size, action, 0.0, steps * step)
-    seconds = (0.5 + int(rng.integers(1, steps))) * step
-    said_size = size if rng.random() < 0.3 else None
-    said_scene = scene if rng.random() < 0.2 else None
-    phrase = write_action_phrase(rng, colour, shape, said_size, action, said_scene)
-    return Still(scene, colour, shape, place, 0.0, 0, phrase, event, seconds)
-
-
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]

@@ -1,10 +1,13 @@
 """Wording of the shapes benchmark: captions of videos and phrases of single frames."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from .world import Meaning
+from .world import Meaning, Mention
+
+T = TypeVar("T")
 
 # With BOS and EOS, a tokenizer that knows these words needs 30 of the 32 word slots.
 MAX_WORDS = 28
@@ -21,7 +24,7 @@ _SHAPE_WORDS = {
 }
 _SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
 # Each action as a verb and as a participle.
-_ACTION_WORDS = {
+_ACTION_WORDS: dict[str | None, tuple[tuple[str, str], ...]] = {
     "slide left": (
         ("slides to the left", "sliding to the left"),
         ("moves from right to left", "moving from right to left"),
@@ -40,7 +43,7 @@ _ACTION_WORDS = {
     "blink": (("blinks", "blinking"), ("flashes", "flashing"), ("flickers", "flickering")),
     "bounce": (("bounces", "bouncing"), ("hops up and down", "hopping up and down"), ("jumps", "jumping")),
 }
-_SCENE_WORDS = {
+SCENE_WORDS = {
     "sea": ("over the sea", "above the waves"),
     "meadow": ("in a meadow", "in the grass"),
     "desert": ("in the desert", "over the dunes"),
@@ -86,69 +89,45 @@ _UNORDERED = {
 }
 
 
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[rng.integers(len(options))]
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of the options, each as likely."""
+    return options[int(rng.integers(len(options)))]
 
 
-def _noun(rng: np.random.Generator, colour: str, shape: str | None, size: str | None, adjective: str = "") -> str:
-    words = (size and _pick(rng, _SIZE_WORDS[size]), adjective, colour, _pick(rng, _SHAPE_WORDS[shape]))
+def _noun(rng: np.random.Generator, mention: Mention, adjective: str = "") -> str:
+    size = mention.size and pick(rng, _SIZE_WORDS[mention.size])
+    words = (size, adjective, mention.colour, pick(rng, _SHAPE_WORDS[mention.shape]))
     return "a " + " ".join(word for word in words if word)
 
 
 def write_phrase(
-    rng: np.random.Generator,
-    colour: str,
-    shape: str,
-    size: str | None,
-    tilted: bool,
-    places: Sequence[str],
-    scene: str | None,
+    rng: np.random.Generator, mention: Mention, scene: str | None, tilted: bool = False, places: Sequence[str] = ()
 ) -> str:
-    """A phrase for a frame of a shape at rest."""
-    phrase = _noun(rng, colour, shape, size, "tilted" if tilted else "")
+    """A phrase for a frame of a shape: in the course of an event, or at rest if the mention has no action."""
+    participle = mention.action and pick(rng, _ACTION_WORDS[mention.action])[1]
+    words = [_noun(rng, mention, "tilted" if tilted else "")]
+    if participle:
+        words.append(participle)
     if places:
-        phrase += " " + " and ".join(_pick(rng, _PLACE_WORDS[place]) for place in places)
-    return phrase + _in_scene(rng, scene)
-
-
-def write_action_phrase(
-    rng: np.random.Generator, colour: str, shape: str, size: str | None, action: str, scene: str | None
-) -> str:
-    """A phrase for a frame of a shape that does something."""
-    _, participle = _ACTION_WORDS[action][rng.integers(3)]
-    return f"{_noun(rng, colour, shape, size)} {participle}{_in_scene(rng, scene)}"
-
-
-def _in_scene(rng: np.random.Generator, scene: str | None) -> str:
-    return "" if scene is None else ", " + _pick(rng, _SCENE_WORDS[scene])
-
-
-def write_empty_phrase(rng: np.random.Generator, scene: str) -> str:
-    """A phrase for a frame without any shape."""
-    return f"nothing {_pick(rng, _SCENE_WORDS[scene])}"
+        words.append(" and ".join(pick(rng, _PLACE_WORDS[place]) for place in places))
+    return " ".join(words) + ("" if scene is None else ", " + pick(rng, SCENE_WORDS[scene]))
 
 
 def write_caption(rng: np.random.Generator, meaning: Meaning) -> str:
     """A sentence of at most `MAX_WORDS` words and commas that says exactly `meaning`."""
     while True:
-        caption = _write(rng, meaning)
+        slots = {}
+        mentions = list(meaning.mentions)
+        if not meaning.ordered:
+            rng.shuffle(mentions)
+        for name, mention in zip("abc", mentions, strict=False):
+            noun = _noun(rng, mention)
+            verb, participle = pick(rng, _ACTION_WORDS[mention.action])
+            slots |= {name: f"{noun} {verb}", f"{name}_ing": f"{noun} {participle}"}
+        templates = _ORDERED if meaning.ordered else _UNORDERED
+        caption = pick(rng, templates[len(mentions)]).format(**slots)
+        if meaning.scene is not None:
+            scene = pick(rng, SCENE_WORDS[meaning.scene])
+            caption = f"{scene}, {caption}" if rng.random() < 0.5 else f"{caption}, {scene}"
         if len(caption.replace(",", " ,").split()) <= MAX_WORDS:
             return caption
-
-
-def _write(rng: np.random.Generator, meaning: Meaning) -> str:
-    slots = {}
-    mentions = list(meaning.mentions)
-    if not meaning.ordered:
-        rng.shuffle(mentions)
-    for name, mention in zip("abc", mentions, strict=False):
-        noun = _noun(rng, mention.colour, mention.shape, mention.size)
-        verb, participle = _ACTION_WORDS[mention.action][rng.integers(3)]
-        slots[name] = f"{noun} {verb}"
-        slots[f"{name}_ing"] = f"{noun} {participle}"
-    templates = _ORDERED if meaning.ordered else _UNORDERED
-    caption = _pick(rng, templates[len(mentions)]).format(**slots)
-    if meaning.scene is not None:
-        scene = _pick(rng, _SCENE_WORDS[meaning.scene])
-        caption = f"{scene}, {caption}" if rng.random() < 0.5 else f"{caption}, {scene}"
-    return caption

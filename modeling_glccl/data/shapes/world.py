@@ -1,12 +1,9 @@
-"""The world of the shapes benchmark in symbols: events, captions, splits and twins. No pixels.
+"""The world of the shapes benchmark in symbols: all that a model could know about a video or a caption. No pixels."""
 
-Everything a model could know about a video or a caption is here, so statements about the benchmark ("no other video
-satisfies this caption", "colours and scene alone give R@1 x") can be checked exactly.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +47,7 @@ class Mention:
     colour: str
     shape: str | None
     size: str | None
-    action: str
+    action: str | None
 
 
 @dataclass(frozen=True)
@@ -93,16 +90,10 @@ class Still:
     seconds: float = 0.0
 
 
-def satisfies(
-    scene: str, events: Sequence[Event], meaning: Meaning, unseen: frozenset[str] | set[str] = frozenset()
-) -> bool:
-    """Whether a video is one that a caption could be about.
+def satisfies(scene: str, events: Sequence[Event], meaning: Meaning, unseen: Set[str] = frozenset()) -> bool:
+    """Whether a video of this scene and these events, in order, is one that a caption could be about.
 
-    Args:
-        scene: the video's scene.
-        events: the video's events, in order.
-        meaning: the caption's meaning.
-        unseen: what the judge cannot see: any of "colour", "shape", "size", "action", "order", "scene".
+    To a judge who cannot see what is `unseen`: any of "colour", "shape", "size", "action", "order", "scene".
     """
     if meaning.scene is not None and "scene" not in unseen and meaning.scene != scene:
         return False
@@ -120,7 +111,7 @@ def satisfies(
 
 
 def relevant_frames(
-    times: Sequence[float], events: Sequence[Event | dict], caption_events: Sequence[int]
+    times: Sequence[float] | np.ndarray, events: Sequence[Event | Mapping[str, Any]], caption_events: Sequence[int]
 ) -> np.ndarray:
     """Which frames a caption is about: [len(times)] bool, for frames at `times` seconds.
 
@@ -131,8 +122,7 @@ def relevant_frames(
     """
     times = np.asarray(times, dtype=np.float64)
     relevant = np.zeros(len(times), dtype=bool)
-    for index in caption_events:
-        event = events[index]
-        start, end = (event["start"], event["end"]) if isinstance(event, dict) else (event.start, event.end)
-        relevant |= (times >= start) & (times < end)
+    for event in (events[index] for index in caption_events):
+        span = vars(event) if isinstance(event, Event) else event
+        relevant |= (times >= span["start"]) & (times < span["end"])
     return relevant
