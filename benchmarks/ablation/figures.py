@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from modeling_glccl.evaluation import EvaluationResult
-from modeling_glccl.evaluation.report import CORRECT, DIRECTIONS, INK, MODELS
-from modeling_glccl.evaluation.retrieval import RetrievedVideo
+from modeling_glccl.evaluation.metrics import DIRECTIONS
+from modeling_glccl.evaluation.retrieved_videos import RetrievedVideo
+from modeling_glccl.evaluation.tables_and_plots import CORRECT, INK, MODELS
 
 
 def plot_eta(table: pd.DataFrame) -> Figure:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from modeling_glccl.evaluation.report import DIRECTIONS, METRICS, plot_cmc, plot_retrievals
-from modeling_glccl.evaluation.retrieval import retrieve
+from modeling_glccl.evaluation.metrics import DIRECTIONS, METRICS
+from modeling_glccl.evaluation.retrieved_videos import retrieve
+from modeling_glccl.evaluation.tables_and_plots import plot_cmc, plot_retrievals
 from modeling_glccl.peers import FOUR_SCORES
 
 from . import figures

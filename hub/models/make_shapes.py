@@ -19,7 +19,7 @@ from modeling_glccl.atomic import replace_folder
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.evaluation.report import metrics_table
+from modeling_glccl.evaluation.tables_and_plots import metrics_table
 from modeling_glccl.model_card import make_card
 
 FOLDER = Path(__file__).parent / "glccl-shapes"

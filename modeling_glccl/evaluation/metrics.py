@@ -5,6 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+RECALL_RANKS = (1, 5, 10)
+# The names of what is reported, in the order of every table and file.
+METRICS = (*(f"R@{rank}" for rank in RECALL_RANKS), "MdR", "MnR")
+DIRECTIONS = {"t2v": "text-to-video", "v2t": "video-to-text"}
+
 
 def retrieval_metrics(
     similarity: np.ndarray | Tensor, video_index: np.ndarray | Tensor | list[int]
@@ -106,8 +111,8 @@ def retrieval_queries(
 
 def summarize_ranks(ranks: np.ndarray) -> dict[str, float]:
     """R@1, R@5, R@10 in percent, median and mean of ranks [Q] (1 = best)."""
-    recalls = {f"R@{k}": float((ranks <= k).mean() * 100) for k in (1, 5, 10)}
-    return {**recalls, "MdR": float(np.median(ranks)), "MnR": float(ranks.mean())}
+    recalls = [float((ranks <= rank).mean() * 100) for rank in RECALL_RANKS]
+    return dict(zip(METRICS, [*recalls, float(np.median(ranks)), float(ranks.mean())], strict=True))
 
 
 def cmc_curve(ranks: np.ndarray, num_candidates: int) -> np.ndarray:

@@ -20,8 +20,8 @@ from .evaluator import EvaluationResult, evaluate
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
 from .post_processing import POST_PROCESSING, post_process
 from .rank_table import rank_table
-from .report import metrics_table, plot_cmc, plot_retrievals, retrieval_tables
-from .retrieval import retrieve
+from .retrieved_videos import retrieve
+from .tables_and_plots import metrics_table, plot_cmc, plot_retrievals, retrieval_tables
 
 BOOTSTRAP = {"resamples": 1000, "seed": 0}
 # QB-Norm's inverse temperature on the scale of cosines, that of its authors.

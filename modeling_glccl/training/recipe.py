@@ -6,7 +6,7 @@ do not exist are refused. The classes below are the one place where every key is
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,37 +15,30 @@ from typing import Any, Literal, TypeVar
 import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..data.files import read_text
 from ..peers import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
+Number = float | int
 
 
 @strict
 @dataclass
 class ModelRecipe:
-    """What is trained and where its weights start. Without `clip` and `checkpoint` the weights are random.
+    """What is trained and where its weights start. Without `clip` and `checkpoint` the weights are random."""
 
-    Args:
-        clip: CLIP checkpoint to start from, a folder or a Hub id; its tokenizer is used.
-        checkpoint: GLCCL checkpoint to continue from, a folder or a Hub id, with its processor.
-        head: how features are scored: `glccl`, or one of its peers (see `modeling_glccl.peers`): `xclip`,
-            `clip4clip_meanp` (which has no temporal encoder, whatever `config` says), `clip4clip_seqtransf`, `xpool`
-            and `glscl`. All but `glccl` and `xclip` need `config.csc_weight: 0`.
-        config: values of the model's configuration, GLCCLConfig (`max_words`, `max_frames`, `glim_temperature`,
-            `csc_weight`, ...) or that of the head.
-        attn_implementation: `sdpa`, or `eager`, which is faster on CPUs when the sequences are tiny.
-        vocab_size: of the tokenizer trained on the training captions, where no pretrained one is given.
-    """
-
-    clip: str | None = None
-    checkpoint: str | None = None
+    clip: str | None = None  # CLIP checkpoint to start from, a folder or a Hub id; its tokenizer is used
+    checkpoint: str | None = None  # GLCCL checkpoint to continue from, a folder or a Hub id, with its processor
+    # How features are scored: `glccl`, or one of its peers (see `modeling_glccl.peers`). `clip4clip_meanp` has no
+    # temporal encoder, whatever `config` says. All but `glccl` and `xclip` need `config.csc_weight: 0`.
     head: Literal["glccl", "xclip", "clip4clip_meanp", "clip4clip_seqtransf", "xpool", "glscl"] = "glccl"
+    # Values of GLCCLConfig (`max_words`, `max_frames`, `csc_weight`, ...) or of the head's configuration.
     config: dict = field(default_factory=dict)
-    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
-    vocab_size: int = 1000
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"  # `eager` is faster on CPUs with tiny sequences
+    vocab_size: int = 1000  # of the tokenizer trained on the training captions, where no pretrained one is given
 
     def validate_start(self):
         """One starting point at most."""
@@ -55,124 +48,90 @@ class ModelRecipe:
             raise ValueError("config.clip_config describes CLIP weights to draw; with clip or checkpoint leave it out")
 
     def validate_config(self):
-        """The names and values in `config` are those of the head's configuration."""
+        """The names and values in `config` are those of the head; one without the four scores has no CSC."""
         config_class = HEADS[self.head].config_class
+        assert config_class is not None
         # With a pretrained CLIP, or a checkpoint, what fits together is known once its own configuration is read.
         check_config("config", config_class, self.config, alone=not (self.clip or self.checkpoint))
-
-    def validate_head(self):
-        """A head without the four scores has no score consistency."""
-        weight = self.config.get("csc_weight", HEADS[self.head].config_class.csc_weight)
-        if weight and self.head not in FOUR_SCORES:
+        if self.head not in FOUR_SCORES and self.config.get("csc_weight", config_class.csc_weight):
             raise ValueError(f"head={self.head} has one score, so CSC is not defined: set config.csc_weight=0")
 
 
 @strict
 @dataclass
 class DataRecipe:
-    """Which texts and videos, and how they become tensors.
+    """Which texts and videos, and how they become tensors."""
 
-    Args:
-        benchmark: name for `load_benchmark`.
-        data_dir: folder of the annotations and videos.
-        repo_id: dataset on the Hub instead of a folder.
-        options: further arguments of `load_benchmark` (sizes of the generated shapes benchmark, `missing`, ...).
-        train_split: the split to train on.
-        validation_split: evaluated after each epoch and chooses the best model; null: the last model is reported.
-            Where it is the same as `test_split`, as in the authors' release, the last model is the result too, and
-            the epoch with the best R@1 stands beside it in `results.json`, labelled as selected on the test split.
-        group_by: column whose rows of equal value share batches, which then hold hard negatives (`twin_group` of the
-            shapes benchmark); null: rows are shuffled one by one.
-        test_split: evaluated once, at the end, with the chosen model; null: no test.
-        processor: values of GLCCLVideoProcessor (`sampling`, `size`, ...), over those of a pretrained processor.
-        num_workers: processes per training process that decode videos; 0 decodes in the training process.
-        frame_cache: decode each video once and keep its resized frames on disk, as `raw` pixels or as `jpeg`
-            (see [`with_frame_cache`]); null: decode in every epoch.
-        frame_cache_dir: folder of the frame cache, which runs may share.
-    """
-
-    benchmark: str = "shapes"
-    data_dir: str | None = None
-    repo_id: str | None = None
+    benchmark: str = "shapes"  # name for `load_benchmark`
+    data_dir: str | None = None  # folder of the annotations and videos
+    repo_id: str | None = None  # dataset on the Hub instead of a folder
+    # Further arguments of `load_benchmark` (sizes of the generated shapes benchmark, `missing`, ...).
     options: dict = field(default_factory=dict)
-    train_split: str = "train"
+    train_split: str = "train"  # the split to train on
+    # Evaluated after each epoch and chooses the best model; null: the last model is reported. Where it is the same as
+    # `test_split`, as in the authors' release, the last model is the result too, and the epoch with the best R@1
+    # stands beside it in `results.json`, labelled as selected on the test split.
     validation_split: str | None = "validation"
-    test_split: str | None = "test"
+    test_split: str | None = "test"  # evaluated once, at the end, with the chosen model; null: no test
+    # Column whose rows of equal value share batches, which then hold hard negatives (`twin_group` of the shapes
+    # benchmark); null: rows are shuffled one by one.
     group_by: str | None = None
+    # Values of GLCCLVideoProcessor (`sampling`, `size`, ...), over those of a pretrained processor.
     processor: dict = field(default_factory=dict)
-    num_workers: int = 2
+    num_workers: int = 2  # processes per training process that decode videos; 0: the training process decodes
+    # Decode each video once and keep its resized frames on disk; null: decode in every epoch. See `with_frame_cache`.
     frame_cache: Literal["raw", "jpeg"] | None = None
-    frame_cache_dir: str | None = None
+    frame_cache_dir: str | None = None  # folder of the frame cache, which runs may share
 
-    def validate_numbers(self):
-        """Numbers in their ranges."""
+    def validate_values(self):
+        """Numbers in their ranges; a cache has a place."""
         at_least(self, 0, "num_workers")
+        if self.frame_cache and not self.frame_cache_dir:
+            raise ValueError(f"frame_cache={self.frame_cache} needs frame_cache_dir, the folder to keep frames in")
 
     @property
     def selects_on_test(self) -> bool:
         """Whether the split that chooses the best epoch is the one that results are reported on."""
         return self.validation_split is not None and self.validation_split == self.test_split
 
-    def validate_cache(self):
-        """A cache has a place."""
-        if self.frame_cache and not self.frame_cache_dir:
-            raise ValueError(f"frame_cache={self.frame_cache} needs frame_cache_dir, the folder to keep frames in")
-
 
 @strict
 @dataclass
 class TrainRecipe:
-    """Optimisation.
+    """Optimisation."""
 
-    Args:
-        epochs: passes over the training split; the schedule ends with the last.
-        max_steps: stop (and end the schedule) after so many steps, if that is earlier.
-        batch_size: text-video pairs per step and process.
-        total_batch_size: text-video pairs per step of all processes together, instead of `batch_size`: a step is then
-            the same on any number of processes that divides it; null: `batch_size` times the number of processes.
-        optimizer: `adamw`, or `bert_adam`, the rule of the authors' release with its schedule and its choice of what
-            is decayed: see [`BertAdam`], [`warmup_cosine`] and [`parameter_groups`].
-        learning_rate: peak rate of the layers that CLIP does not have.
-        clip_learning_rate_factor: CLIP's rate is `learning_rate` times this.
-        adam_beta1: decay rate of the mean gradient.
-        adam_beta2: decay rate of the mean squared gradient.
-        adam_epsilon: added to the root of the mean squared gradient.
-        weight_decay: with `adamw` of weight matrices; biases, normalisations, logit_scale and the score matrices that
-            start as identities are not decayed. With `bert_adam` of everything but biases.
-        warmup_ratio: share of the steps in which the rate rises linearly, before it falls to 0 along a cosine.
-        max_grad_norm: gradients are clipped to this global norm; with `bert_adam` then each tensor's as well.
-        freeze_layer_num: CLIP's token, patch, class and position embeddings, its pre-norm, and so many of the first
-            layers of both its towers stay as they are; 0: the embeddings and the pre-norm alone; null: nothing does.
-        grad_cache_chunk: gradient cache: encode so many pairs at a time, with the exact gradient of the whole batch
-            and the activations of one chunk in memory; each pair is encoded twice. null: encode the batch at once.
-        activation_checkpointing: recompute the activations of each layer in the backward pass.
-        precision: `fp32`, or the autocast `bf16` or `fp16` with float32 master weights; `auto`: `bf16` on GPUs and
-            CPUs that have such products, else `fp32`.
-        eval_epochs: evaluate every so many epochs (and after the last).
-        eval_batch_size: videos encoded at a time in evaluation.
-        save_steps: save a checkpoint every so many steps as well as after each epoch; 0: after each epoch only.
-    """
-
-    epochs: int = 5
-    max_steps: int | None = None
-    batch_size: int = 128
+    epochs: int = 5  # passes over the training split; the schedule ends with the last
+    max_steps: int | None = None  # stop (and end the schedule) after so many steps, if that is earlier
+    batch_size: int = 128  # text-video pairs per step and process
+    # Pairs per step of all processes together, instead of `batch_size`: a step is then the same on any number of
+    # processes that divides it; null: `batch_size` times the number of processes.
     total_batch_size: int | None = None
+    # `bert_adam` is the rule of the authors' release with its schedule and its choice of what is decayed: see
+    # `BertAdam`, `warmup_cosine` and `parameter_groups`.
     optimizer: Literal["adamw", "bert_adam"] = "adamw"
-    learning_rate: float | int = 1e-4
-    clip_learning_rate_factor: float | int = 1e-3
-    adam_beta1: float | int = 0.9
-    adam_beta2: float | int = 0.98
-    adam_epsilon: float | int = 1e-6
-    weight_decay: float | int = 0.2
-    warmup_ratio: float | int = 0.1
-    max_grad_norm: float | int = 1.0
+    learning_rate: Number = 1e-4  # peak rate of the layers that CLIP does not have
+    clip_learning_rate_factor: Number = 1e-3  # CLIP's rate is `learning_rate` times this
+    adam_beta1: Number = 0.9  # decay rate of the mean gradient
+    adam_beta2: Number = 0.98  # decay rate of the mean squared gradient
+    adam_epsilon: Number = 1e-6  # added to the root of the mean squared gradient
+    # With `adamw` of weight matrices: not of biases, normalisations, logit_scale and the score matrices that start as
+    # identities. With `bert_adam` of everything but biases.
+    weight_decay: Number = 0.2
+    warmup_ratio: Number = 0.1  # share of the steps in which the rate rises linearly, before a cosine to 0
+    max_grad_norm: Number = 1.0  # gradients are clipped to this global norm; `bert_adam` clips each tensor's as well
+    # CLIP's embeddings, its pre-norm, and so many of the first layers of both its towers stay as they are; 0: the
+    # embeddings and the pre-norm alone; null: nothing does.
     freeze_layer_num: int | None = None
+    # Gradient cache: encode so many pairs at a time, with the exact gradient of the whole batch and the activations
+    # of one chunk in memory; each pair is encoded twice. null: encode the batch at once.
     grad_cache_chunk: int | None = None
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = False  # recompute the activations of each layer in the backward pass
+    # `bf16` and `fp16` are autocasts with float32 master weights; `auto`: `bf16` on GPUs and CPUs that have such
+    # products, else `fp32`.
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    eval_epochs: int = 1
-    eval_batch_size: int = 32
-    save_steps: int = 0
+    eval_epochs: int = 1  # evaluate every so many epochs (and after the last)
+    eval_batch_size: int = 32  # videos encoded at a time in evaluation
+    save_steps: int = 0  # save a checkpoint every so many steps as well as after each epoch; 0: after each epoch only
 
     def validate_numbers(self):
         """Numbers in their ranges."""
@@ -207,25 +166,16 @@ class TrainRecipe:
 @strict
 @dataclass
 class Recipe:
-    """A training run.
+    """A training run."""
 
-    Args:
-        output_dir: folder for `best`, `last`, `logs`, `recipe.yaml` and `results.json`.
-        model: see [`ModelRecipe`].
-        data: see [`DataRecipe`].
-        train: see [`TrainRecipe`].
-        seed: of the weights, the data order and dropout.
-        resume: continue the run found in `output_dir`, exactly; `false` starts over and replaces it.
-        push_to_hub: Hub repository (`owner/name`) for the final model, its processor and code, results, recipe and a
-            model card; what `glccl publish` does. For `model.head: glccl` alone.
-    """
-
-    output_dir: str
+    output_dir: str  # folder for `best`, `last`, `logs`, `recipe.yaml` and `results.json`
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     train: TrainRecipe = field(default_factory=TrainRecipe)
-    seed: int = 42
-    resume: bool = True
+    seed: int = 42  # of the weights, the data order and dropout
+    resume: bool = True  # continue the run found in `output_dir`, exactly; `false` starts over and replaces it
+    # Hub repository (`owner/name`) for the final model, its processor and code, results, recipe and a model card;
+    # what `glccl publish` does. For `model.head: glccl` alone.
     push_to_hub: str | None = None
 
     def validate_push(self):
@@ -252,6 +202,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
         FileNotFoundError: no such file.
     """
     values = _parse(read_text(Path(path)), str(path)) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must be a mapping of keys; got {values!r}")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -259,11 +211,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
         *parents, name = key.split(".")
         target = values
         for parent in parents:
-            target = target.setdefault(parent, {}) if isinstance(target, dict) else target
+            target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ValueError(f"{override!r}: {parent} holds the value {target!r}, it has no keys of its own")
-        if not isinstance(target, dict):
-            raise ValueError(f"{path} must be a mapping of keys; got {target!r}")
         target[name] = _parse(value, f"{override!r}")
         if key == "train.batch_size" and target.get("total_batch_size") is not None:
             raise ValueError(
@@ -280,16 +230,17 @@ def save_recipe(recipe: Any, path: str | Path) -> None:
 
 def differences(recipe: Any, other: Any) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ between two recipes of a class, with both values."""
-    values, others = _flat(asdict(recipe), ""), _flat(asdict(other), "")
+    values, others = dict(_flat(asdict(recipe), "")), dict(_flat(asdict(other), ""))
     keys = dict.fromkeys([*values, *others])
     return {key: (values.get(key), others.get(key)) for key in keys if values.get(key) != others.get(key)}
 
 
-def _flat(values: dict, prefix: str) -> dict[str, Any]:
-    flat = {}
+def _flat(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 class _Loader(yaml.SafeLoader):
@@ -318,32 +269,33 @@ def _parse(text: str, where: str) -> Any:
         raise ValueError(f"{where}{place}: no YAML: {problem}") from error
 
 
-def _known_keys(recipe_class: type, prefix: str) -> Iterable[str]:
+def _known_keys(recipe_class: Any, prefix: str) -> Iterator[str]:
     for f in fields(recipe_class):
         yield f"{prefix}{f.name}"
         if is_dataclass(f.type):
             yield from _known_keys(f.type, f"{prefix}{f.name}.")
 
 
-def _build(recipe_class: type, values: Any, prefix: str, known: list[str]) -> Any:
+def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> Any:
     """Fills a recipe class from nested mappings, with errors that name the dotted key."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{prefix.rstrip('.') or 'the recipe'} must be a mapping of keys; got {values!r}")
-    for name in values:
-        if f"{prefix}{name}" not in known:
-            raise ValueError(f"unknown key {prefix}{name}: {_nearest(f'{prefix}{name}', known)}")
     types = {f.name: f.type for f in fields(recipe_class)}
-    values = {
-        name: _build(types[name], value, f"{prefix}{name}.", known) if is_dataclass(types[name]) else value
-        for name, value in values.items()
-    }
+    arguments = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in types:
+            raise ValueError(f"unknown key {key}: {_nearest(key, known)}")
+        if is_dataclass(types[name]):
+            if not isinstance(value, dict):
+                raise ValueError(f"{key} must be a mapping of keys; got {value!r}")
+            value = _build(types[name], value, f"{key}.", known)
+        arguments[name] = value
     try:
-        return recipe_class(**values)
+        return recipe_class(**arguments)
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"{prefix}{_one_line(error)}") from error
 
 
-def check_config(key: str, config_class: type, values: Any, alone: bool = True) -> None:
+def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, alone: bool = True) -> None:
     """Checks values of a model's configuration, whose classes ignore names that they do not know.
 
     Args:
@@ -360,13 +312,13 @@ def check_config(key: str, config_class: type, values: Any, alone: bool = True) 
         if name not in known:
             raise ValueError(f"{key}.{name} is unknown: {_nearest(name, known)}")
         if isinstance(value, dict) and name.endswith("_config"):
-            # The family of a CLIP is the value of its `model_type`.
-            model_type = value.get("model_type", "clip") if name == "clip_config" else None
-            part_class = (
-                CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else config_class.sub_configs.get(name)
-            )
-            if hasattr(part_class, "sub_configs"):
-                part = {part_name: part_value for part_name, part_value in value.items() if part_name != "model_type"}
+            part = dict(value)
+            model_type = part.pop("model_type", "clip")
+            if name != "clip_config":
+                part_class = config_class.sub_configs.get(name)
+            else:
+                part_class = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
+            if part_class:
                 check_config(f"{key}.{name}", part_class, part)
     try:
         config_class(**values)

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 from paths import REPOSITORY
 
 from modeling_glccl.evaluation import retrieval_metrics
+from modeling_glccl.evaluation.metrics import METRICS
 
 FOLDER = REPOSITORY / "hub" / "metrics" / "text_video_retrieval"
 
@@ -91,6 +92,11 @@ def test_it_loads_by_the_name_of_its_space(tmp_path):
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["1.0"]
+
+
+def test_its_names_are_those_of_the_package(metric):
+    results = metric.compute(predictions=[[0.9, 0.1]], references=[0])
+    assert list(results) == [f"{direction}_{name}" for direction in ("t2v", "v2t") for name in METRICS]
 
 
 def test_float32_ties_stay_ties(metric):

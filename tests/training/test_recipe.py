@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import pytest
 from paths import REPOSITORY
@@ -108,7 +109,7 @@ def test_errors_name_the_key_and_the_value_in_one_line(recipe_file, override, me
     [
         (b"a: [\n", r"recipe\.yaml, line 2, column 1: no YAML"),
         (b"output_dir: x\n  b: 3\n", r"recipe\.yaml, line 2, column 4: no YAML: mapping values"),
-        (b"- 1\n", r"the recipe must be a mapping of keys; got \[1\]"),
+        (b"- 1\n", r"recipe\.yaml must be a mapping of keys; got \[1\]"),
         (b"output_dir: x\ntrain: 3\n", "train must be a mapping of keys; got 3"),
         (b"output_dir: \xff\n", r"recipe\.yaml: byte 12 is not UTF-8"),
     ],
@@ -174,8 +175,13 @@ def test_differences_name_dotted_keys(recipe_file):
 
 @pytest.mark.parametrize("recipe_class", [Recipe, ModelRecipe, DataRecipe, TrainRecipe, ClipRecipe, GridRecipe])
 def test_every_key_is_documented(recipe_class):
+    """In the docstring, or in a comment at its line or above it; parts are classes of their own."""
+    lines = inspect.getsource(recipe_class).splitlines()
     for field in dataclasses.fields(recipe_class):
-        assert f"        {field.name}: " in recipe_class.__doc__, field.name
+        if dataclasses.is_dataclass(field.type) or f"        {field.name}: " in recipe_class.__doc__:
+            continue
+        (number,) = (number for number, line in enumerate(lines) if line.startswith(f"    {field.name}: "))
+        assert "  # " in lines[number] or lines[number - 1].startswith("    # "), field.name
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

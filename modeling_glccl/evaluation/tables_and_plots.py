@@ -13,13 +13,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .retrieval import RetrievedVideo
+from .metrics import DIRECTIONS, METRICS, RECALL_RANKS
+from .retrieved_videos import RetrievedVideo
 
 INK, FAINT, CORRECT, DESCRIBED, OTHER = "#1f2933", "#7b8794", "#1a9850", "#f28e2b", "#a9b8c9"
 MODELS = ("#1f5fa8", "#f28e2b", "#76a95a", "#b07aa1", "#9c755f", "#59a1a0")
-
-DIRECTIONS = {"t2v": "text-to-video", "v2t": "video-to-text"}
-METRICS = ("R@1", "R@5", "R@10", "MdR", "MnR")
 
 
 def metrics_table(
@@ -159,7 +157,7 @@ def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fi
         A figure; `figure.savefig(path)` writes it.
     """
     figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained", facecolor="white")
-    recalls = METRICS[:3]
+    recalls = METRICS[: len(RECALL_RANKS)]
     width = 0.82 / len(metrics)
     for axes, (direction, name) in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS.items(), strict=True):
         for model, (label, values) in enumerate(metrics.items()):

@@ -48,9 +48,9 @@ def retrieve(
     dataset: Dataset,
     result: EvaluationResult,
     queries: Iterable[int],
-    k: int = 5,
+    top_k: int = 5,
 ) -> dict[str, list[RetrievedVideo]]:
-    """The k best videos of some captions, best first.
+    """The `top_k` best videos of some captions, best first.
 
     Args:
         model: in evaluation mode, the one evaluated.
@@ -59,7 +59,7 @@ def retrieve(
             `caption_events` (which of them the caption is about), the described frames are marked.
         result: what [`evaluate`] returned, on the main process.
         queries: positions in `result.captions`.
-        k: videos per query.
+        top_k: videos per query.
     """
     image_mean, image_std = (
         np.array(values, "float32")
@@ -68,7 +68,7 @@ def retrieve(
     retrieved = {}
     for query in queries:
         caption, row = result.captions[query], dataset[int(result.caption_rows[query])]
-        best = np.argsort(-result.similarity[query], kind="stable")[:k]
+        best = np.argsort(-result.similarity[query], kind="stable")[:top_k]
         videos = video_inputs(
             processor, [dataset[int(result.video_rows[video])] for video in best], return_metadata=True
         )

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from rich.console import Console
 
-from modeling_glccl.evaluation.report import (
+from modeling_glccl.evaluation.retrieved_videos import RetrievedVideo
+from modeling_glccl.evaluation.tables_and_plots import (
     CORRECT,
     DESCRIBED,
     OTHER,
@@ -15,7 +16,6 @@ from modeling_glccl.evaluation.report import (
     plot_retrievals,
     retrieval_tables,
 )
-from modeling_glccl.evaluation.retrieval import RetrievedVideo
 
 METRICS = {"R@1": 62.5, "R@5": 87.5, "R@10": 100.0, "MdR": 1.0, "MnR": 2.3}
 

@@ -8,7 +8,7 @@ from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.shapes import relevant_frames
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.evaluation.retrieval import retrieve
+from modeling_glccl.evaluation.retrieved_videos import retrieve
 from modeling_glccl.video_decoding_glccl import decode_video
 
 
@@ -25,7 +25,7 @@ def evaluated(tmp_path_factory):
 
 def test_retrieved_videos_are_the_best_scored_ones(evaluated):
     result = evaluated[-1]
-    queries = retrieve(*evaluated, queries=[5, 2], k=3)
+    queries = retrieve(*evaluated, queries=[5, 2], top_k=3)
     assert list(queries) == [result.captions[5], result.captions[2]]
     for query, videos in zip([5, 2], queries.values(), strict=True):
         scores = [video.score for video in videos]
@@ -37,7 +37,7 @@ def test_retrieved_videos_are_the_best_scored_ones(evaluated):
 
 def test_frames_and_weights_are_those_of_the_model(evaluated):
     model, processor, dataset, result = evaluated
-    ((query, videos),) = retrieve(*evaluated, queries=[1], k=8).items()
+    ((query, videos),) = retrieve(*evaluated, queries=[1], top_k=8).items()
     for video in videos:
         row = dataset[result.video_ids.index(video.video_id)]
         decoded = decode_video(row["video"], max_frames=4)
@@ -61,5 +61,5 @@ def test_frames_and_weights_are_those_of_the_model(evaluated):
 def test_datasets_without_events_mark_no_frame(evaluated):
     model, processor, dataset, result = evaluated
     plain = dataset.select_columns(["video", "video_id", "caption"])
-    (videos,) = retrieve(model, processor, plain, result, queries=[0], k=8).values()
+    (videos,) = retrieve(model, processor, plain, result, queries=[0], top_k=8).values()
     assert [video.described for video in videos] == [None] * 8
