@@ -119,7 +119,10 @@ def post_process(name: str, similarity: np.ndarray, bank: QueryBank | None = Non
         similarity: [A, V] logits.
         bank: for QB-Norm.
     """
-    return {"t2v": qb_norm(similarity, bank)} if name == "qb_norm" else dual_softmax(similarity)
+    if name == "dual_softmax":
+        return dual_softmax(similarity)
+    assert bank is not None
+    return {"t2v": qb_norm(similarity, bank)}
 
 
 def _softmax(values: np.ndarray, axis: int) -> np.ndarray:

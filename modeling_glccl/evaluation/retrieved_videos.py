@@ -65,6 +65,7 @@ def retrieve(
         np.array(values, "float32")
         for values in (processor.video_processor.image_mean, processor.video_processor.image_std)
     )
+    assert result.similarity is not None, "only the main process has the scores"
     retrieved = {}
     for query in queries:
         caption, row = result.captions[query], dataset[int(result.caption_rows[query])]

@@ -95,6 +95,7 @@ def evaluate_checkpoint(
     if not accelerator.is_main_process:
         return None
 
+    assert result.similarity is not None
     ranked = {"none": retrieval_queries(result.similarity, result.video_index)}
     if post_processing:
         scores = post_process(post_processing, result.similarity, result.query_bank)
@@ -218,7 +219,7 @@ def training_captions(benchmark: str, options: Mapping[str, Any]) -> list[str]:
     if "captions" in dataset.column_names:
         captions = [caption for several in dataset["captions"] for caption in several]
     else:
-        captions = list(dataset["caption"])
+        captions = [*dataset["caption"]]
     if not captions:
         raise ValueError(f"{benchmark} has no training captions here, and QB-Norm's query bank is made of them")
     return captions
@@ -227,7 +228,7 @@ def training_captions(benchmark: str, options: Mapping[str, Any]) -> list[str]:
 def summarize(directions: Mapping[str, RankedQueries], confidence: float | None) -> dict[str, Any]:
     """`metrics` by direction and, if asked for, `confidence` with the intervals and how they were drawn."""
     ranks = {direction: queries.ranks() for direction, queries in directions.items()}
-    summary = {"metrics": {direction: summarize_ranks(values) for direction, values in ranks.items()}}
+    summary: dict[str, Any] = {"metrics": {direction: summarize_ranks(values) for direction, values in ranks.items()}}
     if confidence is not None:
         intervals = {
             direction: bootstrap_intervals(values, confidence, **BOOTSTRAP) for direction, values in ranks.items()

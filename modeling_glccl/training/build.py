@@ -76,7 +76,7 @@ def cache_frames(
             processor,
             data.frame_cache_dir,
             data.frame_cache,
-            num_proc=max(1, os.cpu_count() // processes_here(accelerator)),  # nothing else runs yet
+            num_proc=max(1, (os.cpu_count() or 1) // processes_here(accelerator)),  # nothing else runs yet
             progress=accelerator.is_main_process,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,

@@ -1,5 +1,6 @@
 """A training run from its recipe to its results, in the order in which things happen: [`train`]."""
 
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -53,6 +54,15 @@ def train(recipe: Recipe) -> dict[str, Any]:
         log_with="tensorboard",
         project_dir=recipe.output_dir,
     )
+    if (
+        "ACCELERATE_MIXED_PRECISION" in os.environ
+        and accelerator.num_processes == 1
+        and accelerator.device.type == "cpu"
+    ):
+        accelerator.print(
+            "one process trains on the CPU: accelerate launch starts no more there, whatever --num_processes says; "
+            "torchrun --nproc_per_node N starts N"
+        )
     progress = Progress(num_processes=accelerator.num_processes)
     check_start(recipe)
     with RunFolder(recipe, accelerator) as folder:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_cosine_schedule_with_warmup
 
+from ..modeling_glccl import GLCCLModel
 from .bert_adam import BertAdam, warmup_cosine
 from .recipe import TrainRecipe
 
@@ -64,7 +65,7 @@ def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
     return list(groups.values())
 
 
-def freeze_clip(model: nn.Module, layers: int | None) -> None:
+def freeze_clip(model: GLCCLModel, layers: int | None) -> None:
     """Freezes CLIP's embeddings, its pre-norm and first layers; call it before [`build_optimizer`].
 
     The final norms, the projections, logit_scale and everything that is not CLIP's are always trained.
@@ -90,6 +91,6 @@ def freeze_clip(model: nn.Module, layers: int | None) -> None:
 
 
 @torch.no_grad()
-def clamp_logit_scale(model: nn.Module) -> None:
+def clamp_logit_scale(model: GLCCLModel) -> None:
     """Keeps exp(logit_scale) at or below 100, as CLIP does; call it after each step."""
     model.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)

@@ -314,11 +314,9 @@ def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, a
         if isinstance(value, dict) and name.endswith("_config"):
             part = dict(value)
             model_type = part.pop("model_type", "clip")
-            if name != "clip_config":
-                part_class = config_class.sub_configs.get(name)
-            else:
-                part_class = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
-            if part_class:
+            if name == "clip_config" and model_type in CONFIG_MAPPING:
+                check_config(f"{key}.{name}", CONFIG_MAPPING[model_type], part)
+            elif name != "clip_config" and (part_class := config_class.sub_configs.get(name)):
                 check_config(f"{key}.{name}", part_class, part)
     try:
         config_class(**values)

@@ -116,7 +116,7 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
         if not self.last.exists():
             return False
-        self.accelerator.load_state(self.last / "training_state")
+        self.accelerator.load_state(str(self.last / "training_state"))
         return True
 
     def save_model(self, folder: Path, model: PreTrainedModel, processor: ProcessorMixin, state: bool = False) -> None:
@@ -137,7 +137,7 @@ class RunFolder:
         accelerator.wait_for_everyone()
         if state:
             with room_for(new):
-                accelerator.save_state(new / "training_state")
+                accelerator.save_state(str(new / "training_state"))
             accelerator.wait_for_everyone()  # save_state returns before the other processes have written
         if accelerator.is_main_process:
             replace_folder(new, folder)

@@ -66,5 +66,5 @@ def training_step(
     optimizer.zero_grad()
     clamp_logit_scale(bare_model)
     for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-        losses[f"learning_rate/{group['name']}"] = rate
+        losses[f"learning_rate/{group['name']}"] = float(rate)
     return losses
