@@ -13,7 +13,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
 from .configuration_glccl import GLCCLConfig
-from .evaluation.metrics import METRICS
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
