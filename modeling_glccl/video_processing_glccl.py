@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from .decoding_process_glccl import decode_in_process
 from .video_decoding_glccl import FrameSampling, VideoDecodeError, sample_video
 
 
@@ -65,6 +67,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
 
     model_input_names = ["pixel_values_videos", "padding_mask_videos"]  # noqa: RUF012 (transformers reads it)
     valid_kwargs = GLCCLVideosKwargs
+    # For videos of strangers: reading of `time.monotonic()` until which files are decoded, in a process of their own.
+    deadline: float | None = None
 
     def __init__(
         self,
@@ -160,7 +164,11 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             crops = np.stack([self._crop(image) for image in _sampled_images(video, sampling, name)])
             return crops, {"timestamps": None, "duration": None}
         try:
-            decoded = sample_video(video, sampling, self.num_threads, self._crop)
+            if self.deadline is None:
+                decoded = sample_video(video, sampling, self.num_threads, self._crop)
+            else:
+                job = *astuple(sampling), self.num_threads, self._crop
+                decoded = decode_in_process(video, *job, deadline=self.deadline)
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{name}: {error}") from error
         return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}

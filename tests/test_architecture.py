@@ -27,7 +27,8 @@ CHECKPOINT_SET = {
         "towers_glccl",
     },
     "video_decoding_glccl": set(),
-    "video_processing_glccl": {"video_decoding_glccl"},
+    "decoding_process_glccl": {"video_decoding_glccl"},
+    "video_processing_glccl": {"decoding_process_glccl", "video_decoding_glccl"},
     "processing_glccl": {"configuration_glccl", "towers_glccl", "video_processing_glccl"},
     "pipeline_glccl": {"features_glccl", "processing_glccl"},
 }

@@ -239,6 +239,7 @@ def test_the_installed_package_asks_for_no_trust(checkpoint, pipe, monkeypatch):
 def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_path):
     code = {
         "configuration_glccl.py",
+        "decoding_process_glccl.py",
         "features_glccl.py",
         "interaction_glccl.py",
         "loss_glccl.py",

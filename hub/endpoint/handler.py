@@ -19,10 +19,11 @@ modeling_glccl.py hides the package of that name.
 
 import base64
 import binascii
+import logging
 import math
 import os
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ LIMITS = {
     "GLCCL_MAX_TEXTS": 64,
     "GLCCL_MAX_CHARACTERS": 2000,  # of a text
     "GLCCL_MAX_RESULTS": 1000,
+    "GLCCL_MAX_REQUESTS": 16,  # at the same time: one is answered, the others wait
     "GLCCL_TIMEOUT_SECONDS": 30.0,
 }
 
@@ -57,26 +59,40 @@ class EndpointHandler:
         root = os.environ.get("GLCCL_VIDEO_ROOT")
         self.video_root = Path(root).resolve() if root else None
         self.indexes: dict[str, Any] = {}
-        # One at a time: the model uses all cores. What takes too long is answered before it ends.
-        self.worker = ThreadPoolExecutor(1)
+        self.places = threading.BoundedSemaphore(self.limits["GLCCL_MAX_REQUESTS"])
+        self.turn = threading.Lock()  # one at a time: the model uses all cores
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Answers one request; never raises for what a client can get wrong."""
+        """Answers one request; never raises. Videos are decoded in a process that is ended when the time is up."""
         seconds = self.limits["GLCCL_TIMEOUT_SECONDS"]
+        deadline = time.monotonic() + seconds
+        if not self.places.acquire(blocking=False):
+            limit = self.limits["GLCCL_MAX_REQUESTS"]
+            return {"error": {"code": "busy", "message": f"{limit} requests are being answered: try again later"}}
         try:
-            answer = self.worker.submit(self._answer, data, time.monotonic() + seconds)
-            return answer.result(timeout=seconds)
+            if not self.turn.acquire(timeout=seconds):
+                raise TimeoutError
+            try:
+                self.pipe.processor.video_processor.deadline = deadline
+                return self._answer(data, deadline)
+            finally:
+                self.turn.release()
         except TimeoutError:
-            message = f"not done within {seconds:g} seconds: send fewer or shorter videos"
-            return {"error": {"code": "timeout", "message": message}}
+            code, message = "timeout", f"not done within {seconds:g} seconds: send fewer or shorter videos"
         except RequestError as error:
-            return {"error": {"code": error.code, "message": str(error)}}
+            code, message = error.code, str(error)
+            for folder in filter(None, (self.folder, self.video_root)):
+                message = message.replace(f"{folder}/", "")
+        except Exception:
+            logging.exception("a request failed")
+            code, message = "internal", "this is a fault of the server, whose log says more"
+        finally:
+            self.places.release()
+        return {"error": {"code": code, "message": message}}
 
     def _answer(self, data: dict[str, Any], deadline: float) -> dict[str, Any]:
         inputs = data.get("inputs") if isinstance(data, dict) else None
         parameters = data.get("parameters") or {} if isinstance(data, dict) else {}
-        if time.monotonic() > deadline:  # it waited for another request, and is answered already
-            raise TimeoutError
         if isinstance(inputs, str):
             inputs = {"query": inputs}
         if not isinstance(inputs, dict) or not isinstance(parameters, dict):
@@ -152,7 +168,9 @@ class EndpointHandler:
             # No more is decoded than tells whether the video is too long.
             index = self.pipe.index([video], ids=[video_id], end=limit + 1)
         except ValueError as error:
-            reason = str(error.__cause__ or error).removeprefix("videos[0]: ").replace(f"{self.video_root}/", "")
+            if time.monotonic() > deadline:
+                raise TimeoutError from error
+            reason = str(error.__cause__ or error).removeprefix("videos[0]: ")
             raise RequestError("bad_input", f"video {video_id}: {reason}") from error
         duration = index.durations[0].item()
         if duration > limit:

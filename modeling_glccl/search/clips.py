@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import av
 import numpy as np
 from torch import Tensor
 
+from ..decoding_process_glccl import decode_in_process
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video
 
@@ -66,14 +68,17 @@ def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, err
     Those that do not decode are left out, each with a line in `errors`; VideoDecodeError if not one decodes.
     """
     declared = 0.0  # where the container does not tell, or cannot be opened: decoding then says why
-    with suppress(VideoDecodeError), open_video(path, warn=False) as (container, _):
-        declared = (container.duration or 0) / av.time_base
+    deadline = processor.video_processor.deadline  # with one, this process opens no file
+    if not deadline:
+        with suppress(VideoDecodeError), open_video(path, warn=False) as (container, _):
+            declared = (container.duration or 0) / av.time_base
     if declared <= settings.length:
         clip = _read(path, processor)
         if clip.duration <= settings.length:
             yield clip
             return
-    whole = decode_video(path, max_frames=1, transform=lambda frame: frame[:1, :1])
+    decode = partial(decode_in_process, deadline=deadline) if deadline else decode_video
+    whole = decode(path, 1, None, None, "uniform", transform=lambda frame: frame[:1, :1])
     found, failed = 0, []
     for start, end in settings.windows(whole.frame_times, whole.duration):
         try:

@@ -7,10 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-import threading
-import time
 import tomllib
 from pathlib import Path
 
@@ -21,11 +21,28 @@ from remote_code import nearly_equal
 from transformers import pipeline
 from videos import write_video
 
-from modeling_glccl import video_processing_glccl
-from modeling_glccl.video_decoding_glccl import sample_video
+from modeling_glccl import decoding_process_glccl, video_processing_glccl
 
 HANDLER = REPOSITORY / "hub" / "endpoint" / "handler.py"
 TEXTS = ["a red ball bounces", "a blue square slides"]
+# What the decoding process runs first: then four bytes of input keep it busy for ever.
+HANGS_ON_ONE_SIZE = """
+import av
+_open = av.open
+def hang(file, **options):
+    while file.getbuffer().nbytes == 4:
+        pass
+    return _open(file, **options)
+av.open = hang
+"""
+# What names other files, as FFmpeg reads it.
+LISTS = {
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n",
+    "ffconcat": "ffconcat version 1.0\nfile '{video}'\nfile 'tcp://127.0.0.1:{port}'\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+    '<Representation id="1"><BaseURL>http://127.0.0.1:{port}/a.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>',
+}
 
 
 @pytest.fixture(scope="module")
@@ -189,34 +206,74 @@ def test_links_do_not_lead_out_of_the_root(handler, videos, checkpoint):
         (videos / "link.mp4").unlink()
 
 
-def test_a_request_that_takes_too_long_is_answered_in_time_and_given_up(make, videos):
-    handler = make(GLCCL_TIMEOUT_SECONDS=0.3)
-    encode, encoded_videos = handler.pipe.index, []
-
-    def slow(batch, ids, **options):
-        time.sleep(0.2)
-        encoded_videos.extend(ids)
-        return encode(batch, ids, **options)
-
-    handler.pipe.index = slow
-    error = handler({"inputs": {"videos": [{"path": "a.mp4"}] * 10}})["error"]
-    assert error["code"] == "timeout"
-    assert "0.3 seconds" in error["message"]
-    handler.worker.shutdown(wait=True)
-    assert len(encoded_videos) < 10
+def test_a_video_that_hangs_its_decoder_costs_its_own_request_alone(make, videos, monkeypatch):
+    monkeypatch.setattr(decoding_process_glccl, "_COMMAND", HANGS_ON_ONE_SIZE + decoding_process_glccl._COMMAND)
+    monkeypatch.setattr(decoding_process_glccl, "_idle", [])
+    started, start = [], decoding_process_glccl._start
+    monkeypatch.setattr(decoding_process_glccl, "_start", lambda: started.append(start()) or started[-1])
+    handler = make(GLCCL_TIMEOUT_SECONDS=5)
+    sent = [encoded(videos / "a.mp4"), {"base64": base64.b64encode(b"hang").decode()}, encoded(videos / "b.mp4")]
+    error = handler({"inputs": {"videos": sent}})["error"]
+    assert (error["code"], error["message"][:21]) == ("timeout", "not done within 5 sec")
+    (hanging,) = started  # it served the first video, and the last one had no time left
+    assert hanging.returncode == -signal.SIGKILL
+    for name in ("a.mp4", "b.mp4"):
+        assert "embeddings" in handler({"inputs": {"videos": [encoded(videos / name)]}})
+    assert len(started) == 2  # the new process served both
+    assert decoding_process_glccl._idle == started[1:]
+    started[1].communicate()
 
 
 def test_a_request_that_waited_too_long_for_another_is_not_computed(make):
     handler = make(GLCCL_TIMEOUT_SECONDS=0.2)
-    other = threading.Event()
-    handler.worker.submit(other.wait)
     computed = []
     handler.pipe.forward = lambda *arguments: computed.append(arguments)
-    assert handler({"inputs": TEXTS[0]})["error"]["code"] == "timeout"
-    other.set()
-    # What waits in the worker's queue runs before this.
-    assert handler.worker.submit(lambda: "alive").result(timeout=30) == "alive"
-    assert computed == []  # its client was answered long ago
+    with handler.turn:
+        assert handler({"inputs": TEXTS[0]})["error"]["code"] == "timeout"
+    assert computed == []
+
+
+def test_one_request_too_many_is_answered_at_once(make):
+    handler = make(GLCCL_MAX_REQUESTS=2)
+    with handler.places, handler.places:
+        error = handler({"inputs": TEXTS[0]})["error"]
+    assert error == {"code": "busy", "message": "2 requests are being answered: try again later"}
+    assert "results" in handler({"inputs": TEXTS[0]})
+
+
+def test_what_a_library_says_stays_in_the_log(handler, monkeypatch, caplog):
+    def fail(*arguments, **options):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(handler.pipe, "forward", fail)
+    error = handler({"inputs": {"texts": TEXTS}})["error"]
+    assert error == {"code": "internal", "message": "this is a fault of the server, whose log says more"}
+    assert "secret" in caplog.text
+
+
+def test_an_error_names_no_folder_of_the_server(handler, checkpoint):
+    requests = [
+        {"inputs": "a", "parameters": {"index": "model.safetensors"}},
+        {"inputs": {"videos": [{"path": "notes.txt"}]}},
+        {"inputs": {"videos": [{"path": "../checkpoint/config.json"}]}},
+    ]
+    for request in requests:
+        assert str(checkpoint.parent) not in handler(request)["error"]["message"]
+
+
+@pytest.mark.parametrize("format_", LISTS)
+def test_a_list_of_other_files_opens_none_of_them(handler, videos, format_):
+    """Texts that name a video of this machine, and an address: FFmpeg would follow them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        text = LISTS[format_].format(port=server.getsockname()[1], video=videos / "a.mp4")
+        error = handler({"inputs": {"videos": [{"base64": base64.b64encode(text.encode()).decode()}]}})["error"]
+        assert error["code"] == "bad_input"
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    for process in decoding_process_glccl._idle:
+        files = [os.readlink(file) for file in Path(f"/proc/{process.pid}/fd").iterdir()]
+        assert not [file for file in files if "socket" in file or file.endswith(".mp4")]
 
 
 def test_no_more_of_a_long_video_is_decoded_than_tells_that_it_is_too_long(make, videos, monkeypatch):
@@ -224,10 +281,10 @@ def test_no_more_of_a_long_video_is_decoded_than_tells_that_it_is_too_long(make,
     decoded = []
 
     def spy(*arguments, **options):
-        decoded.append(sample_video(*arguments, **options))
+        decoded.append(decoding_process_glccl.decode_in_process(*arguments, **options))
         return decoded[-1]
 
-    monkeypatch.setattr(video_processing_glccl, "sample_video", spy)
+    monkeypatch.setattr(video_processing_glccl, "decode_in_process", spy)
     handler = make(GLCCL_MAX_VIDEO_SECONDS=5)
     error = handler({"inputs": {"videos": [encoded(long)]}})["error"]
     assert (error["code"], error["message"]) == ("too_long", "video 0 lasts 30.0 s; at most 5 s are allowed")
@@ -235,26 +292,28 @@ def test_no_more_of_a_long_video_is_decoded_than_tells_that_it_is_too_long(make,
 
 
 ENDPOINT = """
-import json, sys
+import base64, json, sys
 folder = sys.argv[1]
 sys.path.insert(0, folder)  # as the Inference Toolkit does
 import handler
 assert handler.__file__ == folder + "/handler.py"
 import importlib.util
 assert importlib.util.find_spec("modeling_glccl").origin == folder + "/modeling_glccl.py"
-answer = handler.EndpointHandler(folder)({"inputs": "a red ball bounces"})
+answer = handler.EndpointHandler(folder)
+video = base64.b64encode(open(sys.argv[2], "rb").read()).decode()
+requests = {"inputs": "a red ball bounces"}, {"inputs": {"videos": [{"base64": video}]}}
+print(json.dumps([answer(request) for request in requests]))
 assert "modeling_glccl" not in sys.modules
-print(json.dumps(answer))
 """
 
 
-def test_the_checkpoints_folder_may_hide_the_package(checkpoint, pipe, tmp_path):
+def test_the_checkpoints_folder_may_hide_the_package(checkpoint, videos, handler, tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", ENDPOINT, str(checkpoint)]
+    command = [sys.executable, "-c", ENDPOINT, str(checkpoint), str(videos / "b.mp4")]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    expected = {"results": pipe("a red ball bounces", videos=checkpoint / "index.safetensors")}
-    assert nearly_equal(json.loads(run.stdout), expected)
+    requests = {"inputs": TEXTS[0]}, {"inputs": {"videos": [encoded(videos / "b.mp4")]}}
+    assert nearly_equal(json.loads(run.stdout), [handler(request) for request in requests])
 
 
 def test_files_in_a_cache_are_links_and_serve_as_well(checkpoint, make, handler, tmp_path):

@@ -1,0 +1,137 @@
+"""Videos of strangers, decoded in a process of its own that is ended when the time is up."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Timer
+from typing import IO, Any
+
+import numpy as np
+
+from .video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video
+
+# Neither torch nor a package: what is killed is replaced in a fraction of a second, in a checkpoint's folder as well.
+_COMMAND = (
+    "import sys, types; package = types.ModuleType('apart'); package.__path__ = sys.argv[1:]; "
+    "sys.modules['apart'] = package; from apart.decoding_process_glccl import serve; serve()"
+)
+_idle: list[subprocess.Popen] = []  # processes that wait for a video
+
+
+def decode_in_process(
+    source: str | os.PathLike[str] | bytes,
+    max_frames: int,
+    start: float | None,
+    end: float | None,
+    sampling: str,
+    num_threads: int = 1,
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    deadline: float,
+) -> DecodedVideo:
+    """[`decode_video`] in another process, so that no file can hang or crash this one.
+
+    The process is kept for the next video, or replaced if it had to be killed.
+
+    Args:
+        source: a path, or bytes.
+        max_frames, start, end, sampling, num_threads: as of `decode_video`.
+        transform: as of `decode_video`; runs in this process.
+        deadline: reading of `time.monotonic()`; then the process is killed.
+
+    Raises:
+        VideoDecodeError: as `decode_video`; not done in time; the process broke down.
+    """
+    path, content = (None, source) if isinstance(source, bytes) else (os.path.abspath(source), b"")
+    name, seconds = path or "video bytes", deadline - time.monotonic()
+    if seconds <= 0:
+        raise VideoDecodeError(f"{name}: no time was left to decode it")
+    process = _idle.pop() if _idle else _start()
+    timer = Timer(seconds, process.kill)
+    timer.start()
+    try:
+        settings = [max_frames, start, end, sampling, num_threads]
+        _write(process.stdin, [path, settings], np.frombuffer(content, np.uint8))
+        frames = []
+        while (answer := _read(process.stdout))[0] == "frame":
+            frames.append(transform(answer[1]) if transform else answer[1])
+    except (EOFError, OSError) as error:
+        process.kill()
+        reason = "it is damaged, or takes more memory than there is: the process that decoded it broke down"
+        if time.monotonic() >= deadline:
+            reason = "could not be decoded in the time allowed"
+        raise VideoDecodeError(f"{name}: {reason}") from error
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        timer.cancel()
+        timer.join()  # it may just be killing
+        if time.monotonic() < deadline and process.poll() is None:
+            _idle.append(process)
+        else:
+            process.kill()
+            process.communicate()
+    message, *arrays = answer
+    if isinstance(message, str):
+        raise VideoDecodeError(message)
+    rows, timestamps, frame_times = arrays
+    return DecodedVideo(np.stack(frames)[rows], timestamps, *message, frame_times)
+
+
+def _start() -> subprocess.Popen:
+    command = [sys.executable, "-c", _COMMAND, str(Path(__file__).parent)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def serve() -> None:
+    """What the other process does: decodes what [`decode_in_process`] sends, until there is nobody to send."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print
+    while True:
+        try:
+            (path, settings), content = _read(requests)
+        except EOFError:
+            return
+        sent = 0
+
+        def send(frame: np.ndarray) -> np.ndarray:
+            nonlocal sent
+            _write(answers, "frame", frame)
+            sent += 1
+            return np.array(sent - 1)
+
+        try:
+            decoded = decode_video(path or content.tobytes(), *settings, send)
+        except VideoDecodeError as error:
+            _write(answers, str(error))
+        else:
+            message = [decoded.duration, decoded.decoded_frames]
+            _write(answers, message, decoded.frames, decoded.timestamps, decoded.frame_times)
+
+
+def _write(file: IO[bytes], message: Any, *arrays: np.ndarray) -> None:
+    header = [message, [[array.dtype.str, array.shape] for array in arrays]]
+    file.write(json.dumps(header).encode() + b"\n")
+    for array in arrays:
+        file.write(np.ascontiguousarray(array).data)
+    file.flush()
+
+
+def _read(file: IO[bytes]) -> list[Any]:
+    """The message and the arrays; plain numbers, so that what a broken process writes cannot become code here."""
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    message, headers = json.loads(line)
+    arrays = []
+    for kind, shape in headers:
+        array = np.empty(shape, np.dtype(kind))
+        if file.readinto(array.data.cast("B")) < array.nbytes:
+            raise EOFError
+        arrays.append(array)
+    return [message, *arrays]
