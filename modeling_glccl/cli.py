@@ -234,13 +234,19 @@ def _print_report(report: Any) -> int:
 @argument("checkpoint", required=False)
 @option("--index", metavar="PATH", help="made by glccl index")
 @option("--videos", metavar="DIR", help="folder of videos, sub-folders included, encoded at the start")
-@option("--host", default="127.0.0.1", help="0.0.0.0: open to the network")
+@option("--host", default="127.0.0.1", help="0.0.0.0: open to the network, with --token, --user or --public")
+@option("--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="by which visitors call this machine")
+@option("--token", envvar="GLCCL_TOKEN", show_envvar=True, help="that visitors must know; better in the variable")
+@option("--user", envvar="GLCCL_USER", show_envvar=True, metavar="NAME:PASSWORD", help="that visitors must know")
+@option("--public", is_flag=True, help="let everybody in")
 @option("--port", type=int, help="default: the first that is free from 7860 on")
-def serve(checkpoint: str | None, index: str | None, videos: str | None, host: str, port: int | None) -> None:
+def serve(checkpoint: str | None, index: str | None, videos: str | None, port: int | None, **options: Any) -> None:
     """Search in the browser: an index, or a folder of videos with a CHECKPOINT, a folder or Hub repository."""
     from .app import build_app, launch, open_searcher
+    from .serving import Access
 
-    launch(build_app(*open_searcher(index, checkpoint, videos)), server_name=host, server_port=port)
+    access = Access(**options)
+    launch(build_app(*open_searcher(index, checkpoint, videos)), access, server_port=port)
 
 
 if __name__ == "__main__":

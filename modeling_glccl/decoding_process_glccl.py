@@ -1,6 +1,7 @@
 """Videos of strangers, decoded in a process of its own that is ended when the time is up."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def decode_in_process(
     timer.start()
     try:
         settings = [max_frames, start, end, sampling, num_threads]
+        assert process.stdin is not None
+        assert process.stdout is not None
         _write(process.stdin, [path, settings], np.frombuffer(content, np.uint8))
         frames = []
         while (answer := _read(process.stdout))[0] == "frame":
@@ -79,8 +82,9 @@ def decode_in_process(
     message, *arrays = answer
     if isinstance(message, str):
         raise VideoDecodeError(message)
+    duration, decoded_frames = message
     rows, timestamps, frame_times = arrays
-    return DecodedVideo(np.stack(frames)[rows], timestamps, *message, frame_times)
+    return DecodedVideo(np.stack(frames)[rows], timestamps, duration, decoded_frames, frame_times)
 
 
 def _start() -> subprocess.Popen:
@@ -106,7 +110,7 @@ def serve() -> None:
             return np.array(sent - 1)
 
         try:
-            decoded = decode_video(path or content.tobytes(), *settings, send)
+            decoded = decode_video(path or content.tobytes(), *settings, transform=send)
         except VideoDecodeError as error:
             _write(answers, str(error))
         else:
@@ -130,8 +134,9 @@ def _read(file: IO[bytes]) -> list[Any]:
     message, headers = json.loads(line)
     arrays = []
     for kind, shape in headers:
-        array = np.empty(shape, np.dtype(kind))
-        if file.readinto(array.data.cast("B")) < array.nbytes:
+        size = np.dtype(kind).itemsize * math.prod(shape)
+        content = file.read(size)
+        if len(content) < size:
             raise EOFError
-        arrays.append(array)
+        arrays.append(np.frombuffer(content, kind).reshape(shape).copy())
     return [message, *arrays]

@@ -168,7 +168,7 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
                 decoded = sample_video(video, sampling, self.num_threads, self._crop)
             else:
                 job = *astuple(sampling), self.num_threads, self._crop
-                decoded = decode_in_process(video, *job, deadline=self.deadline)
+                decoded = decode_in_process(video, *job, deadline=self.deadline)  # pyright: ignore[reportCallIssue]
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{name}: {error}") from error
         return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}

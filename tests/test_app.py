@@ -1,9 +1,12 @@
 """The web page: what it shows of a result, and that its parts agree with the model."""
 
+import html
 import importlib.util
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import save_tiny_checkpoint
+from hostile import HANGING, LISTS, hanging, nothing_opened
 from hub_server import local_hub
 from huggingface_hub import SpaceCard
 from paths import REPOSITORY
@@ -21,6 +25,7 @@ from videos import write_video
 
 gradio = pytest.importorskip("gradio")
 
+from modeling_glccl import serving  # noqa: E402
 from modeling_glccl.app import (  # noqa: E402
     Uploads,
     build_app,
@@ -158,7 +163,7 @@ def test_the_page_gives_every_session_its_own_uploads(opened, tmp_path):
     functions = {function.name: function.fn for function in blocks.fns.values()}
     (state,) = (block for block in blocks.blocks.values() if isinstance(block, gradio.State))
     mine = str(write_video(tmp_path / "mine.mp4", 12, fps=10))
-    assert functions["add"](None, None) == ("", None)
+    assert functions["add"]([], None) == ("", None)
     message, uploads = functions["add"]([mine], state.value)
     assert message == "mine.mp4 is searched now."
     assert functions["add"]([mine], uploads) == ("", uploads)
@@ -170,6 +175,82 @@ def test_the_page_gives_every_session_its_own_uploads(opened, tmp_path):
     state.delete_callback(uploads)
     assert not folder.exists()
     state.delete_callback(None)
+
+
+def test_uploads_beyond_the_limits_are_refused(opened, tmp_path, monkeypatch):
+    index, temporary = opened
+    uploads = Uploads(index, temporary.name)
+    monkeypatch.setattr(serving, "MAX_VIDEOS", 2)
+    monkeypatch.setattr(serving, "MAX_VIDEO_SECONDS", 1.5)
+    long, *others = (str(write_video(tmp_path / f"{n}.mp4", n, fps=10)) for n in (90, 10, 11))
+    fault = "**This did not work:** "
+    assert uploads.show([long, *others]) == [
+        f"{fault}3 videos; the first 2 are searched",
+        f"{fault}90.mp4: lasts 9 s; at most 2 s are allowed",
+        "10.mp4 is searched now.",
+    ]
+    assert [result.path for result in uploads.index.search(QUERY)] == others[:1]
+    assert uploads.show(others) == ["11.mp4 is searched now."]
+    uploads.close()
+
+
+def test_files_are_deleted_with_the_last_session_that_has_them(opened, tmp_path, monkeypatch):
+    index, temporary = opened
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    files = [tmp_path / "cache" / name / "v.mp4" for name in ("mine", "both", "other")] + [tmp_path / "elsewhere.mp4"]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_video(file, 10 + number, fps=10)
+    mine, both, other, elsewhere = files
+    one, two = (Uploads(index, temporary.name) for _ in range(2))
+    one.show([str(mine), str(both), str(elsewhere)])
+    two.show([str(both)])
+    one.show([])  # taken off the list, they are still this session's
+    one.close()
+    assert [file for file in files if file.exists()] == [both, other, elsewhere]
+    assert not mine.parent.exists()
+    two.close()
+    assert [file for file in files if file.exists()] == [other, elsewhere]
+
+
+def test_an_upload_that_hangs_its_decoder_is_ended_and_the_next_is_searched(opened, folder, tmp_path, monkeypatch):
+    index, temporary = opened
+    started = hanging(monkeypatch)
+    uploads = Uploads(index, temporary.name)
+    good, bad = str(folder / "a.mp4"), tmp_path / "bad.mp4"
+    bad.write_bytes(HANGING)
+    assert uploads.show([good]) == ["a.mp4 is searched now."]
+    with monkeypatch.context() as short:
+        short.setattr(serving, "TIMEOUT_SECONDS", 1)
+        (message,) = uploads.show([good, str(bad)])
+    assert message == "**This did not work:** bad.mp4: could not be decoded in the time allowed"
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert uploads.show([str(folder / "b & c.mp4")]) == ["b & c.mp4 is searched now."]
+    assert len(started) == 2
+    uploads.close()
+    started[1].communicate()
+
+
+@pytest.mark.parametrize("format_", LISTS)
+def test_an_upload_that_lists_other_files_opens_none_of_them(opened, folder, tmp_path, format_):
+    index, temporary = opened
+    uploads = Uploads(index, temporary.name)
+    with nothing_opened(format_, folder / "a.mp4") as text:
+        (tmp_path / f"x.{format_}").write_bytes(text)
+        (message,) = uploads.show([str(tmp_path / f"x.{format_}")])
+    assert message.startswith(f"**This did not work:** x.{format_}: is ")
+    uploads.close()
+
+
+def test_what_a_library_says_of_an_upload_stays_here(opened, folder, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("secret")
+
+    index, temporary = opened
+    monkeypatch.setattr(index.model, "get_video_features", fail)
+    uploads = Uploads(index, temporary.name)
+    assert uploads.show([str(folder / "a.mp4")]) == ["**This did not work:** a.mp4: cannot be searched"]
+    uploads.close()
 
 
 def test_words_are_those_of_the_query_whatever_their_tokens(pipe):
@@ -201,7 +282,8 @@ def test_names_and_words_cannot_become_markup(pipe):
     assert "<i>" not in page
     assert "<b>" not in page
     assert '"onclick=' not in page.replace(' onclick="', "")
-    assert 'src="gradio_api/file=/videos/%3Cb%3E%26%22%27.mp4#t=1.00,2.00"' in page
+    assert re.search(r'src="videos/[0-9a-f]{32}#t=1.00,2.00"', page)
+    assert "/videos/<b>" not in html.unescape(page)  # where the file lies
     assert "<h3>&lt;b&gt;&amp;&quot;&#x27;.mp4</h3>" in page
     assert "sentence at 1.5 s: 80 %" in page
     assert page.count('class="moment"') == 1

@@ -54,7 +54,8 @@ class EndpointHandler:
 
     def __init__(self, path: str = ""):
         self.folder = Path(path).resolve()
-        self.pipe = pipeline("text-video-retrieval", model=str(self.folder), trust_remote_code=True)
+        options: dict[str, Any] = {"model": str(self.folder), "trust_remote_code": True}
+        self.pipe = pipeline("text-video-retrieval", **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
         self.limits = {name: type(value)(os.environ.get(name, value)) for name, value in LIMITS.items()}
         root = os.environ.get("GLCCL_VIDEO_ROOT")
         self.video_root = Path(root).resolve() if root else None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_glccl.app import build_app, launch, open_searcher
+from modeling_glccl.serving import Access
 
 HERE = Path(__file__).parent
 
@@ -48,4 +49,6 @@ def build():
 demo = build()
 
 if __name__ == "__main__":
-    launch(demo)
+    # In a Space everybody may come in, under the names that its proxy gives it.
+    host, names = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), ["*"] if "SPACE_ID" in os.environ else []
+    launch(demo, Access(host, names, os.environ.get("GLCCL_TOKEN"), os.environ.get("GLCCL_USER"), bool(names)))

@@ -1,21 +1,19 @@
 """The Inference Endpoints handler, with the checkpoint's folder on sys.path as the endpoint has it."""
 
 import ast
-import base64
 import importlib.util
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from checkpoints import save_tiny_checkpoint
+from hostile import HANGING, LISTS, encoded, hanging, nothing_opened
 from paths import REPOSITORY
 from remote_code import nearly_equal
 from transformers import pipeline
@@ -25,24 +23,6 @@ from modeling_glccl import decoding_process_glccl, video_processing_glccl
 
 HANDLER = REPOSITORY / "hub" / "endpoint" / "handler.py"
 TEXTS = ["a red ball bounces", "a blue square slides"]
-# What the decoding process runs first: then four bytes of input keep it busy for ever.
-HANGS_ON_ONE_SIZE = """
-import av
-_open = av.open
-def hang(file, **options):
-    while file.getbuffer().nbytes == 4:
-        pass
-    return _open(file, **options)
-av.open = hang
-"""
-# What names other files, as FFmpeg reads it.
-LISTS = {
-    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
-    "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nhttp://127.0.0.1:{port}/a.ts\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n",
-    "ffconcat": "ffconcat version 1.0\nfile '{video}'\nfile 'tcp://127.0.0.1:{port}'\n",
-    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
-    '<Representation id="1"><BaseURL>http://127.0.0.1:{port}/a.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>',
-}
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +71,6 @@ def handler(make):
     return make()
 
 
-def encoded(path: Path, **more) -> dict[str, str]:
-    return {"base64": base64.b64encode(path.read_bytes()).decode()} | more
-
-
 def test_a_query_ranks_the_feature_file(handler, pipe, checkpoint):
     expected = pipe(TEXTS[0], videos=checkpoint / "index.safetensors")
     assert handler({"inputs": TEXTS[0]}) == {"results": expected}
@@ -108,7 +84,11 @@ def test_a_query_ranks_the_feature_file(handler, pipe, checkpoint):
 
 
 def test_a_query_ranks_videos_that_are_sent_or_lie_below_the_root(handler, pipe, videos):
-    sent = [encoded(videos / "a.mp4", id="first"), {"path": "b.mp4"}, {"path": str(videos / "c.mp4"), "id": 7}]
+    sent = [
+        encoded(videos / "a.mp4", id="first"),
+        {"path": "b.mp4"},
+        {"path": str(videos / "c.mp4"), "id": 7},
+    ]
     answer = handler({"inputs": {"query": TEXTS[0], "videos": sent}, "parameters": {"moments": True}})
     expected = pipe(TEXTS[0], videos=sorted(map(str, videos.glob("*.mp4"))), moments=True, batch_size=1)
     names = ["first", "1", "7"]
@@ -207,16 +187,16 @@ def test_links_do_not_lead_out_of_the_root(handler, videos, checkpoint):
 
 
 def test_a_video_that_hangs_its_decoder_costs_its_own_request_alone(make, videos, monkeypatch):
-    monkeypatch.setattr(decoding_process_glccl, "_COMMAND", HANGS_ON_ONE_SIZE + decoding_process_glccl._COMMAND)
-    monkeypatch.setattr(decoding_process_glccl, "_idle", [])
-    started, start = [], decoding_process_glccl._start
-    monkeypatch.setattr(decoding_process_glccl, "_start", lambda: started.append(start()) or started[-1])
-    handler = make(GLCCL_TIMEOUT_SECONDS=5)
-    sent = [encoded(videos / "a.mp4"), {"base64": base64.b64encode(b"hang").decode()}, encoded(videos / "b.mp4")]
+    started = hanging(monkeypatch)
+    handler = make()
+    assert "embeddings" in handler({"inputs": {"videos": [encoded(videos / "a.mp4")]}})
+    handler.limits["GLCCL_TIMEOUT_SECONDS"] = 1
+    sent = [encoded(HANGING), encoded(videos / "b.mp4")]  # of which the second has no time left
     error = handler({"inputs": {"videos": sent}})["error"]
-    assert (error["code"], error["message"][:21]) == ("timeout", "not done within 5 sec")
-    (hanging,) = started  # it served the first video, and the last one had no time left
-    assert hanging.returncode == -signal.SIGKILL
+    assert error == {"code": "timeout", "message": "not done within 1 seconds: send fewer or shorter videos"}
+    handler.limits["GLCCL_TIMEOUT_SECONDS"] = 60
+    (killed,) = started
+    assert killed.returncode == -signal.SIGKILL
     for name in ("a.mp4", "b.mp4"):
         assert "embeddings" in handler({"inputs": {"videos": [encoded(videos / name)]}})
     assert len(started) == 2  # the new process served both
@@ -263,17 +243,9 @@ def test_an_error_names_no_folder_of_the_server(handler, checkpoint):
 
 @pytest.mark.parametrize("format_", LISTS)
 def test_a_list_of_other_files_opens_none_of_them(handler, videos, format_):
-    """Texts that name a video of this machine, and an address: FFmpeg would follow them."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        text = LISTS[format_].format(port=server.getsockname()[1], video=videos / "a.mp4")
-        error = handler({"inputs": {"videos": [{"base64": base64.b64encode(text.encode()).decode()}]}})["error"]
+    with nothing_opened(format_, videos / "a.mp4") as text:
+        error = handler({"inputs": {"videos": [encoded(text)]}})["error"]
         assert error["code"] == "bad_input"
-        server.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            server.accept()
-    for process in decoding_process_glccl._idle:
-        files = [os.readlink(file) for file in Path(f"/proc/{process.pid}/fd").iterdir()]
-        assert not [file for file in files if "socket" in file or file.endswith(".mp4")]
 
 
 def test_no_more_of_a_long_video_is_decoded_than_tells_that_it_is_too_long(make, videos, monkeypatch):

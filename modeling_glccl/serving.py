@@ -1,0 +1,116 @@
+"""What strangers may send to the page, or to an API beside it, and who is let in."""
+
+import base64
+import binascii
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, SimpleUser
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+MAX_VIDEOS = 16  # of a visitor
+MAX_VIDEO_BYTES = 200_000_000
+MAX_VIDEO_SECONDS = 600.0
+MAX_BODY_BYTES = 1_000_000  # of a request that brings no video
+TIMEOUT_SECONDS = 60.0  # to decode what one request brings
+MAX_WAITING = 32  # requests
+
+
+@dataclass
+class Access:
+    """Who is let in.
+
+    Args:
+        host: the address to listen at.
+        allowed_hosts: names, beside `host` and those of this machine itself, under which the server may be called.
+            Others are refused: a page elsewhere could have its own name lead here.
+        token: what visitors must present, as `Authorization: Bearer TOKEN`, or as the password that a browser asks.
+        user: NAME:PASSWORD that visitors may present instead.
+        public: whether anyone may come in who can reach `host`.
+
+    Raises:
+        ValueError: neither token nor user for a host that others can reach, unless it is public.
+    """
+
+    host: str = "127.0.0.1"
+    allowed_hosts: Sequence[str] = ()
+    token: str | None = None
+    user: str | None = None
+    public: bool = False
+
+    def __post_init__(self):
+        if self.user and not all(self.user.partition(":")):
+            raise ValueError("the user must have the form NAME:PASSWORD")
+        for name in self.allowed_hosts:
+            if (
+                "/" in name
+                or name.count(":") == 1
+                or "*" in name[1:]
+                or (name[:1] == "*" and name[1:2] not in ("", "."))
+            ):
+                raise ValueError(
+                    f"allowed host {name}: pass a name alone, such as videos.example.org, or *.example.org"
+                )
+        try:
+            loopback = ip_address(self.host).is_loopback
+        except ValueError:
+            loopback = self.host == "localhost"
+        if not (loopback or self.token or self.user or self.public):
+            raise ValueError(
+                f"whoever can reach {self.host} could search and watch the videos: pass a token (--token, or the "
+                "variable GLCCL_TOKEN), a user (--user, or GLCCL_USER), or --public to let everybody in"
+            )
+
+    def middleware(self) -> list[Middleware]:
+        """For Starlette, FastAPI or Gradio: checks every request before anything else sees it."""
+        names = ["localhost", "127.0.0.1", "::1", self.host, *self.allowed_hosts]
+        hosts = [f"[{name}]" if ":" in name else name for name in names]
+        checks = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
+        if self.token or self.user:
+            checks.append(Middleware(AuthenticationMiddleware, backend=_Credentials(self), on_error=_ask))
+        return [*checks, Middleware(_BodyLimit)]
+
+
+class _Credentials(AuthenticationBackend):
+    def __init__(self, access: Access):
+        self._access = access
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser]:
+        scheme, _, given = conn.headers.get("authorization", "").partition(" ")
+        user, password = b"", given.encode()
+        if scheme.lower() == "basic":
+            with suppress(binascii.Error, ValueError):
+                user = base64.b64decode(given)
+            password = user.partition(b":")[2]
+        wanted = (password, self._access.token), (user, self._access.user)
+        # All are compared, and in a time that does not tell how much of a secret was right.
+        known = any([secrets.compare_digest(a, b.encode()) for a, b in wanted if b])
+        if not known and conn.scope["path"] != "/gradio_api/startup-events":  # which Gradio calls when it starts
+            raise AuthenticationError
+        return AuthCredentials(), SimpleUser(user.partition(b":")[0].decode(errors="replace"))
+
+
+def _ask(_: HTTPConnection, __: Exception) -> PlainTextResponse:
+    header = {"WWW-Authenticate": 'Basic realm="video search", charset="UTF-8"'}
+    return PlainTextResponse("This page needs a token (as the password, with any name) or a user.", 401, header)
+
+
+class _BodyLimit:
+    """Refuses larger requests than uploads, or than queries, may be."""
+
+    def __init__(self, app: ASGIApp):
+        self._other = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
+        self._upload = RequestBodyLimitMiddleware(app, MAX_VIDEOS * MAX_VIDEO_BYTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        upload = scope.get("path", "").rstrip("/").endswith("/upload")
+        await (self._upload if upload else self._other)(scope, receive, send)
