@@ -86,8 +86,10 @@ class _Credentials(AuthenticationBackend):
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser]:
         scheme, _, given = conn.headers.get("authorization", "").partition(" ")
-        user, password = b"", given.encode()
-        if scheme.lower() == "basic":
+        user = password = b""
+        if scheme.lower() == "bearer":
+            password = given.encode("latin-1")
+        elif scheme.lower() == "basic":
             with suppress(binascii.Error, ValueError):
                 user = base64.b64decode(given)
             password = user.partition(b":")[2]

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -47,6 +48,7 @@ def address(tmp_path_factory):
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(root / "cache"),
         "GRADIO_TEMP_DIR": str(root / "uploads"),
+        "GLCCL_TOKEN": "secret",
     }
     with (root / "log").open("w") as log:
         server = subprocess.Popen(
@@ -58,6 +60,7 @@ def address(tmp_path_factory):
             while True:
                 try:
                     urllib.request.urlopen(url, timeout=5)
+                except urllib.error.HTTPError:  # it is up, and asks for the token
                     break
                 except OSError:
                     assert server.poll() is None, (root / "log").read_text()
@@ -80,7 +83,8 @@ def browser():
 @pytest.fixture
 def page(browser, address):
     """The Space as a new visitor sees it; records what the page requests and what goes wrong in it."""
-    visitor = browser.new_context(viewport={"width": 1280, "height": 1000})
+    token = {"username": "anybody", "password": "secret"}
+    visitor = browser.new_context(viewport={"width": 1280, "height": 1000}, http_credentials=token)
     page = visitor.new_page()
     page.set_default_timeout(60_000)
     page.requested, page.failures = [], []
@@ -129,13 +133,16 @@ def test_a_query_shows_videos_that_play_from_their_best_moment(page, address):
     assert all(url.startswith((address, "data:", "blob:")) for url in page.requested)
 
 
-def test_no_other_file_is_served_than_those_that_were_found(page):
+def test_no_other_file_is_served_than_those_that_were_found(page, address, browser, tmp_path_factory):
     search(page, QUERY)
     found = page.locator("#results video").first.evaluate("v => v.src").partition("#")[0]
     assert page.request.get(found).status == 200
-    folder = found.rpartition("/")[0]
-    assert page.request.get(f"{folder}/examples.txt").status == 403
-    assert page.request.get(f"{folder}/../checkpoint/config.json").status == 403
+    assert page.request.get(f"{found[:-1]}/").status == 404
+    for file in tmp_path_factory.getbasetemp().glob("space*/*/*"):
+        assert page.request.get(f"{address}gradio_api/file={file}").status == 403
+    stranger = browser.new_context()
+    assert stranger.request.get(found).status == 401
+    stranger.close()
 
 
 def test_every_frame_and_word_tells_its_weight_and_leads_there(page):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import socket
 import threading
 
 import pytest
@@ -196,10 +197,12 @@ def test_a_file_is_uploaded_searched_and_deleted_with_its_session(page):
 @pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.mp4", "https://example.org/x.mp4", "/etc/passwd"])
 def test_what_was_not_sent_is_neither_fetched_nor_read(page, path, monkeypatch):
     visitor, *_ = page
-    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **_: pytest.fail(f"looks up {arguments}"))
+    looked_up, look_up = [], socket.getaddrinfo
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: looked_up.append(a[:2]) or look_up(*a, **k))
     answer = visitor.call("add", [[{"path": path, "meta": {"_type": "gradio.FileData"}}], None], "third")
     assert answer["error"] in (None, "Send the video itself: nothing is fetched.")
     assert visitor.http.get(f"/gradio_api/file={path}").status_code in (403, 404)
+    assert set(looked_up) <= {("127.0.0.1", visitor.http.base_url.port)}  # the page itself
 
 
 def test_a_full_queue_is_said(page, monkeypatch):
