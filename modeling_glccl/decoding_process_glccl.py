@@ -112,7 +112,8 @@ def serve() -> None:
         try:
             decoded = decode_video(path or content.tobytes(), *settings, transform=send)
         except VideoDecodeError as error:
-            _write(answers, str(error))
+            print(error, file=sys.stderr)
+            _write(answers, str(error).partition(" ([Errno")[0])  # FFmpeg's own words stay here
         else:
             message = [decoded.duration, decoded.decoded_frames]
             _write(answers, message, decoded.frames, decoded.timestamps, decoded.frame_times)

@@ -142,8 +142,7 @@ def test_uploads_are_indexed_once_and_deleted_with_the_session(opened, tmp_path,
     bad.write_bytes(b"no video")
     assert uploads.show([one, str(bad)])[0] == "one.mp4 is searched now."
     (error,) = uploads.show([one, one, str(bad)])  # once more: said of the bad one only
-    assert error.startswith("**This did not work:** &lt;b&gt;.mp4: is not a video")
-    assert str(tmp_path) not in error
+    assert error == "**This did not work:** &lt;b&gt;.mp4: is not a video that FFmpeg can read"
     assert uploads.show([two, one]) == ["two.mp4 is searched now."]
     assert encoded == [1, 1]
     names = {Path(result.path).name for result in search_all(QUERY, [index, uploads.index], 9)}
