@@ -51,7 +51,7 @@ def decode_in_process(
     name, seconds = path or "video bytes", deadline - time.monotonic()
     if seconds <= 0:
         raise VideoDecodeError(f"{name}: no time was left to decode it")
-    process = _idle.pop() if _idle else _start()
+    process, usable = _take(), False
     timer = Timer(seconds, process.kill)
     timer.start()
     try:
@@ -62,19 +62,16 @@ def decode_in_process(
         frames = []
         while (answer := _read(process.stdout))[0] == "frame":
             frames.append(transform(answer[1]) if transform else answer[1])
+        usable = True
     except (EOFError, OSError) as error:
-        process.kill()
         reason = "it is damaged, or takes more memory than there is: the process that decoded it broke down"
         if time.monotonic() >= deadline:
             reason = "could not be decoded in the time allowed"
         raise VideoDecodeError(f"{name}: {reason}") from error
-    except BaseException:
-        process.kill()
-        raise
     finally:
         timer.cancel()
         timer.join()  # it may just be killing
-        if time.monotonic() < deadline and process.poll() is None:
+        if usable and time.monotonic() < deadline:
             _idle.append(process)
         else:
             process.kill()
@@ -85,6 +82,16 @@ def decode_in_process(
     duration, decoded_frames = message
     rows, timestamps, frame_times = arrays
     return DecodedVideo(np.stack(frames)[rows], timestamps, duration, decoded_frames, frame_times)
+
+
+def _take() -> subprocess.Popen:
+    while True:
+        try:
+            process = _idle.pop()
+        except IndexError:
+            return _start()
+        if process.poll() is None:
+            return process
 
 
 def _start() -> subprocess.Popen:

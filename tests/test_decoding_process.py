@@ -1,0 +1,77 @@
+"""Videos decoded in another process: as in this one, whatever happens to it."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from hostile import HANGING, hanging
+from videos import write_video
+
+from modeling_glccl import decoding_process_glccl
+from modeling_glccl.decoding_process_glccl import decode_in_process
+from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+
+JOB = (4, None, None, "uniform", 1)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("videos") / "a.mp4", 50, fps=10)
+
+
+@pytest.mark.parametrize("job", [JOB, (12, 1.05, 1.35, "uniform", 1), (3, 0.0, 3.0, "release", 1)])
+@pytest.mark.parametrize("transform", [None, lambda frame: frame[::2, :5, 0]])
+def test_it_gives_what_this_process_would(video, job, transform):
+    for source in (video, str(video), video.read_bytes()):
+        expected = decode_video(source, *job, transform)
+        found = decode_in_process(source, *job, transform, deadline=time.monotonic() + 300)
+        for name in ("frames", "timestamps", "frame_times"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert (found.duration, found.decoded_frames) == (expected.duration, expected.decoded_frames)
+
+
+@pytest.mark.parametrize("content", [b"", b"no video", b"\x00\x00\x00\x20ftypisom"])
+def test_an_error_says_what_this_process_would_but_not_what_ffmpeg_says(content, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(content)
+    for source in (content, tmp_path / "a.mp4", tmp_path / "none.mp4"):
+        with pytest.raises(VideoDecodeError) as expected:
+            decode_video(source, *JOB)
+        with pytest.raises(VideoDecodeError) as found:
+            decode_in_process(source, *JOB, deadline=time.monotonic() + 300)
+        assert str(found.value) == str(expected.value).partition(" ([Errno")[0]
+
+
+def test_a_process_that_hangs_or_dies_is_replaced_and_none_starts_without_time(video, monkeypatch):
+    started = hanging(monkeypatch)
+    good = {"source": video.read_bytes(), "deadline": time.monotonic() + 300}
+    job = dict(zip(("max_frames", "start", "end", "sampling"), JOB[:4], strict=True))
+    decode_in_process(**good, **job)
+    with pytest.raises(VideoDecodeError, match="could not be decoded in the time allowed"):
+        decode_in_process(HANGING, *JOB, deadline=time.monotonic() + 0.3)
+    assert started[0].returncode == -signal.SIGKILL
+    decode_in_process(**good, **job)
+    with pytest.raises(VideoDecodeError, match="the process that decoded it broke down"):
+        decode_in_process(**good, **job, transform=lambda frame: os.kill(started[1].pid, signal.SIGSEGV))
+    decode_in_process(**good, **job)
+    started[2].kill()  # while it waits, which is no fault of the next video
+    started[2].wait()
+    with pytest.raises(VideoDecodeError, match="no time was left"):
+        decode_in_process(HANGING, *JOB, deadline=time.monotonic())
+    assert len(started) == 3
+    decode_in_process(**good, **job)
+    assert decoding_process_glccl._idle == started[3:]
+    started[3].communicate()
+
+
+def test_what_goes_wrong_here_ends_the_process_that_waits_for_it(video, monkeypatch):
+    started = hanging(monkeypatch)
+
+    def fail(frame):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        decode_in_process(video, *JOB, fail, deadline=time.monotonic() + 300)
+    assert started[0].returncode is not None
+    assert decoding_process_glccl._idle == []
