@@ -6,22 +6,23 @@ Source: "Text-Video Retrieval With Global-Local Contrastive Consistency Learning
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPModel, CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
+from transformers.utils.generic import ModelOutput
 
 from .configuration_glccl import GLCCLConfig
 from .features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
-from .towers_glccl import load_clip, read_model_type
+from .towers_glccl import family_of, read_config, refuse_incomplete, refuse_not_finite
 
 logger = logging.get_logger(__name__)
 
@@ -84,17 +85,14 @@ class GLCCLModel(PreTrainedModel):
     >>> import torch
     >>> from modeling_glccl import GLCCLConfig, GLCCLModel
 
-    >>> text = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    ...         "intermediate_size": 64, "bos_token_id": 98, "eos_token_id": 99}
-    >>> vision = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2,
-    ...           "num_attention_heads": 2, "intermediate_size": 64}
+    >>> tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    >>> text = tower | {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
+    >>> vision = tower | {"image_size": 32, "patch_size": 16}
     >>> clip = {"text_config": text, "vision_config": vision, "projection_dim": 32}
     >>> model = GLCCLModel(GLCCLConfig(clip_config=clip, max_words=16)).eval()
 
-    >>> input_ids = torch.tensor([[98, 5, 7, 99, 0], [98, 6, 99, 0, 0]])
-    >>> videos = torch.rand(3, 4, 3, 32, 32)
-    >>> text = model.get_text_features(input_ids)
-    >>> video = model.get_video_features(videos)
+    >>> text = model.get_text_features(torch.tensor([[98, 5, 7, 99, 0], [98, 6, 99, 0, 0]]))
+    >>> video = model.get_video_features(torch.rand(3, 4, 3, 32, 32))
     >>> model.similarity(text, video).shape
     torch.Size([2, 3])
     >>> model.frame_weights(text, video).sentence.shape
@@ -104,7 +102,8 @@ class GLCCLModel(PreTrainedModel):
     """
 
     config: GLCCLConfig
-    config_class = GLCCLConfig
+    config_class: type[GLCCLConfig] = GLCCLConfig
+    clip: CLIPModel  # or the model of another family, which has the same parts
     # Makes scores of features: `interaction_class(config)`. Subclasses put another one in its place.
     interaction_class = GLCCLInteraction
     text_features_class = GLCCLTextFeatures
@@ -114,15 +113,18 @@ class GLCCLModel(PreTrainedModel):
     # A plain CLIP checkpoint then loads straight into the attribute of this name.
     base_model_prefix = "clip"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
-    _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "GLCCLInteraction")
+    input_modalities = ["video", "text"]  # noqa: RUF012
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "GLCCLInteraction"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    def __init__(self, config: GLCCLConfig):
+    def __init__(self, config: GLCCLConfig, **unknown: Any):
+        if unknown:  # what `from_pretrained` has no use for
+            known = ", ".join(sorted(own_fields(self.config_class)))
+            raise ValueError(f"{', '.join(unknown)}: no value of {self.config_class.__name__}; it has {known}")
         super().__init__(config)
-        self.clip = config.family.build(config.clip_config)
+        self.clip = cast(CLIPModel, config.family.build(config.clip_config))
         self.temporal = None
         if config.temporal_num_hidden_layers:
             self.temporal = GLCCLTemporalEncoder._from_config(config.temporal_config)
@@ -170,7 +172,7 @@ class GLCCLModel(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
-    ) -> "GLCCLModel":
+    ) -> Self:
         """As the base class; and a plain CLIP (or MetaCLIP 2, SigLIP) checkpoint becomes a zero-shot GLCCL.
 
         That is CLIP's own weights without a temporal encoder, the learned matrices as identities, padding masked:
@@ -178,28 +180,27 @@ class GLCCLModel(PreTrainedModel):
         Values of [`GLCCLConfig`] can be given by name (`max_frames=24`, `glim_temperature=5.0`).
 
         Raises:
-            ValueError: a checkpoint of another kind (lists the families), or a plain one that is not complete.
+            ValueError: a checkpoint of another kind (lists the families), a plain one that is not complete, values
+                that the configuration does not know or the encoders do not allow; by name.
             OSError: no such folder or repository.
         """
         name = pretrained_model_name_or_path
-        if name is None or kwargs.get("config") is not None or kwargs.get("state_dict") is not None:
-            return super().from_pretrained(name, *model_args, **kwargs)
-        if read_model_type(str(name), **kwargs) == cls.config_class.model_type:
+        explicit = name is None or kwargs.get("config") is not None or kwargs.get("state_dict") is not None
+        if explicit or read_config(str(name), **kwargs).get("model_type") == cls.config_class.model_type:
             return super().from_pretrained(name, *model_args, **kwargs)
         known = own_fields(cls.config_class)
-        config = {key: value for key, value in kwargs.items() if key in known}
-        clip_kwargs = {key: value for key, value in kwargs.items() if key not in known}
-        return cls.from_clip_pretrained(str(name), zero_shot=True, clip_kwargs=clip_kwargs, **config)
+        config = {key: kwargs.pop(key) for key in list(kwargs) if key in known}
+        return cls.from_clip_pretrained(str(name), zero_shot=True, clip_kwargs=kwargs, **config)
 
     @classmethod
     def from_clip_pretrained(
         cls,
-        pretrained_model_name_or_path: str,
+        pretrained_model_name_or_path: str | os.PathLike,
         *,
         zero_shot: bool = False,
         clip_kwargs: dict[str, Any] | None = None,
         **config: Any,
-    ) -> "GLCCLModel":
+    ) -> Self:
         """A GLCCL model on the weights of a plain CLIP (MetaCLIP 2, SigLIP): the start of a training, as the paper's.
 
         The frame position table becomes the text position table, temporal block i becomes text block i where there is
@@ -207,39 +208,45 @@ class GLCCLModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
-            zero_shot: no temporal encoder, texts as long as the text tower takes them, and GLIM's temperature from
-                [`~GLCCLModel.zero_shot_temperature`]: to be used as it is.
-            clip_kwargs: passed to `from_pretrained` of the plain model (`dtype`, `revision`, `cache_dir`, `token`).
+            zero_shot: to be used as it is: what [`~GLCCLModel.from_pretrained`] makes.
+            clip_kwargs: of `from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`).
             **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).
 
         Raises:
             ValueError: not of a known family, tensors missing, an unknown configuration value.
         """
-        if unknown := sorted(set(config) - own_fields(cls.config_class)):
-            raise ValueError(f"{', '.join(unknown)}: no value of {cls.config_class.__name__}")
+        name, clip_kwargs = os.fspath(pretrained_model_name_or_path), clip_kwargs or {}
         if zero_shot and (config.get("temporal_num_hidden_layers") or not cls.works_untrained):
             raise ValueError(
-                f"{pretrained_model_name_or_path}: an untrained {cls.__name__} with a temporal encoder or random "
-                "weights finds nothing; from_clip_pretrained starts its training"
+                f"{name}: an untrained {cls.__name__} with a temporal encoder or random weights finds nothing; "
+                "from_clip_pretrained starts its training"
             )
-        clip = load_clip(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        clip.config.name_or_path = ""  # a local path is nothing to publish
-        values = {}
-        if zero_shot:
-            words = clip.config.text_config.max_position_embeddings
-            values = {"temporal_num_hidden_layers": 0, "max_words": words, "zero_shot": True}
-        model = cls._from_config(cls.config_class(clip_config=clip.config, **(values | config)), dtype=clip.dtype)
-        model.clip.load_state_dict(clip.state_dict())
+        unknown = {key: config.pop(key) for key in config.keys() - own_fields(cls.config_class)}
+        clip = read_config(name, **clip_kwargs)
+        family_of(clip.get("model_type"), name)  # refuses others by the name of the checkpoint
+        make = cls.config_class.for_zero_shot if zero_shot else cls.config_class
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+        try:
+            loading = {**clip_kwargs, **unknown, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            model, report = super().from_pretrained(name, config=make(clip_config=clip, **config), **loading)
+        finally:
+            logging.set_verbosity(verbosity)
+        # What is not CLIP's is new. The file names its tensors without the prefix.
+        missing = {key.removeprefix("clip.") for key in report["missing_keys"] if key.startswith("clip.")}
+        misshapen = {(key.removeprefix("clip."), *shapes) for key, *shapes in report["mismatched_keys"]}
+        refuse_incomplete(name, {"missing_keys": missing, "mismatched_keys": misshapen})
+        refuse_not_finite(name, model.clip)
         model.init_temporal_from_clip()
+        model.name_or_path = model.config.name_or_path = name if zero_shot else ""  # a local path is not published
         if zero_shot:
             if "glim_temperature" not in config:
                 model.config.glim_temperature = model.zero_shot_temperature()
-            model.name_or_path = model.config.name_or_path = pretrained_model_name_or_path
             logger.warning(
-                f"{pretrained_model_name_or_path} is a plain {clip.config.model_type} model: used as zero-shot GLCCL. "
+                f"{name} is a plain {clip['model_type']} model: used as zero-shot GLCCL. "
                 "To train it on your own videos and captions: docs/own_data.md"
             )
-        return model.eval()
+        return model
 
     @torch.no_grad()
     def zero_shot_temperature(self) -> float:
