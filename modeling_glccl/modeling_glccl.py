@@ -64,7 +64,7 @@ class GLCCLTemporalEncoder(CLIPPreTrainedModel):
     config: CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig):
-        super().__init__(config)
+        super().__init__(cast(Any, config))
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.encoder = CLIPEncoder(config)
         self.post_init()
@@ -157,7 +157,7 @@ class GLCCLModel(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         finally:
             if loaded is None:
-                del self.config.custom_pipelines
+                delattr(self.config, "custom_pipelines")
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -229,9 +229,10 @@ class GLCCLModel(PreTrainedModel):
         logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
         try:
             loading = {**clip_kwargs, **unknown, "output_loading_info": True, "ignore_mismatched_sizes": True}
-            model, report = super().from_pretrained(name, config=make(clip_config=clip, **config), **loading)
+            loaded: Any = super().from_pretrained(name, config=make(clip_config=clip, **config), **loading)
         finally:
             logging.set_verbosity(verbosity)
+        model, report = loaded
         # What is not CLIP's is new. The file names its tensors without the prefix.
         missing = {key.removeprefix("clip.") for key in report["missing_keys"] if key.startswith("clip.")}
         misshapen = {(key.removeprefix("clip."), *shapes) for key, *shapes in report["mismatched_keys"]}
@@ -309,19 +310,16 @@ class GLCCLModel(PreTrainedModel):
             return
         text, sources = self.clip.text_model, self.clip.text_model.encoder.layers
         positions = self.temporal.position_embedding.weight
-        same_width = text.config.hidden_size == self.config.width
-        if same_width:
-            positions.copy_(text.embeddings.position_embedding.weight)
-        else:
-            positions.zero_()
-        heads_fit = text.config.num_attention_heads == self.config.temporal_num_attention_heads
+        fits = text.config.hidden_size == self.config.width
+        positions.copy_(text.embeddings.position_embedding.weight if fits else torch.zeros_like(positions))
+        fits = fits and text.config.num_attention_heads == self.config.temporal_num_attention_heads
         for number, block in enumerate(self.temporal.encoder.layers):
-            if same_width and heads_fit and number < len(sources):
+            if fits and number < len(sources):
                 block.load_state_dict(sources[number].state_dict())
-            else:
-                for projection in (block.self_attn.out_proj, block.mlp.fc2):
-                    projection.weight.zero_()
-                    projection.bias.zero_()
+                continue
+            for name, weight in block.named_parameters():
+                if name.startswith(("self_attn.out_proj.", "mlp.fc2.")):
+                    weight.zero_()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> GLCCLTextFeatures:
         """Encodes texts with CLIP's text tower.
@@ -348,45 +346,42 @@ class GLCCLModel(PreTrainedModel):
 
     def _word_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[A, Nw] bool, True up to and including the first EOS of each row."""
-        max_words, slots = self.config.max_words, self.config.text_slots
+        config = self.config
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids must be [texts, words]; got shape {tuple(input_ids.shape)}")
-        if slots is not None and input_ids.shape[1] != slots:
+        slots = input_ids.shape[1]
+        exact = config.text_slots or (None if config.mask_padding else config.max_words)
+        if exact and slots != exact:
+            name = f"the {exact} slots of this text tower" if config.text_slots else f"exactly max_words={exact}"
             raise ValueError(
-                f"padding takes part in this text tower, so texts must be padded to exactly {slots} slots "
-                f"(GLCCLProcessor does); got {input_ids.shape[1]}"
+                f"padding counts, so texts must be padded to {name} (GLCCLProcessor does); got {slots} slots"
             )
-        if slots is None and input_ids.shape[1] > max_words:
+        if not exact and slots > config.max_words:
             raise ValueError(
-                f"input_ids have {input_ids.shape[1]} slots but max_words={max_words}: truncate the texts "
-                "(GLCCLProcessor does) or train with a larger max_words"
+                f"input_ids have {slots} slots but max_words={config.max_words}: truncate the texts (GLCCLProcessor "
+                "does) or train with a larger max_words"
             )
-        if not self.config.mask_padding and input_ids.shape[1] != max_words:
-            raise ValueError(
-                f"mask_padding=False scores padding too, so texts must be padded to exactly max_words={max_words} "
-                f"(GLCCLProcessor does); got {input_ids.shape[1]} slots"
-            )
-        is_eos = input_ids == self.config.eos_token_id
+        is_eos = input_ids == config.eos_token_id
         if not is_eos.any(dim=1).all():
-            row = int((~is_eos.any(dim=1)).nonzero()[0])
             raise ValueError(
-                f"row {row} of input_ids has no EOS token (id {self.config.eos_token_id}), whose state is the "
-                "sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when it truncates"
+                f"row {_first(~is_eos.any(dim=1))} of input_ids has no EOS token (id {config.eos_token_id}), whose state "
+                "is the sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when it "
+                "truncates"
             )
         word_mask = is_eos.int().cumsum(dim=1) - is_eos.int() == 0
-        if attention_mask is not None:
-            if attention_mask.shape != input_ids.shape:
-                raise ValueError(
-                    f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_ids "
-                    f"{tuple(input_ids.shape)}"
-                )
-            # The release never reads its attention mask, so neither does mask_padding=False.
-            if self.config.mask_padding and (differ := (attention_mask.bool() != word_mask).any(dim=1)).any():
-                row = int(differ.nonzero()[0])
-                raise ValueError(
-                    f"attention_mask counts {int(attention_mask[row].sum())} tokens in row {row}, but its first EOS "
-                    f"is token {int(word_mask[row].sum())}: the mask must be 1 up to and including the first EOS"
-                )
+        if attention_mask is None:
+            return word_mask
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_ids {tuple(input_ids.shape)}"
+            )
+        # The release never reads its attention mask, so neither does mask_padding=False.
+        if config.mask_padding and (differ := (attention_mask.bool() != word_mask).any(dim=1)).any():
+            row = _first(differ)
+            raise ValueError(
+                f"attention_mask counts {int(attention_mask[row].sum())} tokens in row {row}, but its first EOS is "
+                f"token {int(word_mask[row].sum())}: the mask must be 1 up to and including the first EOS"
+            )
         return word_mask
 
     def get_video_features(
@@ -425,14 +420,14 @@ class GLCCLModel(PreTrainedModel):
             )
         real = padding_mask_videos.bool()
         if not real.any(dim=1).all():
-            raise ValueError(f"video {int((~real.any(dim=1)).nonzero()[0])} of the batch has no real frame")
+            raise ValueError(f"video {_first(~real.any(dim=1))} of the batch has no real frame")
 
-        if self.config.mask_padding:
+        if real.all() or not self.config.mask_padding:
+            frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
+        else:
             encoded = self._encode_frames(pixel_values_videos[real])
             frames = encoded.new_zeros(*shape[:2], encoded.shape[-1])
             frames[real] = encoded
-        else:
-            frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
         return self._video_features(frames, frames if self.temporal is None else self.temporal(frames, real), real)
 
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
@@ -443,7 +438,8 @@ class GLCCLModel(PreTrainedModel):
 
     def _encode_frames(self, pixel_values: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, D], CLIP's projected image features, not normalised."""
-        return self.clip.get_image_features(pixel_values).pooler_output
+        features: Any = self.clip.get_image_features(pixel_values)
+        return features.pooler_output
 
     def get_scores(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLScores:
         """The four scores of every text with every video, each [A, V] float32 and times exp(logit_scale)."""
@@ -540,6 +536,11 @@ class GLCCLModel(PreTrainedModel):
 def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
     """The names of a configuration's own values, without those that every configuration has."""
     return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
+
+
+def _first(rows: Tensor) -> int:
+    """The first True of [N]."""
+    return int(rows.nonzero()[0])
 
 
 GLCCLModel.register_for_auto_class("AutoModel")

@@ -4,10 +4,10 @@ the text tower are words, which is the sentence. A frame is the image feature of
 
 import html
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel, SiglipModel
 from transformers.activations import ACT2FN
 
@@ -42,10 +42,11 @@ class CLIPFamily:
                     raise ValueError(f"clip_config.{tower}.{name}={value!r} must be one positive number")
             if values.hidden_act not in ACT2FN:
                 raise ValueError(f"clip_config.{tower}.hidden_act={values.hidden_act!r} is unknown to transformers")
-        if not isinstance(config.text_config.eos_token_id, int | None):
+        eos = config.text_config.eos_token_id
+        if not isinstance(eos, int) and not (eos is None and self.reads_padding):
             raise ValueError(
-                f"clip_config.text_config.eos_token_id={config.text_config.eos_token_id} must be one id: that of the "
-                "token with which the tokenizer ends a text"
+                f"clip_config.text_config.eos_token_id={eos} must be one id: that of the token with which the tokenizer "
+                "ends a text"
             )
         if not isinstance(self.width(config), int):
             raise ValueError(f"clip_config.projection_dim={config.projection_dim!r} must be one positive number")
@@ -61,7 +62,7 @@ class CLIPFamily:
         highest id of its vocabulary.
         """
         eos = config.text_config.eos_token_id
-        return config.text_config.vocab_size - 1 if eos in (2, None) else eos
+        return config.text_config.vocab_size - 1 if eos == 2 else eos
 
     def clean(self, text: str) -> str:
         """Text as the tokenizer was trained to see it: encoding repaired, HTML entities resolved.
@@ -99,8 +100,8 @@ class MetaCLIP2Family(CLIPFamily):
     title = "MetaCLIP 2 (multilingual)"
 
     def eos_token_id(self, config: PreTrainedConfig) -> int:
-        """As the configuration says; of all released checkpoints 2."""
-        return 2 if config.text_config.eos_token_id is None else config.text_config.eos_token_id
+        """As the configuration says."""
+        return config.text_config.eos_token_id
 
 
 class SigLIPFamily(CLIPFamily):
@@ -151,14 +152,16 @@ class SigLIPFamily(CLIPFamily):
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         """As the base class. The bias of SigLIP's own loss is kept but not trained: it ranks nothing."""
         clip = super().build(config)
-        clip.logit_bias.requires_grad_(False)
+        bias = clip.logit_bias.detach()
+        del clip.logit_bias
+        clip.register_buffer("logit_bias", bias)  # loading would make a frozen parameter one to train again
         return clip
 
     def encode_text(self, clip: SiglipModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As the base class, of texts padded to all slots; words are cut to the longest text's."""
         states = clip.text_model(input_ids=input_ids).last_hidden_state
-        words = clip.text_model.head(states[:, : int(lengths.max())])
-        return words, clip.text_model.head(states[:, -1])
+        head = cast(nn.Linear, clip.text_model.head)
+        return head(states[:, : int(lengths.max())]), head(states[:, -1])
 
 
 # By the model_type of their configurations.

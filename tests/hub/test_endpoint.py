@@ -22,7 +22,7 @@ from transformers import pipeline
 from videos import write_video
 
 from modeling_glccl import video_processing_glccl
-from modeling_glccl.video_decoding_glccl import sample_video
+from modeling_glccl.video_decoding_glccl import decode_video
 
 HANDLER = REPOSITORY / "hub" / "endpoint" / "handler.py"
 TEXTS = ["a red ball bounces", "a blue square slides"]
@@ -224,10 +224,10 @@ def test_no_more_of_a_long_video_is_decoded_than_tells_that_it_is_too_long(make,
     decoded = []
 
     def spy(*arguments, **options):
-        decoded.append(sample_video(*arguments, **options))
+        decoded.append(decode_video(*arguments, **options))
         return decoded[-1]
 
-    monkeypatch.setattr(video_processing_glccl, "sample_video", spy)
+    monkeypatch.setattr(video_processing_glccl, "decode_video", spy)
     handler = make(GLCCL_MAX_VIDEO_SECONDS=5)
     error = handler({"inputs": {"videos": [encoded(long)]}})["error"]
     assert (error["code"], error["message"]) == ("too_long", "video 0 lasts 30.0 s; at most 5 s are allowed")
