@@ -15,7 +15,7 @@ from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor
-from .towers_glccl import FAMILIES, family_of, read_model_type, refuse_incomplete, refuse_not_finite
+from .towers_glccl import FAMILIES, family_of, read_config, refuse_incomplete, refuse_not_finite
 from .video_files import VIDEO_SUFFIXES
 
 MODELS: dict[str, type[GLCCLModel]] = {
@@ -31,7 +31,7 @@ class PipelineModel(AutoModel):
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:
         """As AutoModel's."""
         name = pretrained_model_name_or_path
-        if read_model_type(name, missing_ok=True, **kwargs) in FAMILIES:
+        if read_config(name, missing_ok=True, **kwargs).get("model_type") in FAMILIES:
             return GLCCLModel.from_pretrained(name, **kwargs)
         return super().from_pretrained(name, *args, **kwargs)
 
@@ -50,7 +50,7 @@ def check_checkpoint(name: str | os.PathLike) -> str:
     elif not _REPOSITORY.fullmatch(name):
         raise FileNotFoundError(f"{name}: no such folder")
     try:
-        model_type = read_model_type(name)
+        model_type = read_config(name).get("model_type")
     except OSError as error:
         raise _unreadable(name, error) from error
     if model_type not in MODELS:

@@ -1,6 +1,9 @@
 """Configuration of GLCCL models."""
 
+from typing import Any, Self
+
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -57,21 +60,13 @@ class GLCCLConfig(PreTrainedConfig):
     Example:
 
     ```python
-    >>> from modeling_glccl import GLCCLConfig, GLCCLModel
+    >>> from modeling_glccl import GLCCLConfig
 
-    >>> config = GLCCLConfig(
-    ...     clip_config={
-    ...         "text_config": {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    ...                         "intermediate_size": 64, "bos_token_id": 98, "eos_token_id": 99},
-    ...         "vision_config": {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2,
-    ...                           "num_attention_heads": 2, "intermediate_size": 64},
-    ...         "projection_dim": 32,
-    ...     },
-    ...     max_words=16,
-    ...     temporal_num_hidden_layers=2,
-    ... )
-    >>> model = GLCCLModel(config)
-    >>> model.config.temporal_config.num_attention_heads
+    >>> tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    >>> text = tower | {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
+    >>> vision = tower | {"image_size": 32, "patch_size": 16}
+    >>> clip = {"text_config": text, "vision_config": vision, "projection_dim": 32}
+    >>> GLCCLConfig(clip_config=clip, max_words=16).temporal_config.num_attention_heads
     2
 
     ```
@@ -80,7 +75,7 @@ class GLCCLConfig(PreTrainedConfig):
     model_type = "glccl"
     sub_configs_defaults = {"clip_config": SubConfigSpec(AutoConfig, model_type="clip")}  # noqa: RUF012
 
-    clip_config: dict | PreTrainedConfig | None = None
+    clip_config: Any = None  # whatever it was given as, a PreTrainedConfig once this is made
     max_words: int = 32
     max_frames: int = 12
     temporal_num_hidden_layers: int = 4
@@ -102,13 +97,17 @@ class GLCCLConfig(PreTrainedConfig):
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
         clip = {} if self.clip_config is None else self.clip_config
-        model_type = clip.get("model_type", "clip") if isinstance(clip, dict) else clip.model_type
-        family_of(model_type, "clip_config")  # refuses others
         if isinstance(clip, dict):
-            values = {name: value for name, value in clip.items() if name != "model_type"}
-            self.clip_config = AutoConfig.for_model(model_type, **values)
+            model_type = clip.get("model_type", "clip")
+            family_of(model_type, "clip_config")  # refuses others
+            try:
+                clip = AutoConfig.for_model(model_type, **{key: clip[key] for key in clip if key != "model_type"})
+            except (StrictDataclassError, TypeError, ArithmeticError) as error:
+                raise ValueError(f"clip_config is no configuration of {model_type!r}: {error}") from error
+        self.clip_config = clip
+        self.family.check(clip)
         if self.temporal_num_attention_heads is None:
-            text = self.clip_config.text_config
+            text = clip.text_config
             fits = text.hidden_size == self.width
             self.temporal_num_attention_heads = text.num_attention_heads if fits else max(1, self.width // 64)
         super().__post_init__(**kwargs)
@@ -127,22 +126,34 @@ class GLCCLConfig(PreTrainedConfig):
         for name in ("glim_temperature", "aosm_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if self.temporal_num_hidden_layers < 0:
-            raise ValueError(f"temporal_num_hidden_layers={self.temporal_num_hidden_layers} must not be negative")
+        for name in ("temporal_num_hidden_layers", "csc_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
-        if self.csc_weight < 0:
-            raise ValueError(f"csc_weight={self.csc_weight} must not be negative; 0 switches the CSC loss off")
-        if self.width % self.temporal_num_attention_heads:
-            raise ValueError(
-                f"the joint width {self.width} is not a multiple of "
-                f"temporal_num_attention_heads={self.temporal_num_attention_heads}"
-            )
+        heads = self.temporal_num_attention_heads
+        if not heads or self.width % heads:
+            raise ValueError(f"the joint width {self.width} is not a multiple of temporal_num_attention_heads={heads}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the base class, which reads files through this; what is wrong with a value is a ValueError."""
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json: {error}") from error
+
+    @classmethod
+    def for_zero_shot(cls, clip_config: dict[str, Any], **config: Any) -> Self:
+        """That of encoders as they are: no temporal encoder, and texts as long as the text tower takes them."""
+        towers = cls(clip_config=clip_config, max_words=1, temporal_num_hidden_layers=0)
+        values = {"max_words": towers.max_positions, "temporal_num_hidden_layers": 0, "zero_shot": True}
+        return cls(clip_config=towers.clip_config, **values | config)
 
     @property
     def family(self) -> CLIPFamily:
         """What the towers of `clip_config` are, and what is peculiar to them."""
-        return family_of(self.clip_config.model_type, "clip_config")
+        return family_of(getattr(self.clip_config, "model_type", None), "clip_config")
 
     @property
     def width(self) -> int:
@@ -167,6 +178,7 @@ class GLCCLConfig(PreTrainedConfig):
     @property
     def temporal_config(self) -> CLIPTextConfig:
         """The temporal encoder as a CLIP encoder configuration: its blocks are the text tower's where widths agree."""
+        assert self.temporal_num_attention_heads is not None  # see __post_init__
         text = self.clip_config.text_config
         config = CLIPTextConfig(
             hidden_size=self.width,

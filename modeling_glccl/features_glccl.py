@@ -5,16 +5,20 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
+
+# A tensor that is always given: ModelOutput wants None as the default of every field but the first.
+REQUIRED = cast(Tensor, None)
 
 
+@dataclass
 class GLCCLFeatures(ModelOutput):
     """Tensors with one row a text or video. Subclasses are dataclasses of tensors."""
 
@@ -24,42 +28,47 @@ class GLCCLFeatures(ModelOutput):
     optional: ClassVar[tuple[str, ...]] = ()
 
     @property
+    def mask(self) -> Tensor:
+        """[rows, slots] bool, the slots that count."""
+        return self[self.slotted[-1]]
+
+    @property
     def num_rows(self) -> int:
         """Texts or videos."""
-        return len(self[self.slotted[-1]])
+        return len(self.mask)
 
     @property
     def num_slots(self) -> int:
         """Word or frame slots, padding included."""
-        return self[self.slotted[-1]].shape[1]
+        return self.mask.shape[1]
 
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """These rows, in this order."""
-        rows = torch.as_tensor(rows, device=self[self.slotted[-1]].device)
+        rows = torch.as_tensor(rows, device=self.mask.device)
         return type(self)(**{name: values[rows] for name, values in self.items()})
 
     def pad(self, slots: int) -> Self:
         """With that many slots: zeros that the mask does not count, or without slots that it does not count anyway."""
-        if self[self.slotted[-1]][:, slots:].any():
+        if self.mask[:, slots:].any():
             raise ValueError(f"{slots} slots are less than the features count")
-        padded = {}
-        for name, values in self.items():
-            if name in self.slotted and slots != self.num_slots:
-                zeros = values.new_zeros(len(values), max(0, slots - self.num_slots), *values.shape[2:])
-                values = torch.cat([values[:, :slots], zeros], dim=1)
-            padded[name] = values
+        padded = dict(self)
+        for name in self.slotted:
+            if name in self:
+                kept = self[name][:, :slots]
+                padded[name] = kept.new_zeros(len(kept), slots, *kept.shape[2:])
+                padded[name][:, : kept.shape[1]] = kept
         return type(self)(**padded)
 
     def trim(self) -> Self:
         """Without the slots that no row counts."""
-        counted = self[self.slotted[-1]].any(dim=0).nonzero()
+        counted = self.mask.any(dim=0).nonzero()
         return self.pad(int(counted.max()) + 1 if len(counted) else 1)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The rows of all parts, padded to the most slots; gradients flow through."""
         slots = max(part.num_slots for part in parts)
-        padded = [part.pad(slots) for part in parts]
+        padded = [part if part.num_slots == slots else part.pad(slots) for part in parts]
         return type(parts[0])(**{name: torch.cat([part[name] for part in padded]) for name in padded[0]})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
@@ -84,10 +93,9 @@ class GLCCLFeatures(ModelOutput):
         tensors = {name: values.detach().contiguous().cpu() for name, values in {**self, **more}.items()}
         try:
             save_file(tensors, new, {"format": "pt", **(metadata or {})})
+            new.replace(path)
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
-        else:
-            new.replace(path)
         finally:
             new.unlink(missing_ok=True)
 
@@ -106,12 +114,10 @@ class GLCCLFeatures(ModelOutput):
                 tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is not a feature file, or damaged: {error}") from error
-        own: dict[str, Any] = {}
-        for name in (field.name for field in fields(cls)):
-            if name in tensors:
-                own[name] = tensors.pop(name)
-            elif name not in cls.optional:
-                raise ValueError(f"{path} is not a feature file of this kind: it has no tensor {name!r}")
+        names = [field.name for field in fields(cls)]
+        if lacking := [name for name in names if name not in tensors and name not in cls.optional]:
+            raise ValueError(f"{path} is not a feature file of this kind: it has no tensor {lacking[0]!r}")
+        own = {name: tensors.pop(name) for name in names if name in tensors}
         mask = own[cls.slotted[-1]]
         wrong = [f"{name} {list(values.shape)}" for name, values in own.items() if len(values) != len(mask)]
         wrong += [f"{name} {list(own[name].shape)}" for name in cls.slotted if own[name].shape[:2] != mask.shape]
@@ -132,9 +138,9 @@ class GLCCLTextFeatures(GLCCLFeatures):
 
     slotted: ClassVar[tuple[str, ...]] = ("words", "word_mask")
 
-    sentence: Tensor | None = None
-    words: Tensor | None = None
-    word_mask: Tensor | None = None
+    sentence: Tensor = REQUIRED
+    words: Tensor = REQUIRED
+    word_mask: Tensor = REQUIRED
 
 
 @dataclass
@@ -148,8 +154,8 @@ class GLCCLVideoFeatures(GLCCLFeatures):
 
     slotted: ClassVar[tuple[str, ...]] = ("frames", "frame_mask")
 
-    frames: Tensor | None = None
-    frame_mask: Tensor | None = None
+    frames: Tensor = REQUIRED
+    frame_mask: Tensor = REQUIRED
 
 
 class Moment(NamedTuple):
@@ -172,13 +178,12 @@ def find_moment(weights: np.ndarray, times: np.ndarray, start: float, end: float
         times: [n] seconds of the frames, ascending.
         start, end: seconds of the clip.
     """
-    excess = weights - weights.mean() / 2
     best, first, last = -np.inf, 0, 0
     total, run_start = 0.0, 0
-    for position, value in enumerate(excess):
+    for position, excess in enumerate(weights - weights.mean() / 2):
         if total <= 0:
             total, run_start = 0.0, position
-        total += value
+        total += excess
         if total > best:
             best, first, last = total, run_start, position
     borders = np.concatenate([[start], (times[1:] + times[:-1]) / 2, [end]])

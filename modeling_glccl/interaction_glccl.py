@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
-from .features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from .features_glccl import REQUIRED, GLCCLTextFeatures, GLCCLVideoFeatures
 from .scoring_glccl import (
     GLCCLTextState,
     GLCCLVideoState,
@@ -31,10 +31,10 @@ from .scoring_glccl import (
 class GLCCLScores(ModelOutput):
     """The four scores of every pair, each [A, V] and times exp(logit_scale); their mean is the logit."""
 
-    video_sentence: Tensor | None = None
-    video_word: Tensor | None = None
-    sentence_frame: Tensor | None = None
-    frame_word: Tensor | None = None
+    video_sentence: Tensor = REQUIRED
+    video_word: Tensor = REQUIRED
+    sentence_frame: Tensor = REQUIRED
+    frame_word: Tensor = REQUIRED
 
     @property
     def logits(self) -> Tensor:
@@ -47,11 +47,11 @@ class GLCCLFrameWeights(ModelOutput):
     """GLIM's softmax weights: which frames a text is about. Each row sums to 1 over the counted frames.
 
     Args:
-        sentence: [A, V, Nf], for the sentence.
-        words: [A, V, Nw, Nf], for every word slot; zero for slots that do not count.
+        sentence: [A, V, Nf].
+        words: [A, V, Nw, Nf]; zero for slots that do not count. None of models that have no such weights.
     """
 
-    sentence: Tensor | None = None
+    sentence: Tensor = REQUIRED
     words: Tensor | None = None
 
 
@@ -62,7 +62,6 @@ class GLCCLInteraction(nn.Module):
         super().__init__()
         width, words = config.width, config.max_words
         self.config = config  # read when it is used: a value changed later counts
-        self.width = width
         self.global_mat_weight = nn.Parameter(torch.eye(width))
         self.local_mat_weight = nn.Parameter(torch.eye(width))
         self.word_logit_weight = nn.Parameter(torch.eye(words))
@@ -120,7 +119,7 @@ class GLCCLInteraction(nn.Module):
 
     def prepare_text(self, text: GLCCLTextFeatures) -> GLCCLTextState:
         """Everything the scores need that depends on the texts alone. Raises ValueError for unusable features."""
-        check_features("word", text.words, text.word_mask, self.width)
+        check_features("word", text.words, text.word_mask, self.config.width)
         if text.sentence.shape != (len(text.words), text.words.shape[-1]):
             raise ValueError(
                 f"sentence features {tuple(text.sentence.shape)} do not fit word features {tuple(text.words.shape)}"
@@ -128,59 +127,56 @@ class GLCCLInteraction(nn.Module):
         if (text.word_mask[:, 1:] & ~text.word_mask[:, :-1]).any():
             raise ValueError("word_mask must count the leading slots of each row: padding follows the words")
         check_finite("sentence features", text.sentence)
-        max_words = len(self.word_logit_weight)
-        if text.word_mask[:, max_words:].any():
-            raise ValueError(f"texts of up to {int(text.word_mask.sum(1).max())} words but max_words={max_words}")
-        lengths, order = text.word_mask.sum(dim=1).sort(stable=True)
-        with torch.autocast(text.words.device.type, enabled=False):
-            sentence = text.sentence.float()[order] / self.config.glim_temperature
-            words = text.words.float()[order][text.word_mask[order]] / self.config.glim_temperature
+        words, lengths, order = _pack(text.words, text.word_mask)
+        if lengths and lengths[-1] > (max_words := len(self.word_logit_weight)):
+            raise ValueError(f"texts of up to {lengths[-1]} words but max_words={max_words}")
+        with torch.autocast(words.device.type, enabled=False):
+            sentence = text.sentence[order].float() / self.config.glim_temperature
+            words = words.float() / self.config.glim_temperature
             sentence_norm = sentence.norm(dim=-1)
             word_scale = 1 / (self.config.aosm_temperature * words.norm(dim=-1))
-            return GLCCLTextState(
-                TextTensors(
-                    sentence=sentence,
-                    sentence_global=(sentence / sentence_norm[:, None]) @ self.global_mat_weight.float(),
-                    words=words,
-                    words_unit=words * word_scale[:, None],
-                    sentence_scale=1 / (self.config.aosm_temperature * sentence_norm),
-                    word_scale=word_scale,
-                ),
-                order=order,
-                lengths=lengths.tolist(),
+            tensors = TextTensors(
+                sentence=sentence,
+                sentence_global=(sentence / sentence_norm[:, None]) @ self.global_mat_weight.float(),
+                words=words,
+                words_unit=words * word_scale[:, None],
+                sentence_scale=1 / (self.config.aosm_temperature * sentence_norm),
+                word_scale=word_scale,
             )
+        return GLCCLTextState(tensors, order, lengths)
 
     def prepare_video(self, video: GLCCLVideoFeatures) -> GLCCLVideoState:
         """Everything the scores need that depends on the videos alone. Raises ValueError for unusable features."""
-        check_features("frame", video.frames, video.frame_mask, self.width)
-        lengths, order = video.frame_mask.sum(dim=1).sort(stable=True)
-        frames = video.frames[order][video.frame_mask[order]].float()
+        check_features("frame", video.frames, video.frame_mask, self.config.width)
+        frames, lengths, order = _pack(video.frames, video.frame_mask)
         with torch.autocast(frames.device.type, enabled=False):
-            return GLCCLVideoState(
-                VideoTensors(frames=frames, frames_local=frames @ self.local_mat_weight.float().T),
-                factors=frame_factors(frames, lengths.tolist()),
-                order=order,
-                lengths=lengths.tolist(),
-            )
+            frames = frames.float()
+            tensors = VideoTensors(frames=frames, frames_local=frames @ self.local_mat_weight.float().T)
+            return GLCCLVideoState(tensors, frame_factors(frames, lengths), order, lengths)
 
     def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
         """GLIM's weights for every pair (sentence [A, V, Nf], words [A, V, Nw, Nf]), in float32."""
-        check_features("word", text.words, text.word_mask, self.width)
-        check_features("frame", video.frames, video.frame_mask, self.width)
-        counted = video.frame_mask[None, :, None, :]
+        check_features("word", text.words, text.word_mask, self.config.width)
+        check_features("frame", video.frames, video.frame_mask, self.config.width)
         frames = video.frames.float()
-        sentence = torch.einsum("ad,vkd->avk", text.sentence.float(), frames)
-        words = torch.einsum("and,vkd->avnk", text.words.float(), frames)
+
+        def glim(queries: Tensor, guided: bool) -> Tensor:
+            """[A, V, N, Nf] weights for [A, N, D] queries; equal ones where GLIM is switched off."""
+            products = torch.einsum("and,vkd->avnk", queries.float(), frames) / self.config.glim_temperature
+            logits = products if guided else torch.zeros_like(products)
+            return logits.masked_fill(~video.frame_mask[:, None], -torch.inf).softmax(dim=-1)
+
         return GLCCLFrameWeights(
-            sentence=self._glim(sentence[:, :, None], counted, self.config.glim_global)[:, :, 0],
-            words=self._glim(words, counted, self.config.glim_local) * text.word_mask[:, None, :, None],
+            sentence=glim(text.sentence[:, None], self.config.glim_global)[:, :, 0],
+            words=glim(text.words, self.config.glim_local) * text.word_mask[:, None, :, None],
         )
 
-    def _glim(self, products: Tensor, counted: Tensor, guided: bool) -> Tensor:
-        """Softmax over the counted frames of [A, V, N, Nf] products; equal weights where GLIM is switched off."""
-        if not guided:
-            products = torch.zeros_like(products)
-        return (products / self.config.glim_temperature).masked_fill(~counted, -torch.inf).softmax(dim=-1)
+
+def _pack(values: Tensor, mask: Tensor) -> tuple[Tensor, list[int], Tensor]:
+    """Rows [N, slots, D] sorted by their counts of slots: all counted slots [F, D], the counts, the order [N]."""
+    lengths, order = mask.sum(dim=1).sort(stable=True)
+    rows, slots = mask[order].nonzero(as_tuple=True)
+    return values[order[rows], slots], lengths.tolist(), order
 
 
 def check_features(name: str, values: Tensor, mask: Tensor, width: int) -> None:
@@ -196,13 +192,12 @@ def check_features(name: str, values: Tensor, mask: Tensor, width: int) -> None:
 
 
 def check_finite(name: str, values: Tensor, mask: Tensor | None = None) -> None:
-    """Raises ValueError that names the first rows with NaN or infinity in their counted slots."""
+    """Raises ValueError that names the first rows with NaN or infinity: [N, D], or [N, slots, D] where they count."""
     finite = values.isfinite().all(dim=-1)
     if mask is not None:
-        finite = finite | ~mask
+        finite = (finite | ~mask).all(dim=1)
     if not finite.all():
-        rows = (~finite.flatten(1).all(dim=1) if finite.ndim > 1 else ~finite).nonzero()[:10, 0].tolist()
         raise ValueError(
-            f"{name} are not finite (NaN or infinity) in rows {rows}: check those inputs for NaN, and the weights or "
-            "the precision (float16 overflows where bfloat16 does not)"
+            f"{name} are not finite (NaN or infinity) in rows {(~finite).nonzero()[:10, 0].tolist()}: check those "
+            "inputs for NaN, and the weights or the precision (float16 overflows where bfloat16 does not)"
         )

@@ -6,22 +6,23 @@ Source: "Text-Video Retrieval With Global-Local Contrastive Consistency Learning
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPModel, CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
+from transformers.utils.generic import ModelOutput
 
 from .configuration_glccl import GLCCLConfig
 from .features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
-from .towers_glccl import load_clip, read_model_type
+from .towers_glccl import family_of, read_config, refuse_incomplete, refuse_not_finite
 
 logger = logging.get_logger(__name__)
 
@@ -63,7 +64,7 @@ class GLCCLTemporalEncoder(CLIPPreTrainedModel):
     config: CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig):
-        super().__init__(config)
+        super().__init__(cast(Any, config))
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.encoder = CLIPEncoder(config)
         self.post_init()
@@ -84,17 +85,14 @@ class GLCCLModel(PreTrainedModel):
     >>> import torch
     >>> from modeling_glccl import GLCCLConfig, GLCCLModel
 
-    >>> text = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-    ...         "intermediate_size": 64, "bos_token_id": 98, "eos_token_id": 99}
-    >>> vision = {"image_size": 32, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2,
-    ...           "num_attention_heads": 2, "intermediate_size": 64}
+    >>> tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    >>> text = tower | {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
+    >>> vision = tower | {"image_size": 32, "patch_size": 16}
     >>> clip = {"text_config": text, "vision_config": vision, "projection_dim": 32}
     >>> model = GLCCLModel(GLCCLConfig(clip_config=clip, max_words=16)).eval()
 
-    >>> input_ids = torch.tensor([[98, 5, 7, 99, 0], [98, 6, 99, 0, 0]])
-    >>> videos = torch.rand(3, 4, 3, 32, 32)
-    >>> text = model.get_text_features(input_ids)
-    >>> video = model.get_video_features(videos)
+    >>> text = model.get_text_features(torch.tensor([[98, 5, 7, 99, 0], [98, 6, 99, 0, 0]]))
+    >>> video = model.get_video_features(torch.rand(3, 4, 3, 32, 32))
     >>> model.similarity(text, video).shape
     torch.Size([2, 3])
     >>> model.frame_weights(text, video).sentence.shape
@@ -104,7 +102,8 @@ class GLCCLModel(PreTrainedModel):
     """
 
     config: GLCCLConfig
-    config_class = GLCCLConfig
+    config_class: type[GLCCLConfig] = GLCCLConfig
+    clip: CLIPModel  # or the model of another family, which has the same parts
     # Makes scores of features: `interaction_class(config)`. Subclasses put another one in its place.
     interaction_class = GLCCLInteraction
     text_features_class = GLCCLTextFeatures
@@ -114,15 +113,18 @@ class GLCCLModel(PreTrainedModel):
     # A plain CLIP checkpoint then loads straight into the attribute of this name.
     base_model_prefix = "clip"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
-    _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "GLCCLInteraction")
+    input_modalities = ["video", "text"]  # noqa: RUF012
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "GLCCLInteraction"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    def __init__(self, config: GLCCLConfig):
+    def __init__(self, config: GLCCLConfig, **unknown: Any):
+        if unknown:  # what `from_pretrained` has no use for
+            known = ", ".join(sorted(own_fields(self.config_class)))
+            raise ValueError(f"{', '.join(unknown)}: no value of {self.config_class.__name__}; it has {known}")
         super().__init__(config)
-        self.clip = config.family.build(config.clip_config)
+        self.clip = cast(CLIPModel, config.family.build(config.clip_config))
         self.temporal = None
         if config.temporal_num_hidden_layers:
             self.temporal = GLCCLTemporalEncoder._from_config(config.temporal_config)
@@ -155,7 +157,7 @@ class GLCCLModel(PreTrainedModel):
             super().save_pretrained(save_directory, **kwargs)
         finally:
             if loaded is None:
-                del self.config.custom_pipelines
+                delattr(self.config, "custom_pipelines")
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -170,7 +172,7 @@ class GLCCLModel(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
-    ) -> "GLCCLModel":
+    ) -> Self:
         """As the base class; and a plain CLIP (or MetaCLIP 2, SigLIP) checkpoint becomes a zero-shot GLCCL.
 
         That is CLIP's own weights without a temporal encoder, the learned matrices as identities, padding masked:
@@ -178,28 +180,27 @@ class GLCCLModel(PreTrainedModel):
         Values of [`GLCCLConfig`] can be given by name (`max_frames=24`, `glim_temperature=5.0`).
 
         Raises:
-            ValueError: a checkpoint of another kind (lists the families), or a plain one that is not complete.
+            ValueError: a checkpoint of another kind (lists the families), a plain one that is not complete, values
+                that the configuration does not know or the encoders do not allow; by name.
             OSError: no such folder or repository.
         """
         name = pretrained_model_name_or_path
-        if name is None or kwargs.get("config") is not None or kwargs.get("state_dict") is not None:
-            return super().from_pretrained(name, *model_args, **kwargs)
-        if read_model_type(str(name), **kwargs) == cls.config_class.model_type:
+        explicit = name is None or kwargs.get("config") is not None or kwargs.get("state_dict") is not None
+        if explicit or read_config(str(name), **kwargs).get("model_type") == cls.config_class.model_type:
             return super().from_pretrained(name, *model_args, **kwargs)
         known = own_fields(cls.config_class)
-        config = {key: value for key, value in kwargs.items() if key in known}
-        clip_kwargs = {key: value for key, value in kwargs.items() if key not in known}
-        return cls.from_clip_pretrained(str(name), zero_shot=True, clip_kwargs=clip_kwargs, **config)
+        config = {key: kwargs.pop(key) for key in list(kwargs) if key in known}
+        return cls.from_clip_pretrained(str(name), zero_shot=True, clip_kwargs=kwargs, **config)
 
     @classmethod
     def from_clip_pretrained(
         cls,
-        pretrained_model_name_or_path: str,
+        pretrained_model_name_or_path: str | os.PathLike,
         *,
         zero_shot: bool = False,
         clip_kwargs: dict[str, Any] | None = None,
         **config: Any,
-    ) -> "GLCCLModel":
+    ) -> Self:
         """A GLCCL model on the weights of a plain CLIP (MetaCLIP 2, SigLIP): the start of a training, as the paper's.
 
         The frame position table becomes the text position table, temporal block i becomes text block i where there is
@@ -207,39 +208,46 @@ class GLCCLModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
-            zero_shot: no temporal encoder, texts as long as the text tower takes them, and GLIM's temperature from
-                [`~GLCCLModel.zero_shot_temperature`]: to be used as it is.
-            clip_kwargs: passed to `from_pretrained` of the plain model (`dtype`, `revision`, `cache_dir`, `token`).
+            zero_shot: to be used as it is: what [`~GLCCLModel.from_pretrained`] makes.
+            clip_kwargs: of `from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`).
             **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).
 
         Raises:
             ValueError: not of a known family, tensors missing, an unknown configuration value.
         """
-        if unknown := sorted(set(config) - own_fields(cls.config_class)):
-            raise ValueError(f"{', '.join(unknown)}: no value of {cls.config_class.__name__}")
+        name, clip_kwargs = os.fspath(pretrained_model_name_or_path), clip_kwargs or {}
         if zero_shot and (config.get("temporal_num_hidden_layers") or not cls.works_untrained):
             raise ValueError(
-                f"{pretrained_model_name_or_path}: an untrained {cls.__name__} with a temporal encoder or random "
-                "weights finds nothing; from_clip_pretrained starts its training"
+                f"{name}: an untrained {cls.__name__} with a temporal encoder or random weights finds nothing; "
+                "from_clip_pretrained starts its training"
             )
-        clip = load_clip(pretrained_model_name_or_path, **(clip_kwargs or {}))
-        clip.config.name_or_path = ""  # a local path is nothing to publish
-        values = {}
-        if zero_shot:
-            words = clip.config.text_config.max_position_embeddings
-            values = {"temporal_num_hidden_layers": 0, "max_words": words, "zero_shot": True}
-        model = cls._from_config(cls.config_class(clip_config=clip.config, **(values | config)), dtype=clip.dtype)
-        model.clip.load_state_dict(clip.state_dict())
+        unknown = {key: config.pop(key) for key in config.keys() - own_fields(cls.config_class)}
+        clip = read_config(name, **clip_kwargs)
+        family_of(clip.get("model_type"), name)  # refuses others by the name of the checkpoint
+        make = cls.config_class.for_zero_shot if zero_shot else cls.config_class
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+        try:
+            loading = {**clip_kwargs, **unknown, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            loaded: Any = super().from_pretrained(name, config=make(clip_config=clip, **config), **loading)
+        finally:
+            logging.set_verbosity(verbosity)
+        model, report = loaded
+        # What is not CLIP's is new. The file names its tensors without the prefix.
+        missing = {key.removeprefix("clip.") for key in report["missing_keys"] if key.startswith("clip.")}
+        misshapen = {(key.removeprefix("clip."), *shapes) for key, *shapes in report["mismatched_keys"]}
+        refuse_incomplete(name, {"missing_keys": missing, "mismatched_keys": misshapen})
+        refuse_not_finite(name, model.clip)
         model.init_temporal_from_clip()
+        model.name_or_path = model.config.name_or_path = name if zero_shot else ""  # a local path is not published
         if zero_shot:
             if "glim_temperature" not in config:
                 model.config.glim_temperature = model.zero_shot_temperature()
-            model.name_or_path = model.config.name_or_path = pretrained_model_name_or_path
             logger.warning(
-                f"{pretrained_model_name_or_path} is a plain {clip.config.model_type} model: used as zero-shot GLCCL. "
+                f"{name} is a plain {clip['model_type']} model: used as zero-shot GLCCL. "
                 "To train it on your own videos and captions: docs/own_data.md"
             )
-        return model.eval()
+        return model
 
     @torch.no_grad()
     def zero_shot_temperature(self) -> float:
@@ -302,19 +310,16 @@ class GLCCLModel(PreTrainedModel):
             return
         text, sources = self.clip.text_model, self.clip.text_model.encoder.layers
         positions = self.temporal.position_embedding.weight
-        same_width = text.config.hidden_size == self.config.width
-        if same_width:
-            positions.copy_(text.embeddings.position_embedding.weight)
-        else:
-            positions.zero_()
-        heads_fit = text.config.num_attention_heads == self.config.temporal_num_attention_heads
+        fits = text.config.hidden_size == self.config.width
+        positions.copy_(text.embeddings.position_embedding.weight if fits else torch.zeros_like(positions))
+        fits = fits and text.config.num_attention_heads == self.config.temporal_num_attention_heads
         for number, block in enumerate(self.temporal.encoder.layers):
-            if same_width and heads_fit and number < len(sources):
+            if fits and number < len(sources):
                 block.load_state_dict(sources[number].state_dict())
-            else:
-                for projection in (block.self_attn.out_proj, block.mlp.fc2):
-                    projection.weight.zero_()
-                    projection.bias.zero_()
+                continue
+            for name, weight in block.named_parameters():
+                if name.startswith(("self_attn.out_proj.", "mlp.fc2.")):
+                    weight.zero_()
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> GLCCLTextFeatures:
         """Encodes texts with CLIP's text tower.
@@ -341,45 +346,43 @@ class GLCCLModel(PreTrainedModel):
 
     def _word_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[A, Nw] bool, True up to and including the first EOS of each row."""
-        max_words, slots = self.config.max_words, self.config.text_slots
+        config = self.config
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids must be [texts, words]; got shape {tuple(input_ids.shape)}")
-        if slots is not None and input_ids.shape[1] != slots:
+        slots = input_ids.shape[1]
+        exact = config.text_slots or (None if config.mask_padding else config.max_words)
+        if exact and slots != exact:
+            name = f"the {exact} slots of this text tower" if config.text_slots else f"exactly max_words={exact}"
             raise ValueError(
-                f"padding takes part in this text tower, so texts must be padded to exactly {slots} slots "
-                f"(GLCCLProcessor does); got {input_ids.shape[1]}"
+                f"padding counts, so texts must be padded to {name} (GLCCLProcessor does); got {slots} slots"
             )
-        if slots is None and input_ids.shape[1] > max_words:
+        if not exact and slots > config.max_words:
             raise ValueError(
-                f"input_ids have {input_ids.shape[1]} slots but max_words={max_words}: truncate the texts "
-                "(GLCCLProcessor does) or train with a larger max_words"
+                f"input_ids have {slots} slots but max_words={config.max_words}: truncate the texts (GLCCLProcessor "
+                "does) or train with a larger max_words"
             )
-        if not self.config.mask_padding and input_ids.shape[1] != max_words:
-            raise ValueError(
-                f"mask_padding=False scores padding too, so texts must be padded to exactly max_words={max_words} "
-                f"(GLCCLProcessor does); got {input_ids.shape[1]} slots"
-            )
-        is_eos = input_ids == self.config.eos_token_id
+        is_eos = input_ids == config.eos_token_id
         if not is_eos.any(dim=1).all():
-            row = int((~is_eos.any(dim=1)).nonzero()[0])
             raise ValueError(
-                f"row {row} of input_ids has no EOS token (id {self.config.eos_token_id}), whose state is the "
-                "sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when it truncates"
+                f"row {_first(~is_eos.any(dim=1))} of input_ids has no EOS token (id {config.eos_token_id}), whose "
+                "state is the sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when it "
+                "truncates"
             )
         word_mask = is_eos.int().cumsum(dim=1) - is_eos.int() == 0
-        if attention_mask is not None:
-            if attention_mask.shape != input_ids.shape:
-                raise ValueError(
-                    f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_ids "
-                    f"{tuple(input_ids.shape)}"
-                )
-            # The release never reads its attention mask, so neither does mask_padding=False.
-            if self.config.mask_padding and (differ := (attention_mask.bool() != word_mask).any(dim=1)).any():
-                row = int(differ.nonzero()[0])
-                raise ValueError(
-                    f"attention_mask counts {int(attention_mask[row].sum())} tokens in row {row}, but its first EOS "
-                    f"is token {int(word_mask[row].sum())}: the mask must be 1 up to and including the first EOS"
-                )
+        if attention_mask is None:
+            return word_mask
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask {tuple(attention_mask.shape)} must have the shape of input_ids "
+                f"{tuple(input_ids.shape)}"
+            )
+        # The release never reads its attention mask, so neither does mask_padding=False.
+        if config.mask_padding and (differ := (attention_mask.bool() != word_mask).any(dim=1)).any():
+            row = _first(differ)
+            raise ValueError(
+                f"attention_mask counts {int(attention_mask[row].sum())} tokens in row {row}, but its first EOS is "
+                f"token {int(word_mask[row].sum())}: the mask must be 1 up to and including the first EOS"
+            )
         return word_mask
 
     def get_video_features(
@@ -418,14 +421,14 @@ class GLCCLModel(PreTrainedModel):
             )
         real = padding_mask_videos.bool()
         if not real.any(dim=1).all():
-            raise ValueError(f"video {int((~real.any(dim=1)).nonzero()[0])} of the batch has no real frame")
+            raise ValueError(f"video {_first(~real.any(dim=1))} of the batch has no real frame")
 
-        if self.config.mask_padding:
+        if real.all() or not self.config.mask_padding:
+            frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
+        else:
             encoded = self._encode_frames(pixel_values_videos[real])
             frames = encoded.new_zeros(*shape[:2], encoded.shape[-1])
             frames[real] = encoded
-        else:
-            frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
         return self._video_features(frames, frames if self.temporal is None else self.temporal(frames, real), real)
 
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
@@ -436,7 +439,8 @@ class GLCCLModel(PreTrainedModel):
 
     def _encode_frames(self, pixel_values: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, D], CLIP's projected image features, not normalised."""
-        return self.clip.get_image_features(pixel_values).pooler_output
+        features: Any = self.clip.get_image_features(pixel_values)
+        return features.pooler_output
 
     def get_scores(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLScores:
         """The four scores of every text with every video, each [A, V] float32 and times exp(logit_scale)."""
@@ -533,6 +537,11 @@ class GLCCLModel(PreTrainedModel):
 def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
     """The names of a configuration's own values, without those that every configuration has."""
     return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
+
+
+def _first(rows: Tensor) -> int:
+    """The first True of [N]."""
+    return int(rows.nonzero()[0])
 
 
 GLCCLModel.register_for_auto_class("AutoModel")

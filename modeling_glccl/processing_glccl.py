@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.image_processing_utils import BatchFeature
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
 from transformers.processing_utils import ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .configuration_glccl import GLCCLConfig
-from .towers_glccl import FAMILIES, HUB_ARGUMENTS, CLIPFamily, family_of, read_model_type
+from .towers_glccl import FAMILIES, HUB_ARGUMENTS, CLIPFamily, family_of, read_config
 from .video_processing_glccl import GLCCLVideoProcessor
 
 
@@ -82,11 +81,9 @@ class GLCCLProcessor(ProcessorMixin):
         name = os.fspath(pretrained_model_name_or_path)
         hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
         # A processor may also stand alone, without a model's configuration.
-        if read_model_type(name, missing_ok=True, **hub) in FAMILIES:
-            clip = AutoConfig.from_pretrained(name, **hub)
-            words = clip.text_config.max_position_embeddings
-            config = GLCCLConfig(clip_config=clip, temporal_num_hidden_layers=0, max_words=words)
-            return cls.from_clip_pretrained(name, config, **kwargs)
+        clip = read_config(name, missing_ok=True, **hub)
+        if clip.get("model_type") in FAMILIES:
+            return cls.from_clip_pretrained(name, GLCCLConfig.for_zero_shot(clip), **kwargs)
         return _load_part(name, "processor", super().from_pretrained, **kwargs)
 
     @classmethod

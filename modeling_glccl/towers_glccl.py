@@ -4,12 +4,12 @@ the text tower are words, which is the sentence. A frame is the image feature of
 
 import html
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from torch import Tensor, nn
+from transformers import AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel, SiglipModel
+from transformers.activations import ACT2FN
 
 try:
     import ftfy
@@ -31,6 +31,26 @@ class CLIPFamily:
     # Of [`GLCCLVideoProcessor`], where a checkpoint brings no settings of its own.
     image_settings: ClassVar[dict[str, Any]] = {}
 
+    def check(self, config: PreTrainedConfig) -> None:
+        """Raises ValueError for a value that transformers' configuration allows and these towers do not, by name."""
+        numbers = {"text_config": ["max_position_embeddings"], "vision_config": ["image_size", "patch_size"]}
+        for tower, names in numbers.items():
+            values = getattr(config, tower)
+            for name in names:
+                value = getattr(values, name)
+                if not isinstance(value, int) or value < 1:
+                    raise ValueError(f"clip_config.{tower}.{name}={value!r} must be one positive number")
+            if values.hidden_act not in ACT2FN:
+                raise ValueError(f"clip_config.{tower}.hidden_act={values.hidden_act!r} is unknown to transformers")
+        eos = config.text_config.eos_token_id
+        if not isinstance(eos, int) and not (eos is None and self.reads_padding):
+            raise ValueError(
+                f"clip_config.text_config.eos_token_id={eos} must be one id: that of the token with which the "
+                "tokenizer ends a text"
+            )
+        if not isinstance(self.width(config), int):
+            raise ValueError(f"clip_config.projection_dim={config.projection_dim!r} must be one positive number")
+
     def width(self, config: PreTrainedConfig) -> int:
         """D, of the joint space of texts and images."""
         return config.projection_dim
@@ -41,8 +61,8 @@ class CLIPFamily:
         Early CLIP configurations say 2, which transformers reads as "the highest id of the row"; CLIP's EOS is the
         highest id of its vocabulary.
         """
-        eos, vocabulary = config.text_config.eos_token_id, config.text_config.vocab_size
-        return vocabulary - 1 if eos == 2 or not isinstance(eos, int) else eos
+        eos = config.text_config.eos_token_id
+        return config.text_config.vocab_size - 1 if eos == 2 else eos
 
     def clean(self, text: str) -> str:
         """Text as the tokenizer was trained to see it: encoding repaired, HTML entities resolved.
@@ -61,7 +81,7 @@ class CLIPFamily:
         """Both towers with random weights."""
         return AutoModel.from_config(config)
 
-    def encode_text(self, clip: PreTrainedModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_text(self, clip: CLIPModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Words [A, Nw, D] and sentences [A, D], not normalised.
 
         Args:
@@ -99,8 +119,12 @@ class SigLIPFamily(CLIPFamily):
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
-    # transformers' default, which is CLIP's; the tokenizers of SigLIP and SigLIP 2 end texts with 1.
-    _default_eos, _eos = 49407, 1
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """As the base class."""
+        super().check(config)
+        if not config.vision_config.vision_use_head:
+            raise ValueError("clip_config.vision_config.vision_use_head=False: images have no feature without it")
 
     def width(self, config: PreTrainedConfig) -> int:
         """D; the vision tower has no projection, so it is its width, too."""
@@ -113,8 +137,9 @@ class SigLIPFamily(CLIPFamily):
 
     def eos_token_id(self, config: PreTrainedConfig) -> int:
         """The tokenizer's, which released configurations do not name."""
+        # 49407 is transformers' default, which is CLIP's; the tokenizers of SigLIP and SigLIP 2 end texts with 1.
         eos = config.text_config.eos_token_id
-        return self._eos if eos == self._default_eos or not isinstance(eos, int) else eos
+        return 1 if eos in (49407, None) else eos
 
     def clean(self, text: str) -> str:
         """Lower case, as both were trained; SigLIP's tokenizer removes punctuation itself."""
@@ -127,14 +152,16 @@ class SigLIPFamily(CLIPFamily):
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         """As the base class. The bias of SigLIP's own loss is kept but not trained: it ranks nothing."""
         clip = super().build(config)
-        clip.logit_bias.requires_grad_(False)
+        bias = clip.logit_bias.detach()
+        del clip.logit_bias
+        clip.register_buffer("logit_bias", bias)  # loading would make a frozen parameter one to train again
         return clip
 
-    def encode_text(self, clip: PreTrainedModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_text(self, clip: SiglipModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As the base class, of texts padded to all slots; words are cut to the longest text's."""
         states = clip.text_model(input_ids=input_ids).last_hidden_state
-        words = clip.text_model.head(states[:, : int(lengths.max())])
-        return words, clip.text_model.head(states[:, -1])
+        head = cast(nn.Linear, clip.text_model.head)
+        return head(states[:, : int(lengths.max())]), head(states[:, -1])
 
 
 # By the model_type of their configurations.
@@ -162,67 +189,43 @@ def family_of(model_type: str | None, name: Any = "") -> CLIPFamily:
     )
 
 
+# Of `from_pretrained`: where a checkpoint comes from.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-def read_model_type(name: str, missing_ok: bool = False, **kwargs: Any) -> str | None:
-    """The `model_type` in a checkpoint's config.json.
+def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str, Any]:
+    """What a checkpoint's config.json holds.
 
     Args:
         name: folder or Hub repository.
-        missing_ok: None where there is no config.json.
-        **kwargs: of `from_pretrained`; those that say where the file comes from are used.
+        missing_ok: nothing where there is no config.json.
+        **kwargs: of `from_pretrained`; those in `HUB_ARGUMENTS` are used.
 
     Raises:
         OSError: no such folder, repository or file.
     """
-    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     try:
-        config = PreTrainedConfig.get_config_dict(name, **hub)[0]
-        return config.get("model_type") if isinstance(config, dict) else None
-    except OSError:
-        if missing_ok:
-            return None
-        raise
-
-
-def load_clip(name: str, **kwargs: Any) -> PreTrainedModel:
-    """The towers of a plain checkpoint of one of the families, complete or not at all.
-
-    Args:
-        name: folder or Hub repository.
-        **kwargs: of `from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`, ...).
-
-    Raises:
-        ValueError: another kind of model, or tensors that are missing or of another shape; with their names.
-        OSError: no such folder or repository.
-    """
-    family_of(read_model_type(name, **kwargs), name)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
-    try:
-        clip, report = AutoModel.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        config, _ = PreTrainedConfig.get_config_dict(
+            name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         )
-    finally:
-        logging.set_verbosity(verbosity)
-    refuse_incomplete(name, report)
-    refuse_not_finite(name, clip)
-    return clip
+    except OSError:
+        if not missing_ok:
+            raise
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def refuse_incomplete(name: str, report: dict[str, Any]) -> None:
     """Raises ValueError that names the tensors that `output_loading_info` reports missing or of another shape."""
     wrong = [f"{key} has shape {tuple(found)} for {tuple(own)}" for key, found, own in report["mismatched_keys"]]
-    missing = sorted(report["missing_keys"])
-    if not (missing or wrong):
-        return
-    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    parts = [f"lacks {', '.join(missing[:5])}{more}"] if missing else []
-    raise ValueError(
-        f"{name} does not hold the weights that its config.json describes: it {'; '.join(parts + wrong[:5])}. "
-        "Is the checkpoint complete, and of this configuration?"
-    )
+    if missing := sorted(report["missing_keys"]):
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        wrong.append(f"lacks {', '.join(missing[:5])}{more}")
+    if wrong:
+        raise ValueError(
+            f"{name} does not hold the weights that its config.json describes: it {'; '.join(sorted(wrong)[:6])}. "
+            "Is the checkpoint complete, and of this configuration?"
+        )
 
 
 def refuse_not_finite(name: str, model: PreTrainedModel) -> None:

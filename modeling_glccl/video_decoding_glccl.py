@@ -9,15 +9,17 @@ import warnings
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import numpy as np
+from av.error import ArgumentError, FFmpegError
+from av.stream import Disposition
 
 # FFmpeg's names of the containers that are read: they hold their frames themselves. Others name files to read, open
 # sockets or devices, or hold one image: a video handed in must not make this machine open what it likes.
@@ -110,7 +112,8 @@ class FrameSampling:
             raise ValueError(f"max_frames={self.max_frames} must be 1 or more")
         if self.method not in ("uniform", "release"):
             raise ValueError(f"sampling={self.method!r} is unknown; use 'uniform' or 'release'")
-        if not 0 <= (self.start or 0) < (math.inf if self.end is None else self.end):
+        start, end = self.start or 0, math.inf if self.end is None else self.end
+        if not 0 <= start < end:
             raise ValueError(f"start={self.start}, end={self.end}: a window needs 0 <= start < end, in seconds")
 
     def choose(self, times: np.ndarray, frame_rate: float, name: str) -> np.ndarray:
@@ -125,7 +128,7 @@ class FrameSampling:
         else:
             first = 0 if self.start is None else int(np.searchsorted(times, self.start))
             last = len(times) if self.end is None else int(np.searchsorted(times, self.end))
-            if first == last > 0 and self.start < _end(times, frame_rate):
+            if first == last > 0 and (self.start or 0) < _end(times, frame_rate):
                 first -= 1  # the window lies between two frames: take the one on screen
             positions = first + uniform_positions(times[first:last], self.max_frames)
         if not len(positions):
@@ -167,7 +170,7 @@ def decode_video(
         sampling: "uniform" ([`uniform_positions`]) or "release" ([`release_positions`]).
         num_threads: threads of the codec. One is fastest where several videos are decoded at once; with more,
             FFmpeg's VP8 decoder does not always give the same pixels.
-        transform: makes an array of one shape and type of each chosen frame, uint8 [H, W, 3]; `frames` stacks the
+        transform: makes an array of one shape and type of each chosen frame, uint8 [H, W, 3]; `frames` holds the
             results, and no more than one whole frame is in memory.
 
     Raises:
@@ -178,17 +181,8 @@ def decode_video(
     A file that holds fewer frames than it declares, or some that do not decode, is used as far as it decodes, with a
     warning; so is the stream that a player would show, where there are several.
     """
-    return sample_video(source, FrameSampling(max_frames, start, end, sampling), num_threads, transform)
-
-
-def sample_video(
-    source: Any,
-    chosen: FrameSampling,
-    num_threads: int = 1,
-    transform: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> DecodedVideo:
-    """[`decode_video`] for settings that were made before."""
     source = _locate(source)
+    chosen = FrameSampling(max_frames, start, end, sampling)
     decoded = _decode_by_seeking(source, chosen, num_threads, transform)
     return decoded or _decode_in_order(source, chosen, num_threads, transform)
 
@@ -228,7 +222,7 @@ def _decode_by_seeking(
             cost = Counter()
             frames = _gather(_decode_at(container, stream, pts[positions].tolist(), packets, cost), counts, transform)
             _warn_if_short(container, stream, source.name, len(packets.pts), _end(times, frame_rate))
-        except (av.FFmpegError, _NotThereError):
+        except (FFmpegError, _NotThereError):
             return None
         return DecodedVideo(
             frames, times[np.repeat(positions, counts)], _end(times, frame_rate), cost["frames"], times
@@ -255,7 +249,8 @@ def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
     indexed = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
     seek_points = {pts[0]: pts[0] if dts[0] == _NONE else dts[0]} if pts else {}
     seek_points |= {p: p for p, d, key in zip(pts, dts, is_keyframe, strict=True) if key and {p, d} & indexed}
-    return _Packets(*map(np.array, (pts, dts)), np.array(is_keyframe, bool), np.array(is_discard, bool), seek_points)
+    flags = np.array(is_keyframe, bool), np.array(is_discard, bool)
+    return _Packets(np.array(pts), np.array(dts), *flags, seek_points)
 
 
 def _check_count(count: int, name: str) -> None:
@@ -358,19 +353,19 @@ def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[a
             _check_count(number, name)
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except FFmpegError:
                 lost["packets"] += started
                 continue
             started = started or bool(frames)
             yield from frames
-    except av.FFmpegError:
+    except FFmpegError:
         lost["packets"] += 1  # and what follows, which cannot be found
 
 
-def _seconds(pts: Sequence[int], container: Any, stream: Any) -> np.ndarray:
+def _seconds(pts: np.ndarray, container: Any, stream: Any) -> np.ndarray:
     """Timestamps as seconds from the start of the file's clock, which FFmpeg knows to the microsecond."""
     start = (container.start_time or 0) / av.time_base
-    return np.round(np.asarray(pts, dtype=np.float64) * float(stream.time_base) - start, 6)
+    return np.round(pts * float(stream.time_base) - start, 6)
 
 
 def _gather(frames: Iterable[av.VideoFrame], counts: np.ndarray, transform: Callable | None) -> np.ndarray:
@@ -378,13 +373,13 @@ def _gather(frames: Iterable[av.VideoFrame], counts: np.ndarray, transform: Call
 
     A frame of another size than the first is scaled to it, and turned like it.
     """
-    first, gathered, row = None, None, 0
+    first, gathered, row = None, np.empty(0), 0
     for frame, count in zip(frames, counts.tolist(), strict=True):
         first = first or frame
         image = frame.to_ndarray(format="rgb24", width=first.width, height=first.height, threads=1)
         image = upright(image, first)
         image = transform(image) if transform else image
-        if gathered is None:
+        if not row:
             gathered = np.empty((counts.sum(), *image.shape), image.dtype)
         gathered[row : row + count] = image
         row += count
@@ -438,7 +433,7 @@ def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator
     """
     source = _locate(source)
     with _open_container(source) as container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             others = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise VideoDecodeError(f"{source.name}: has no video stream (it holds: {others})")
@@ -473,7 +468,7 @@ def _open_container(source: "_Source") -> Any:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         return av.open(source.file, options=options, metadata_errors="ignore")
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
 
 
@@ -481,13 +476,13 @@ def _best(streams: list[Any], source: "_Source") -> Any:
     """The stream that a player would show: no thumbnail, then by what the file says, size and length."""
     frames = Counter({stream.index: stream.frames for stream in streams})
     if not all(frames.values()):
-        with _open_container(source) as container, suppress(av.FFmpegError):
+        with _open_container(source) as container, suppress(FFmpegError):
             for packet in islice(container.demux(*container.streams.video), 2000):
                 frames[packet.stream_index] += packet.size > 0
     most = max(frames.values())
 
     def rank(stream: Any) -> tuple:
-        codec, default = stream.codec_context, stream.disposition & av.stream.Disposition.default
+        codec, default = stream.codec_context, stream.disposition & Disposition.default
         count = frames[stream.index]
         return 10 * count > most, bool(default), codec.width * codec.height, count, codec.bit_rate or 0
 
@@ -522,7 +517,8 @@ def _locate(source: Any) -> _Source:
     if isinstance(source, io.TextIOBase):
         raise VideoDecodeError(f"{getattr(source, 'name', source)}: is open as text; open it with mode 'rb'")
     if hasattr(source, "read"):
-        file = source if source.seekable() else io.BytesIO(source.read())
+        file = cast(BinaryIO, source)
+        file = file if file.seekable() else io.BytesIO(file.read())
         return _Source(file, str(getattr(source, "name", "video file")))
     raise VideoDecodeError(f"cannot read a video from {type(source).__name__}; pass a path, bytes or a file object")
 
@@ -539,26 +535,18 @@ def _diagnose(source: str | BinaryIO, error: Exception) -> str:
             return "is empty (0 bytes)"
         if head.startswith(b"version https://git-lfs"):
             return "is a Git-LFS pointer, not the video; fetch it with `git lfs pull`"
-        if head[4:8] == b"ftyp" and not _has_moov(file, size):
-            return "has no moov box, the index of an MP4 file: its recording or download was cut short"
-    if isinstance(error, av.ArgumentError):
+        if head[4:8] == b"ftyp":
+            offset, kind = 0, b""
+            while kind != b"moov" and offset + 8 <= size:
+                file.seek(offset)
+                length, kind = struct.unpack(">I4s", file.read(8))
+                length = int.from_bytes(file.read(8), "big") if length == 1 else length
+                offset += max(length, 8) if length else size  # 0: up to the end
+            if kind != b"moov":
+                return "has no moov box, the index of an MP4 file: its recording or download was cut short"
+    if isinstance(error, ArgumentError):
         return (
             "is in a format that is not read (a list of other files, a network stream, an image, a rare one); "
             "re-encode it, for example as MP4"
         )
     return f"is not a video that FFmpeg can read ({error})"
-
-
-def _has_moov(file: BinaryIO, size: int) -> bool:
-    offset = 0
-    while offset + 8 <= size:
-        file.seek(offset)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if kind == b"moov":
-            return True
-        if length == 1:
-            length = int.from_bytes(file.read(8), "big")
-        if length < 8:
-            break
-        offset += length
-    return False

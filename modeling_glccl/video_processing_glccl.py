@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_base import BatchFeature
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .decoding_process_glccl import decode_in_process
-from .video_decoding_glccl import FrameSampling, VideoDecodeError, sample_video
+from .video_decoding_glccl import FrameSampling, VideoDecodeError, decode_video
 
 
 class GLCCLVideosKwargs(TypedDict, total=False):
@@ -135,79 +134,77 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         videos = _as_list(videos)
         max_frames = self.max_frames if max_frames is None else max_frames
         windows = zip(_per_video("start", start, videos), _per_video("end", end, videos), strict=True)
-        jobs = [FrameSampling(max_frames, *window, sampling or self.sampling) for window in windows]
-        if num_workers:
-            with ThreadPoolExecutor(num_workers) as pool:
-                loaded = list(pool.map(self._load, range(len(videos)), videos, jobs))
-        else:
-            loaded = list(map(self._load, range(len(videos)), videos, jobs))
+        jobs = [(max_frames, *window, sampling or self.sampling) for window in windows]
+        with ThreadPoolExecutor(num_workers or 1) as pool:
+            loaded = list((pool.map if num_workers else map)(self._load, range(len(videos)), videos, jobs))
 
         pad = self.pad_to_max_frames if pad_to_max_frames is None else pad_to_max_frames
         length = max_frames if pad else max(len(crops) for crops, _ in loaded)
-        levels = torch.zeros(len(videos), length, 3, self.crop_size, self.crop_size, dtype=torch.uint8)
-        mask = torch.zeros(len(videos), length, dtype=torch.int64)
-        for i, (crops, _) in enumerate(loaded):
-            levels[i, : len(crops)] = torch.from_numpy(crops)
-            mask[i, : len(crops)] = 1
+        mask = torch.tensor([[1] * len(crops) + [0] * (length - len(crops)) for crops, _ in loaded])
+        pixel_values = torch.zeros(*mask.shape, 3, self.crop_size, self.crop_size)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
-        pixel_values = levels.float().div_(255).sub_(mean).div_(std)
-        pixel_values[mask == 0] = 0
-        data = {"pixel_values_videos": pixel_values, "padding_mask_videos": mask}
+        for row, (crops, _) in zip(pixel_values, loaded, strict=True):
+            row[: len(crops)].copy_(torch.from_numpy(crops)).div_(255).sub_(mean).div_(std)
+        data: dict[str, Any] = {"pixel_values_videos": pixel_values, "padding_mask_videos": mask}
         if return_metadata:
             data["video_metadata"] = [metadata for _, metadata in loaded]
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
-    def _load(self, index: int, video: Any, sampling: FrameSampling) -> tuple[np.ndarray, dict[str, Any]]:
-        """One video: uint8 [n, 3, crop_size, crop_size] and its metadata."""
+    def _load(self, index: int, video: Any, job: tuple) -> tuple[np.ndarray, dict[str, Any]]:
+        """One video: uint8 [n, 3, crop_size, crop_size] and its metadata; the job is [`FrameSampling`]'s arguments."""
         name = f"videos[{index}]"
-        if isinstance(video, np.ndarray | torch.Tensor | list | tuple):
-            crops = np.stack([self._crop(image) for image in _sampled_images(video, sampling, name)])
-            return crops, {"timestamps": None, "duration": None}
-        try:
-            if self.deadline is None:
-                decoded = sample_video(video, sampling, self.num_threads, self._crop)
-            else:
-                job = *astuple(sampling), self.num_threads, self._crop
-                decoded = decode_in_process(video, *job, deadline=self.deadline)  # pyright: ignore[reportCallIssue]
-        except VideoDecodeError as error:
-            raise VideoDecodeError(f"{name}: {error}") from error
-        return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}
+        if not isinstance(video, np.ndarray | torch.Tensor | list | tuple):
+            try:
+                if self.deadline is None:
+                    decoded = decode_video(video, *job, self.num_threads, self._crop)
+                else:
+                    decoded = decode_in_process(video, *job, self.num_threads, self._crop, deadline=self.deadline)
+            except VideoDecodeError as error:
+                raise VideoDecodeError(f"{name}: {error}") from error
+            return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}
+        sampling, images = FrameSampling(*job), _in_memory(video, name)
+        if sampling.start is not None or sampling.end is not None:
+            raise ValueError(f"{name}: start and end need timestamps, which arrays and images lack; cut it before")
+        positions = sampling.choose(np.arange(len(images)), frame_rate=1, name=name)
+        crops = np.empty((len(positions), 3, self.crop_size, self.crop_size), np.uint8)
+        for row, position in zip(crops, positions, strict=True):
+            row[:] = self._crop(images[position])
+        return crops, {"timestamps": None, "duration": None}
 
     def _crop(self, image: np.ndarray | Image.Image) -> np.ndarray:
         """uint8 [3, crop_size, crop_size]: short side to `size`, the centre of that."""
         image = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
         short = min(image.size)
-        sides = [side * self.size // short for side in image.size] if self.keep_aspect_ratio else [self.size] * 2
-        corner = [round((side - self.crop_size) / 2) for side in sides]
-        box = [*corner, *(start + self.crop_size for start in corner)]
-        if max(sides) <= 16 * self.size:
-            crop = image.resize(sides, self.resample).crop(box)
+        width, height = (side * self.size // short if self.keep_aspect_ratio else self.size for side in image.size)
+        left, top = (round((side - self.crop_size) / 2) for side in (width, height))
+        box = left, top, left + self.crop_size, top + self.crop_size
+        if max(width, height) <= 16 * self.size:
+            crop = image.resize((width, height), self.resample).crop(box)
         else:  # a strip would become huge: only the box, which PIL rounds to 32 bits
-            scale = [side / resized for side, resized in zip(image.size, sides, strict=True)] * 2
-            box = [edge * factor for edge, factor in zip(box, scale, strict=True)]
+            x, y = image.width / width, image.height / height
+            box = box[0] * x, box[1] * y, box[2] * x, box[3] * y
             crop = image.resize((self.crop_size, self.crop_size), self.resample, box)
         return np.asarray(crop).transpose(2, 0, 1)
 
 
-def _sampled_images(video: Any, sampling: FrameSampling, name: str) -> list[np.ndarray | Image.Image]:
-    """The chosen frames of a video that is in memory already."""
-    if sampling.start is not None or sampling.end is not None:
-        raise ValueError(f"{name}: start and end need timestamps, which arrays and images lack; cut it before")
+def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
+    """The frames of a video that is in memory already: PIL images or uint8 [T, H, W, 3]."""
     if isinstance(video, list | tuple):
         if not all(isinstance(image, Image.Image) for image in video):
             kinds = ", ".join(sorted({type(image).__name__ for image in video}))
             raise ValueError(f"{name}: a list must hold PIL images, got {kinds}; stack arrays to [T, H, W, 3]")
+        frames = video
     else:
-        array = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
-        if array.dtype != np.uint8:
-            bad = " with NaN or infinite values" if array.dtype.kind == "f" and not np.isfinite(array).all() else ""
-            raise ValueError(f"{name}: pixels must be uint8 in 0..255, got {array.dtype}{bad}; convert them before")
-        if array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
-            raise ValueError(f"{name}: must be [T, H, W, 3] or [T, 3, H, W], got {list(array.shape)}")
-        video = array if array.shape[3] == 3 else array.transpose(0, 2, 3, 1)
-    if not len(video):
+        frames = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
+        if frames.dtype != np.uint8:
+            bad = " with NaN or infinite values" if frames.dtype.kind == "f" and not np.isfinite(frames).all() else ""
+            raise ValueError(f"{name}: pixels must be uint8 in 0..255, got {frames.dtype}{bad}; convert them before")
+        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
+            raise ValueError(f"{name}: must be [T, H, W, 3] or [T, 3, H, W], got {list(frames.shape)}")
+        frames = frames if frames.shape[3] == 3 else frames.transpose(0, 2, 3, 1)
+    if not len(frames):
         raise VideoDecodeError(f"{name}: has no frames")
-    return [video[position] for position in sampling.choose(np.arange(len(video)), frame_rate=1, name=name)]
+    return frames
 
 
 def _as_list(videos: Any) -> list[Any]:
@@ -230,10 +227,10 @@ def _per_video(name: str, value: float | Sequence[float | None] | None, videos: 
 
 def _pixels(name: str, value: int | dict[str, int]) -> int:
     """A side in pixels, from a number or one of transformers' size dictionaries."""
-    sides = set(value.values()) if isinstance(value, dict) else {value if isinstance(value, int) else str(value)}
-    if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = list(value.values()) if isinstance(value, dict) else [value]
+    if not sides or any(not isinstance(side, int) or side < 1 or side != sides[0] for side in sides):
         raise ValueError(f"{name}={value} must be one positive number of pixels")
-    return sides.pop()
+    return sides[0]
 
 
 GLCCLVideoProcessor.register_for_auto_class("AutoVideoProcessor")

@@ -18,7 +18,8 @@ JOB = (4, None, None, "uniform", 1)
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("videos") / "a.mp4", 50, fps=10)
+    # A frame of it is more than a pipe holds: the other process is still writing when this one has the first.
+    return write_video(tmp_path_factory.mktemp("videos") / "a.mp4", 50, fps=10, size=(320, 240))
 
 
 @pytest.mark.parametrize("job", [JOB, (12, 1.05, 1.35, "uniform", 1), (3, 0.0, 3.0, "release", 1)])

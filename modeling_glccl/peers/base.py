@@ -1,6 +1,7 @@
 """What the peers share: GLCCL's encoders, losses and interface, with something else in the place of GLIM and AOSM."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -31,13 +32,13 @@ class PeerModel(GLCCLModel):
     config_class = PeerConfig
     has_four_scores = False
 
-    def __init__(self, config: GLCCLConfig):
+    def __init__(self, config: GLCCLConfig, **unknown: Any):
         if config.csc_weight and not self.has_four_scores:
             raise ValueError(
                 f"csc_weight={config.csc_weight}, but {type(self).__name__} does not have the four scores that CSC "
                 "compares: set it to 0"
             )
-        super().__init__(config)
+        super().__init__(config, **unknown)
 
     def prepare_videos(self, video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
         """The features themselves: a peer has nothing to make of them beforehand."""

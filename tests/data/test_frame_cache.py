@@ -35,13 +35,13 @@ def videos(tmp_path_factory):
 @pytest.fixture
 def decoded(monkeypatch):
     """The sources that are decoded in this process, as they are decoded."""
-    sources, decode_video = [], video_processing.sample_video
+    sources, decode_video = [], video_processing.decode_video
 
     def spy(source, *args, **kwargs):
         sources.append(source)
         return decode_video(source, *args, **kwargs)
 
-    monkeypatch.setattr(video_processing, "sample_video", spy)
+    monkeypatch.setattr(video_processing, "decode_video", spy)
     return sources
 
 
@@ -182,7 +182,7 @@ def test_formats_and_settings_lie_apart_and_are_described(tmp_path, videos, deco
 
 def build_and_die(rows, cache_dir, after):
     """Fills a cache, and is killed while it decodes video number `after`."""
-    decode_video = video_processing.sample_video
+    decode_video = video_processing.decode_video
     count = iter(range(len(rows)))
 
     def deadly(*args, **kwargs):
@@ -190,7 +190,7 @@ def build_and_die(rows, cache_dir, after):
             os.kill(os.getpid(), signal.SIGKILL)
         return decode_video(*args, **kwargs)
 
-    video_processing.sample_video = deadly
+    video_processing.decode_video = deadly
     with_frame_cache(rows, PROCESSOR, cache_dir, format="raw", progress=False)
 
 
