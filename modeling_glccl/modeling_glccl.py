@@ -365,8 +365,8 @@ class GLCCLModel(PreTrainedModel):
         if not is_eos.any(dim=1).all():
             raise ValueError(
                 f"row {_first(~is_eos.any(dim=1))} of input_ids has no EOS token (id {config.eos_token_id}), whose "
-                "state is the sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when it "
-                "truncates"
+                "state is the sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when "
+                "it truncates"
             )
         word_mask = is_eos.int().cumsum(dim=1) - is_eos.int() == 0
         if attention_mask is None:
