@@ -18,7 +18,7 @@ from videos import write_video
 
 from modeling_glccl.search import VideoIndex
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +81,10 @@ def compare_exports(one: Path, whole: Path) -> None:
 
 
 OPERATIONS = {
-    "index": (kill_operations.add_to_an_index, prepare_index, compare_indexes, 70),
+    "index": (kill_operations.add_to_an_index, prepare_index, compare_indexes, 50),
     "training": (kill_operations.train_with_a_cache, prepare_training, compare_trainings, 50),
-    "compressing": (kill_operations.compress, prepare_compressing, compare_compressed, 40),
-    "exporting": (kill_operations.export, prepare_exporting, compare_exports, 40),
+    "compressing": (kill_operations.compress, prepare_compressing, compare_compressed, 50),
+    "exporting": (kill_operations.export, prepare_exporting, compare_exports, 50),
 }
 
 
