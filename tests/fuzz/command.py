@@ -21,7 +21,7 @@ from videos import write_video
 from modeling_glccl import app, cli, convert_glccl_original_to_hf, demo, environment, model_card, publish  # noqa: F401
 from modeling_glccl.data import check, compress, export  # noqa: F401
 from modeling_glccl.evaluation import run as evaluation_run  # noqa: F401
-from modeling_glccl.search import commands, report  # noqa: F401
+from modeling_glccl.search import commands, rendering  # noqa: F401
 from modeling_glccl.training import loop  # noqa: F401
 
 from .annotations import ROWS, _write_table
@@ -80,7 +80,6 @@ def setup(seeds: Path) -> None:
 def warm(seeds: Path) -> None:
     torch.set_num_threads(1)
     # What would serve for ever or train for minutes.
-    model_card._example = lambda *_: ("", "", "")
     app.launch = demo.run_demo = demo.run_comparison = lambda *_, **__: None
 
 
