@@ -65,7 +65,11 @@ class GLCCLProcessor(ProcessorMixin):
             raise ValueError(f"max_words={max_words} leaves no room for a word between BOS and EOS")
         if text_slots is not None and max_words > text_slots:
             raise ValueError(f"max_words={max_words} are more than the text_slots={text_slots} of the text tower")
-        family_of(family, "family")  # refuses others
+        needed = ("bos_token", "eos_token") if family_of(family, "family").has_bos else ("eos_token",)
+        if missing := [name for name in needed if getattr(tokenizer, name) is None]:
+            raise ValueError(
+                f"the tokenizer has no {' and no '.join(missing)}, which texts of {family} begin or end with"
+            )
         self.max_words = max_words
         self.mask_padding = mask_padding
         self.family = family
