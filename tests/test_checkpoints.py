@@ -156,6 +156,8 @@ def test_image_settings_that_are_not_followed_are_refused(change, message, tmp_p
         ("config.json", {"clip_config": [1]}),
         ("config.json", {"model_type": []}),
         ("config.json", {"aosm_temperature": 0.0}),
+        ("processor_config.json", {"video_processor": {"image_mean": ["a", 0.5, 0.5]}}),
+        ("processor_config.json", {"video_processor": {"image_std": [1e400, 0.5, 0.5]}}),
         ("processor_config.json", {"max_words": "many"}),
         ("tokenizer.json", {"model": None}),
         ("tokenizer_config.json", {"eos_token": None}),
