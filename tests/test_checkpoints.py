@@ -170,6 +170,16 @@ def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, cha
         load_checkpoint(checkpoint)
 
 
+def test_a_tokenizer_that_cannot_encode_is_one_error(tmp_path):
+    folder = save_plain("siglip", tmp_path / "siglip")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    del values["model"]["vocab"]["<unk>"]
+    values["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="the tokenizer is damaged"):
+        load_checkpoint(folder)[1](text=["\u20ac"])
+
+
 def test_damaged_image_settings_are_no_missing_ones(tmp_path):
     folder = save_plain("siglip", tmp_path / "siglip")
     content = (folder / "preprocessor_config.json").read_text()
