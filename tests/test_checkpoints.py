@@ -170,6 +170,13 @@ def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, cha
         load_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("content", ["0.5", "[]", "null"])
+def test_a_configuration_that_is_no_mapping_is_named(content, checkpoint):
+    (checkpoint / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{checkpoint}: its config.json is no mapping"):
+        load_checkpoint(checkpoint)
+
+
 def test_a_tokenizer_that_cannot_encode_is_one_error(tmp_path):
     folder = save_plain("siglip", tmp_path / "siglip")
     values = json.loads((folder / "tokenizer.json").read_text())

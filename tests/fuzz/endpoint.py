@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +51,6 @@ def warm(seeds: Path) -> None:
 def run(rng: random.Random, seeds: Path, work: Path) -> None:
     warnings.simplefilter("ignore")
     handler = HANDLERS[0]
-    handler.worker = ThreadPoolExecutor(1)  # without a thread of the parent
     handler.folder = Path(shutil.copytree(handler.folder, work / "checkpoint"))
     if rng.random() < 0.1:
         feature_file = handler.folder / "index.safetensors"
