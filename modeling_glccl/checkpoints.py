@@ -98,6 +98,13 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
         raise ValueError(f"{name}: its pytorch_model.bin holds more than tensors, so it is not read") from error
     except OSError as error:
         raise _unreadable(name, error) from error
+    except ImportError:
+        raise
+    except Exception as error:  # its type varies with the value or file that is wrong
+        if isinstance(error, ValueError) and name in str(error):
+            raise
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(f"{name}: a value or file in it is wrong ({type(error).__name__}: {reason})") from error
     finally:
         logging.set_verbosity(verbosity)
     refuse_not_finite(name, model)

@@ -16,6 +16,8 @@ from .console import run
 
 RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "data compress", "publish")
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(1, 2**31 - 1)
+WORKERS = click.IntRange(0, 1024)
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -99,8 +101,8 @@ add(
     option("--post-processing", type=Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
     option("--confidence", type=float, is_flag=False, flag_value=95.0, help="percent (95): add bootstrap intervals"),
     option("--precision", type=Choice(["fp32", "bf16", "fp16"]), default="fp32"),
-    option("--batch-size", default=32, help="videos encoded at a time"),
-    option("--num-workers", default=2, help="decoding processes"),
+    option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
+    option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
     option("--queries", default=0, help="show what so many captions retrieve"),
     option("--output", "output_dir", type=PATH, help="folder for results.json, ranks.parquet and pictures"),
 )
@@ -116,8 +118,8 @@ add(
     option("--remove-missing", is_flag=True, help="drop videos whose files are gone"),
     option("--clip-length", type=float, metavar="S", help="cut longer videos into clips (default: 30)"),
     option("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)"),
-    option("--num-workers", default=2, help="threads that decode"),
-    option("--batch-size", default=16, help="clips encoded at a time"),
+    option("--num-workers", type=WORKERS, default=2, help="threads that decode"),
+    option("--batch-size", type=COUNT, default=16, help="clips encoded at a time"),
     option("--engine", type=Choice(["threads", "ray"]), default="threads", help="ray: on a Ray cluster"),
 )
 add(
@@ -126,7 +128,7 @@ add(
     'Find videos, and the moment in them, with a sentence such as "a dog in the snow".',
     argument("query"),
     option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
-    option("-k", "--top-k", "k", default=10, help="videos to show"),
+    option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to show"),
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
     option("--html", "html_path", type=PATH, metavar="FILE", help="write a page with frames and their weights"),
     option("--open", "open_page", is_flag=True, help="open that page in the browser"),
@@ -197,7 +199,7 @@ def train(recipe: str, overrides: Sequence[str]) -> None:
 @data_dir
 @splits
 @settings
-@option("--num-workers", "--num-proc", default=2, help="decoding processes")
+@option("--num-workers", "--num-proc", type=WORKERS, default=2, help="decoding processes")
 def check(benchmark: str, data_dir: str, splits: Sequence[str], settings: dict[str, Any], num_workers: int) -> int:
     """Verify a download: annotations, counts, missing and undecodable videos. Exit code 1 if incomplete."""
     from .data.check import check_benchmark
@@ -211,7 +213,7 @@ def check(benchmark: str, data_dir: str, splits: Sequence[str], settings: dict[s
 @option("--fps", default=3.0, help="frames a second")
 @option("--short-side", default=224, help="pixels, at most")
 @option("--crf", default=23.0, help="0 lossless to 51 worst")
-@option("--num-workers", "--num-proc", default=os.cpu_count(), help="processes")
+@option("--num-workers", "--num-proc", type=WORKERS, default=os.cpu_count(), help="processes")
 def compress(source_dir: Path, output_dir: Path, num_workers: int, **settings: Any) -> int:
     """Re-encode a folder of videos as the paper does, resumably. Exit code 1 if a video cannot be read."""
     from .data.compress import compress_folder
@@ -239,7 +241,7 @@ def _print_report(report: Any) -> int:
 @option("--token", envvar="GLCCL_TOKEN", show_envvar=True, help="that visitors must know; better in the variable")
 @option("--user", envvar="GLCCL_USER", show_envvar=True, metavar="NAME:PASSWORD", help="that visitors must know")
 @option("--public", is_flag=True, help="let everybody in")
-@option("--port", type=int, help="default: the first that is free from 7860 on")
+@option("--port", type=click.IntRange(0, 65535), help="default: the first that is free from 7860 on")
 def serve(checkpoint: str | None, index: str | None, videos: str | None, port: int | None, **options: Any) -> None:
     """Search in the browser: an index, or a folder of videos with a CHECKPOINT, a folder or Hub repository."""
     from .app import build_app, launch, open_searcher

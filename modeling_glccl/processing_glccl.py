@@ -65,7 +65,11 @@ class GLCCLProcessor(ProcessorMixin):
             raise ValueError(f"max_words={max_words} leaves no room for a word between BOS and EOS")
         if text_slots is not None and max_words > text_slots:
             raise ValueError(f"max_words={max_words} are more than the text_slots={text_slots} of the text tower")
-        family_of(family, "family")  # refuses others
+        needed = ("bos_token", "eos_token") if family_of(family, "family").has_bos else ("eos_token",)
+        if missing := [name for name in needed if getattr(tokenizer, name) is None]:
+            raise ValueError(
+                f"the tokenizer has no {' and no '.join(missing)}, which texts of {family} begin or end with"
+            )
         self.max_words = max_words
         self.mask_padding = mask_padding
         self.family = family
@@ -196,13 +200,17 @@ class GLCCLProcessor(ProcessorMixin):
             raise ValueError("text is an empty list; pass at least one caption")
         eos = self.tokenizer.eos_token_id
         start = [self.tokenizer.bos_token_id] if self._towers.has_bos else []
-        encoded = self.tokenizer(
-            [self._clean(i, caption) for i, caption in enumerate(captions)],
-            add_special_tokens=False,
-            truncation=True,
-            max_length=self.max_words - 1 - len(start),
-            split_special_tokens=self.mask_padding,  # "<|endoftext|>" in a caption is text, and does not end it
-        )
+        texts = [self._clean(i, caption) for i, caption in enumerate(captions)]
+        try:
+            encoded = self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=True,
+                max_length=self.max_words - 1 - len(start),
+                split_special_tokens=self.mask_padding,  # "<|endoftext|>" in a caption is text, and does not end it
+            )
+        except Exception as error:  # what tokenizers raises has no other type
+            raise ValueError(f"the tokenizer is damaged, or not this model's: {error}") from error
         rows = [[*start, *row, eos] for row in encoded["input_ids"]]
         for i, row in enumerate(rows):
             if self.mask_padding and eos in row[len(start) : -1]:

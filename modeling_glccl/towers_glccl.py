@@ -203,6 +203,7 @@ def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str,
 
     Raises:
         OSError: no such folder, repository or file.
+        ValueError: it is no mapping.
     """
     try:
         config, _ = PreTrainedConfig.get_config_dict(
@@ -212,7 +213,11 @@ def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str,
         if not missing_ok:
             raise
         return {}
-    return config if isinstance(config, dict) else {}
+    except (TypeError, AttributeError):  # at JSON that is no mapping
+        config = None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
+        raise ValueError(f"{name}: its config.json is no mapping, or model_type in it is no text")
+    return config
 
 
 def refuse_incomplete(name: str, report: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Videos as files, arrays or images -> `pixel_values_videos` and `padding_mask_videos`."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypedDict
@@ -90,7 +91,9 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         FrameSampling(max_frames, method=sampling)  # refuses bad values
         self.keep_aspect_ratio = keep_aspect_ratio
         self.resample = int(Image.Resampling(resample))  # refuses what PIL does not know
-        if len(image_mean) != 3 or len(image_std) != 3 or not all(value > 0 for value in image_std):
+        values = [*image_mean, *image_std]
+        numbers = all(isinstance(value, int | float) and abs(value) < math.inf for value in values)
+        if len(image_mean) != 3 or len(image_std) != 3 or not numbers or min(image_std) <= 0:
             raise ValueError(f"image_mean={image_mean}, image_std={image_std}: three numbers each, the latter above 0")
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.max_frames = max_frames

@@ -149,6 +149,44 @@ def test_image_settings_that_are_not_followed_are_refused(change, message, tmp_p
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"glim_temperature": {"a": 5.0}}),
+        ("config.json", {"clip_config": [1]}),
+        ("config.json", {"model_type": []}),
+        ("config.json", {"aosm_temperature": 0.0}),
+        ("processor_config.json", {"video_processor": {"image_mean": ["a", 0.5, 0.5]}}),
+        ("processor_config.json", {"video_processor": {"image_std": [1e400, 0.5, 0.5]}}),
+        ("processor_config.json", {"max_words": "many"}),
+        ("tokenizer.json", {"model": None}),
+        ("tokenizer_config.json", {"eos_token": None}),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, change, checkpoint):
+    values = json.loads((checkpoint / file).read_text())
+    (checkpoint / file).write_text(json.dumps(values | change))
+    with pytest.raises(ValueError, match=str(checkpoint)):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["0.5", "[]", "null"])
+def test_a_configuration_that_is_no_mapping_is_named(content, checkpoint):
+    (checkpoint / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{checkpoint}: its config.json is no mapping"):
+        load_checkpoint(checkpoint)
+
+
+def test_a_tokenizer_that_cannot_encode_is_one_error(tmp_path):
+    folder = save_plain("siglip", tmp_path / "siglip")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    del values["model"]["vocab"]["<unk>"]
+    values["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="the tokenizer is damaged"):
+        load_checkpoint(folder)[1](text=["\u20ac"])
+
+
 def test_damaged_image_settings_are_no_missing_ones(tmp_path):
     folder = save_plain("siglip", tmp_path / "siglip")
     content = (folder / "preprocessor_config.json").read_text()

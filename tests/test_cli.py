@@ -94,6 +94,9 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "somewhere"], "Missing option '--benchmark'"),
         (["evaluate", "x", "--benchmark", "shapes", "--set", "num_test"], "num_test: not of the form key=value"),
         (["evaluate", "x", "--benchmark", "shapes", "--set", "a=["], "a=[: not of the form key=value"),
+        (["data", "check", "shapes", "--num-workers", "2147483648"], "2147483648 is not in the range 0<=x<=1024"),
+        (["index", "videos", "--index", "x", "--batch-size", "0"], "0 is not in the range 1<=x"),
+        (["serve", "--index", "x", "--port", "-1"], "-1 is not in the range 0<=x<=65535"),
     ],
 )
 def test_wrong_usage_is_explained(arguments, message, capsys):

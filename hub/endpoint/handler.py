@@ -89,7 +89,7 @@ class EndpointHandler:
             code, message = "internal", "this is a fault of the server, whose log says more"
         finally:
             self.places.release()
-        return {"error": {"code": code, "message": message}}
+        return {"error": {"code": code, "message": message[:1000]}}
 
     def _answer(self, data: dict[str, Any], deadline: float) -> dict[str, Any]:
         inputs = data.get("inputs") if isinstance(data, dict) else None

@@ -336,9 +336,9 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
+        return table.column_names, [(f"row {index}", values) for index, values in enumerate(table.to_pylist())]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # damage shows when it is opened, or later
         raise ValueError(f"{path}: no Parquet file that can be read: {error}") from error
-    return table.column_names, [(f"row {index}", values) for index, values in enumerate(table.to_pylist())]
 
 
 READERS = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

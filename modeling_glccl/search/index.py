@@ -157,7 +157,7 @@ class VideoIndex:
 
     def __len__(self) -> int:
         """Number of videos that can be found."""
-        return self._store.open_clips().count_rows(f"clip = 0 AND status = '{OK}'")
+        return self._store.count(f"clip = 0 AND status = '{OK}'")
 
     def add(
         self,
@@ -186,6 +186,8 @@ class VideoIndex:
         Raises OSError if no space is left on the disk; the index is intact.
         """
         started = time.monotonic()
+        if min(num_workers, batch_size) < 1:
+            raise ValueError(f"num_workers={num_workers} and batch_size={batch_size} must be 1 or more")
         if engine == "threads":
             finish = finish_here
         elif engine == "ray":
@@ -259,12 +261,12 @@ class VideoIndex:
 
     def info(self) -> dict[str, Any]:
         """What the index holds."""
-        about, table = self._store.about, self._store.open_clips()
+        about = self._store.about
         return {
             "path": self._store.uri,
             "videos": len(self),
-            "clips": table.count_rows(f"status = '{OK}'"),
-            "failed": table.count_rows(f"status = '{ERROR}'"),
+            "clips": self._store.count(f"status = '{OK}'"),
+            "failed": self._store.count(f"status = '{ERROR}'"),
             "bytes": self._store.bytes_on_disk(),
             "checkpoint": about["model"]["checkpoint"],
             **{name: about[name] for name in _SETTINGS},

@@ -13,7 +13,7 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .candidates import Snapshot, first_of_each
 from .ranking import exact_logits, prepare_text
-from .store import Store
+from .store import Store, explained
 
 # Clips of an index that are all scored exactly: no shortlist, no loss.
 EXHAUSTIVE_CLIPS = 500
@@ -70,7 +70,7 @@ class Searcher:
 
     def snapshot(self) -> Snapshot:
         """The clips as they are now."""
-        with self._refreshing:
+        with self._refreshing, explained(self._store.uri):
             table = self._store.open_clips()
             if self._snapshot is None or self._snapshot.table.version != table.version:
                 self._snapshot = Snapshot(table, self._store.about["width"], self._snapshot)
@@ -82,13 +82,17 @@ class Searcher:
         shape = self._store.about["max_frames"], self._store.about["width"]
         return frames.reshape(-1, *shape), rows["num_frames"].to_numpy().copy()
 
+    def _take(self, snapshot: Snapshot, clips: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        with explained(self._store.uri):
+            return snapshot.take(clips, columns)
+
     def _score(self, snapshot: Snapshot, clips: np.ndarray, texts: Sequence[GLCCLTextFeatures]) -> np.ndarray:
         """float32 [A, C], exact logits."""
         scores = np.empty((len(texts), len(clips)), np.float32)
         prepared = [prepare_text(self.model, text) for text in texts]
         for start in range(0, len(clips), _CHUNK):
             part = slice(start, start + _CHUNK)
-            frames, num_frames = self.frames(snapshot.take(clips[part], _FRAME_COLUMNS))
+            frames, num_frames = self.frames(self._take(snapshot, clips[part], _FRAME_COLUMNS))
             for row, text in zip(scores, prepared, strict=True):
                 row[part] = exact_logits(self.model, text, frames, num_frames)[0].cpu().numpy()
         return scores
@@ -97,7 +101,7 @@ class Searcher:
         self, snapshot: Snapshot, text: GLCCLTextFeatures, clips: np.ndarray, scores: np.ndarray, moments: bool
     ) -> list[SearchResult]:
         columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if moments else _RESULT_COLUMNS
-        rows = snapshot.take(clips, columns)
+        rows = self._take(snapshot, clips, columns)
         found = rows.select(_RESULT_COLUMNS).to_pylist()
         results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=True)]
         if not (moments and results):

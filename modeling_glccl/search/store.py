@@ -20,6 +20,8 @@ from lancedb import DBConnection
 from lancedb.index import BTree
 from lancedb.table import Table
 
+from .clips import ClipSettings
+
 OK, ERROR, GONE = "ok", "error", "gone"
 # A change of the schema, or of what a column means, needs a new version, or old indexes pass for current ones.
 VERSION = 1
@@ -29,6 +31,8 @@ _INDEXED_ROWS = 10_000
 _FRAGMENTS, _FRAGMENTS_GROWING = 64, 1024
 # Readers take a new snapshot for every search, so nobody needs old ones for long.
 _KEPT_VERSIONS = timedelta(minutes=10)
+_ABOUT: dict[str, Any] = {"model": dict, "fingerprint": str, "created": str, "max_frames": int, "width": int}
+_ABOUT |= {"clip_length": float | int, "clip_stride": float | int}
 _MOVED = "the index is no longer there; if it was moved, open it under its new path"
 
 
@@ -73,16 +77,23 @@ class Store:
         self.uri = os.fspath(uri)
         if "://" not in self.uri and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
-        self._connection = lancedb.connect(self.uri, storage_options=storage_options)
-        about = _read_about(self._connection)
-        if about is None:
-            raise FileNotFoundError(f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there")
-        if about["version"] != VERSION:
-            raise ValueError(
-                f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
-                "index the videos anew"
-            )
-        self.about = about
+        with explained(self.uri):
+            self._connection = lancedb.connect(self.uri, storage_options=storage_options)
+            about = _read_about(self._connection)
+            if about is None:
+                raise FileNotFoundError(
+                    f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there"
+                )
+            if about["version"] != VERSION:
+                raise ValueError(
+                    f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
+                    "index the videos anew"
+                )
+            wrong = [name for name, kind in _ABOUT.items() if not isinstance(about.get(name), kind)]
+            if wrong or self.open_clips().schema != _schema(about):
+                raise ValueError(f"its description of itself is wrong in {', '.join(wrong) or 'max_frames or width'}")
+            ClipSettings(about["clip_length"], about["clip_stride"])  # refuses others
+            self.about = about
 
     @classmethod
     def create(
@@ -119,8 +130,14 @@ class Store:
 
     def rows(self, columns: Sequence[str], condition: str) -> Iterator[dict[str, Any]]:
         """The clips for which an SQL condition holds."""
-        for batch in self.open_clips().search().where(condition).select(list(columns)).to_batches():
-            yield from batch.to_pylist()
+        with explained(self.uri):
+            for batch in self.open_clips().search().where(condition).select(list(columns)).to_batches():
+                yield from batch.to_pylist()
+
+    def count(self, condition: str) -> int:
+        """How many clips there are for which an SQL condition holds."""
+        with explained(self.uri):
+            return self.open_clips().count_rows(condition)
 
     def videos(self, columns: Sequence[str], condition: str = "true") -> Iterator[dict[str, Any]]:
         """The first row of every video, read or not, for which an SQL condition holds."""
@@ -193,7 +210,8 @@ class Store:
         In the middle of a long run (`growing`) the indexes come first: without them every lookup opens all files that
         the run has written so far, and its time grows with the square of the number of videos.
         """
-        stats: Any = self.open_clips().stats()  # a dict, unlike what its annotation says
+        with explained(self.uri):
+            stats: Any = self.open_clips().stats()  # a dict, unlike what its annotation says
         fragments = stats["fragment_stats"]["num_small_fragments"]
         merge = fragments >= (_FRAGMENTS_GROWING if growing else _FRAGMENTS)
         if not (merge or growing):
@@ -279,17 +297,32 @@ def _read_about(connection: DBConnection) -> dict[str, Any] | None:
 
 @contextmanager
 def _writing(uri: str) -> Iterator[None]:
-    """The turn of one writer. A full disk is an error that says so; LanceDB has it in the middle of a long message."""
+    """The turn of one writer."""
     local = "://" not in uri
     if local and not os.path.isdir(uri):  # LanceDB and FileLock would make it anew
         raise FileNotFoundError(f"{uri}: {_MOVED}")
+    with explained(uri), FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
+        yield
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """A full disk, and files that are damaged or gone, as an error that says so.
+
+    LanceDB reports them in the middle of a long message, in errors of many types.
+    """
     try:
-        with FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
-            yield
-    except (OSError, RuntimeError, ValueError) as error:
+        yield
+    except Exception as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
             raise OSError(
                 errno.ENOSPC,
                 f"no space left for the index {uri}: what was written before is intact; make room and run it again",
             ) from error
-        raise
+        if uri in str(error) and isinstance(error, ValueError | OSError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{uri}: a file of the index is damaged or gone ({type(error).__name__}: {reason}); index the videos "
+            "anew in another folder"
+        ) from error

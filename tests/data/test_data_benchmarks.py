@@ -244,6 +244,13 @@ def test_a_record_that_cannot_be_used_is_named_with_its_file(tmp_path, name, spl
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("content", ["", "video5\n"])
+def test_a_list_of_no_video_with_captions_is_an_error(tmp_path, content):
+    write_text(miniatures.msvd(tmp_path, videos=False) / "test_list.txt", content)
+    with pytest.raises(ValueError, match="msvd test: no video of the split has captions"):
+        load("msvd", tmp_path, with_videos=False)
+
+
 def test_another_encoding_is_named_and_a_line_separator_is_text(tmp_path):
     folder = miniatures.lsmdc(tmp_path, videos=False)
     path = folder / "LSMDC16_challenge_1000_publictect.csv"

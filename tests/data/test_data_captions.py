@@ -351,6 +351,7 @@ def test_a_table_that_is_no_such_csv_is_an_error_that_names_it(folder, content, 
         ("metadata.jsonl", b'{"file_name": "red.mp4", "caption": "x"}\n["red.mp4"]\n', "line 2: .*is no object"),
         ("metadata.jsonl", b'[{"file_name": "red.mp4"},\n', "line 1: no JSON"),
         ("metadata.parquet", b"PAR1 not really", "no Parquet file"),
+        ("metadata.parquet", b"PAR1\x15\xff\xff\xff\xff\x04\0\0\0PAR1", "no Parquet file"),
     ],
 )
 def test_other_tables_that_cannot_be_read_are_named(folder, name, content, problem):

@@ -122,6 +122,7 @@ def test_texts_and_videos_are_embedded(handler, pipe, videos):
         ({"inputs": {"querry": "a"}}, "bad_request", r"\['querry'\]; known are"),
         ({"inputs": "a", "parameters": {"k": 1}}, "bad_request", r"\['k'\]; known are"),
         ({"inputs": "a", "parameters": {"top_k": 0}}, "bad_request", "top_k=0"),
+        ({"inputs": "a", "parameters": {"top_k": "9" * 5000}}, "bad_request", "^top_k='9{993}$"),
         ({"inputs": {"texts": "a"}}, "bad_request", "list of strings"),
         ({"inputs": {"query": 5}}, "bad_request", "list of strings"),
         ({"inputs": "  "}, "bad_input", "has no word"),

@@ -536,3 +536,9 @@ def test_exact_logits_are_those_of_the_model(model):
     lengths = video.frame_mask.sum(dim=1).numpy()
     found = exact_logits(model, prepare_text(model, text), video.frames.float().numpy(), lengths)
     torch.testing.assert_close(found, model.similarity(text, video), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["num_workers", "batch_size"])
+def test_no_thread_or_no_clip_at_a_time_is_refused_instead_of_indexing_nothing(index, videos, name):
+    with pytest.raises(ValueError, match=f"{name}=0 .*must be 1 or more"):
+        index.update(videos, progress=False, **{name: 0})

@@ -1,9 +1,12 @@
 """An index under several writers, readers during writes, and a full disk."""
 
 import errno
+import json
 import time
 from pathlib import Path
 
+import lancedb
+import pyarrow as pa
 import pytest
 from search_data import assert_same_contents, contents, synthetic_records
 from search_worker import Worker, together
@@ -94,3 +97,24 @@ def test_a_full_disk_is_said_and_leaves_the_index_intact(index, videos, monkeypa
     assert len(index.search("a dog")) == len(index) == 3
     index.update(videos, progress=False)
     assert len(index.search("a dog")) == len(index) == 8
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "empty", "other"])
+@pytest.mark.parametrize("table", ["clips", "about"])
+def test_a_damaged_file_is_one_error_that_names_the_index(index, videos, model, processor, table, change):
+    index.update(videos, progress=False)
+    path = Path(index.info()["path"])
+    for file in (path / f"{table}.lance" / "data").iterdir():
+        content = {"cut": file.read_bytes()[:-40], "empty": b"", "other": b"no table" * 100}.get(change)
+        file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path}: a file of the index is damaged or gone"):
+        VideoIndex.open(path, model, processor).search("a dog")
+
+
+@pytest.mark.parametrize("wrong", [{"width": 31}, {"max_frames": "4"}, {"model": None}, {"clip_stride": 1e30}])
+def test_an_index_that_describes_itself_wrongly_is_refused(index, wrong):
+    path = index.info()["path"]
+    content = json.dumps(index._store.about | wrong)
+    lancedb.connect(path).create_table("about", pa.table({"json": [content]}), mode="overwrite")
+    with pytest.raises(ValueError, match=f"{path}: a file of the index is damaged or gone .*{next(iter(wrong))}"):
+        VideoIndex.open(path)
