@@ -66,7 +66,7 @@ class GLCCLTemporalEncoder(CLIPPreTrainedModel):
     def __init__(self, config: CLIPTextConfig):
         super().__init__(cast(Any, config))
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.encoder = CLIPEncoder(config)
+        self.encoder = CLIPEncoder(cast(Any, config))
         self.post_init()
 
     def forward(self, frames: Tensor, padding_mask: Tensor) -> Tensor:

@@ -2,17 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import Pipeline
+from transformers import BatchFeature, Pipeline
 
 from .features_glccl import GLCCLFeatures, GLCCLTextFeatures, GLCCLVideoFeatures, find_moment
 from .processing_glccl import GLCCLProcessor
@@ -62,6 +62,8 @@ class TextVideoRetrievalPipeline(Pipeline):
     also be set when the pipeline is made.
     """
 
+    model: Any  # a GLCCLModel, or a peer; the module that defines it imports this one
+    processor: GLCCLProcessor
     _load_processor = None  # where there is one: a plain CLIP may have none
     _load_tokenizer = False
     _load_image_processor = False
@@ -160,7 +162,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             return videos
         if isinstance(videos, str | os.PathLike) and str(videos).endswith(FEATURE_FILE_SUFFIX):
             return self._read_index(Path(videos))
-        videos = [videos] if _is_one_video(videos) else list(videos)
+        videos = [videos] if _is_one_video(videos) else list(cast(Iterable[Any], videos))
         ids = [_video_id(i, video) for i, video in enumerate(videos)] if ids is None else [str(i) for i in ids]
         if len(ids) != len(videos):
             raise ValueError(f"{len(ids)} ids for {len(videos)} videos")
@@ -269,18 +271,18 @@ class TextVideoRetrievalPipeline(Pipeline):
             raise ValueError(f"top_k={kwargs['top_k']} must be 1 or more, or None for all")
         return {}, {}, kwargs
 
-    def preprocess(self, input_: dict[str, Any], num_workers: int = 0, end: float | None = None) -> dict[str, Any]:
+    def preprocess(self, input_: dict[str, Any], num_workers: int = 0, end: float | None = None) -> BatchFeature:
         """`{"text": [...]}` or `{"videos": [...]}` -> inputs of the model."""
         if "text" in input_:
             return self.processor(text=input_["text"])
         return self.processor(videos=input_["videos"], num_workers=num_workers, end=end, return_metadata=True)
 
-    def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> GLCCLFeatures:
+    def forward(self, model_inputs: Mapping[str, Any], **forward_params: Any) -> Any:
         """Features, on the model's device and of the model's own classes, which the base class would lose."""
         with self.device_placement(), self.get_inference_context()():
             return self._forward(self.ensure_tensor_on_device(**model_inputs), **forward_params)
 
-    def _forward(self, input_tensors: dict[str, Any]) -> GLCCLFeatures:
+    def _forward(self, input_tensors: Any) -> GLCCLFeatures:
         if "input_ids" in input_tensors:
             return self.model.get_text_features(**input_tensors)
         return self.model.get_video_features(**input_tensors)

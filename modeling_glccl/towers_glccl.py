@@ -152,7 +152,7 @@ class SigLIPFamily(CLIPFamily):
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         """As the base class. The bias of SigLIP's own loss is kept but not trained: it ranks nothing."""
         clip = super().build(config)
-        bias = clip.logit_bias.detach()
+        bias = cast(Tensor, clip.logit_bias).detach()
         del clip.logit_bias
         clip.register_buffer("logit_bias", bias)  # loading would make a frozen parameter one to train again
         return clip

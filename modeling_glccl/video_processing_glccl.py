@@ -153,7 +153,7 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             data["video_metadata"] = [metadata for _, metadata in loaded]
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
-    def _load(self, index: int, video: Any, job: tuple) -> tuple[np.ndarray, dict[str, Any]]:
+    def _load(self, index: int, video: Any, job: tuple[Any, Any, Any, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """One video: uint8 [n, 3, crop_size, crop_size] and its metadata; the job is [`FrameSampling`]'s arguments."""
         name = f"videos[{index}]"
         if not isinstance(video, np.ndarray | torch.Tensor | list | tuple):
