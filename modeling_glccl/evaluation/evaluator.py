@@ -135,7 +135,7 @@ def evaluate(
 
             def scores(texts: Sequence[str], name: str, functions: Sequence[Callable]) -> Iterator[list[np.ndarray]]:
                 """What each function makes of this process's slice of the texts and all videos, [a, V] float32."""
-                own = np.array_split(np.arange(len(texts)), world)[rank].tolist()
+                own: list[int] = np.array_split(np.arange(len(texts)), world)[rank].tolist()
                 step = TEXTS_PER_VIDEO * batch_size
                 for start in bar(range(0, len(own), step), desc=name, unit="batch"):
                     inputs = processor(text=[texts[text] for text in own[start : start + step]], return_tensors="pt")
