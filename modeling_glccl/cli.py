@@ -87,7 +87,7 @@ add("train-demo", ".demo:run_training_demo", "The same from nothing: train on th
 add("compare", ".demo:run_comparison", "Train that model with GLIM off, CSC off, and mean pooling.", *recipes)
 add(
     "evaluate",
-    ".evaluation.run:evaluate_checkpoint",
+    ".evaluation.evaluate_checkpoint:evaluate_checkpoint",
     "Evaluate a CHECKPOINT, a folder or Hub repository of model and processor, on a benchmark, in both directions.",
     argument("checkpoint"),
     option("--benchmark", required=True, help="such as shapes"),

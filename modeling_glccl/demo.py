@@ -20,8 +20,8 @@ from transformers.utils import logging
 from .checkpoints import load_checkpoint
 from .data import load_benchmark
 from .evaluation import evaluate, retrieval_metrics
+from .evaluation.evaluate_checkpoint import baselines
 from .evaluation.metrics import METRICS
-from .evaluation.run import baselines
 from .evaluation.tables_and_plots import metrics_table, plot_recalls
 from .training import load_recipe
 from .training.pretrain_clip import ClipRecipe

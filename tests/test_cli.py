@@ -121,8 +121,8 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
 def test_options_become_the_parameters_of_the_function(monkeypatch):
     """What a command passes on is what its function takes."""
     taken = {}
-    for module, function in (("search.commands", "search_command"), ("evaluation.run", "evaluate_checkpoint")):
-        monkeypatch.setattr(f"modeling_glccl.{module}.{function}", lambda **options: taken.update(options))
+    for function in ("search.commands.search_command", "evaluation.evaluate_checkpoint.evaluate_checkpoint"):
+        monkeypatch.setattr(f"modeling_glccl.{function}", lambda **options: taken.update(options))
     assert main(["search", "a dog", "--index=my.index", "--top-k=3", "--json"]) == 0
     expected = {"query": "a dog", "index_path": "my.index", "k": 3, "as_json": True, "html_path": None}
     assert taken == expected | {"open_page": False}

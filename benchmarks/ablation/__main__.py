@@ -26,7 +26,7 @@ from modeling_glccl.training.pretrain_clip import ClipRecipe
 
 from .analysis import analyse
 from .grid import Grid, Run, holds_results, load_grid
-from .report import write_report
+from .page import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

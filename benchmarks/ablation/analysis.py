@@ -12,7 +12,7 @@ from modeling_glccl.data.collate import video_inputs
 from modeling_glccl.data.shapes import relevant_frames
 from modeling_glccl.data.shapes.sampler import TWINS
 from modeling_glccl.evaluation import cmc_curve, evaluate, retrieval_metrics
-from modeling_glccl.evaluation.run import override_settings
+from modeling_glccl.evaluation.evaluate_checkpoint import override_settings
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.peers import FOUR_SCORES
 from modeling_glccl.training.loop import load_splits

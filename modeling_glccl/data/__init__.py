@@ -3,6 +3,7 @@
 import difflib
 from importlib import import_module
 from pathlib import Path
+from typing import Any, overload
 
 try:
     import datasets
@@ -13,6 +14,12 @@ except ImportError as _error:
 BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
 
 
+@overload
+def load_benchmark(name: str, *, split: None, **config: Any) -> datasets.DatasetDict: ...
+@overload
+def load_benchmark(
+    name: str, data_dir: str | Path | None = ..., repo_id: str | None = ..., split: str = ..., **config: Any
+) -> datasets.Dataset: ...
 def load_benchmark(
     name: str,
     data_dir: str | Path | None = None,
@@ -20,7 +27,7 @@ def load_benchmark(
     split: str | None = "test",
     missing: str = "error",
     with_videos: bool = True,
-    **config,
+    **config: Any,
 ) -> datasets.Dataset | datasets.DatasetDict:
     """Loads a text-video benchmark; one row is one caption and its video (columns: docs/data.md).
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from ..data.collate import video_inputs
 from .metrics import retrieval_ranks, summarize_ranks
@@ -23,8 +24,11 @@ from .post_processing import QueryBank
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
-    from transformers import PreTrainedModel, ProcessorMixin
 
+    from ..modeling_glccl import GLCCLModel
+    from ..processing_glccl import GLCCLProcessor
+
+ItemT = TypeVar("ItemT")
 # Texts are shorter than videos and far cheaper, so more of them make a batch.
 TEXTS_PER_VIDEO = 8
 
@@ -62,8 +66,8 @@ class EvaluationResult:
 
 
 def evaluate(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    model: GLCCLModel,
+    processor: GLCCLProcessor,
     dataset: Dataset,
     *,
     accelerator: Accelerator | None = None,
@@ -116,19 +120,22 @@ def evaluate(
             started = time.perf_counter()
             own_videos = dataset.select(np.array_split(video_rows, world)[rank])
             loader = DataLoader(
-                own_videos, batch_size, collate_fn=partial(video_inputs, processor), num_workers=num_workers
+                own_videos,  # pyright: ignore[reportArgumentType]
+                batch_size,
+                collate_fn=partial(video_inputs, processor),
+                num_workers=num_workers,
             )
             features = []
             for batch in bar(loader, desc="videos", unit="batch"):
                 with autocast():
                     encoded = model.get_video_features(**_inputs(batch, model))
                 features.append(encoded.to("cpu", torch.float32))
-            videos = model.video_features_class.concatenate(_all_gather(features, accelerator)).to(model.device)
+            videos = model.video_features_class.concatenate(_gather(features, accelerator)).to(model.device)
             seconds = {"videos": time.perf_counter() - started}
 
-            def scores(texts: Sequence[str], name: str, functions: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+            def scores(texts: Sequence[str], name: str, functions: Sequence[Callable]) -> Iterator[list[np.ndarray]]:
                 """What each function makes of this process's slice of the texts and all videos, [a, V] float32."""
-                own = np.array_split(np.arange(len(texts)), world)[rank]
+                own: list[int] = np.array_split(np.arange(len(texts)), world)[rank].tolist()
                 step = TEXTS_PER_VIDEO * batch_size
                 for start in bar(range(0, len(own), step), desc=name, unit="batch"):
                     inputs = processor(text=[texts[text] for text in own[start : start + step]], return_tensors="pt")
@@ -140,7 +147,7 @@ def evaluate(
             functions = [model.similarity, *(also or {}).values()]
             nothing = [np.zeros((0, len(video_ids)), "float32")] * len(functions)
             blocks = zip(nothing, *scores(captions, "texts", functions), strict=True)
-            similarity, *others = (_gather_rows(np.concatenate(rows), accelerator) for rows in blocks)
+            matrices = [_gather([*rows], accelerator, everywhere=False) for rows in blocks]
             seconds["texts"] = time.perf_counter() - started
 
             bank = None
@@ -149,19 +156,19 @@ def evaluate(
                 logit_beta = beta / model.clip.logit_scale.exp().item()
                 bank_scores = scores(query_bank, "query bank", [model.similarity])
                 banks = [QueryBank.from_similarity(rows, logit_beta) for (rows,) in bank_scores]
-                bank = reduce(QueryBank.merge, _all_gather(banks, accelerator))
+                bank = reduce(QueryBank.merge, _gather(banks, accelerator))
                 seconds["query bank"] = time.perf_counter() - started
     finally:
         model.train(was_training)
 
-    ranks = metrics = None
-    named = {}
-    if rank == 0:
-        named = dict(zip(also or {}, others, strict=True))
-        ranks = retrieval_ranks(similarity, video_index)
-        metrics = {direction: summarize_ranks(values) for direction, values in ranks.items()}
-    metrics = _broadcast(metrics, accelerator)
-    return EvaluationResult(metrics, *index, seconds, similarity, ranks, bank if rank == 0 else None, named)
+    if rank > 0:
+        (metrics,) = _gather([], accelerator)
+        return EvaluationResult(metrics, *index, seconds)
+    similarity, *others = map(np.concatenate, matrices)
+    ranks = retrieval_ranks(similarity, video_index)
+    (metrics,) = _gather([{way: summarize_ranks(values) for way, values in ranks.items()}], accelerator)
+    named = dict(zip(also or {}, others, strict=True))
+    return EvaluationResult(metrics, *index, seconds, similarity, ranks, bank, named)
 
 
 def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarray, np.ndarray]:
@@ -189,32 +196,17 @@ def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarr
     return list(position), np.array(video_rows), captions, np.array(caption_rows), np.array(video_index)
 
 
-def _inputs(batch: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+def _inputs(batch: Mapping[str, Tensor], model: GLCCLModel) -> dict[str, Tensor]:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def _all_gather(items: list[Any], accelerator: Accelerator | None) -> list[Any]:
-    """The items of all processes, in their order, on every process."""
-    if accelerator is None:
-        return items
-    from accelerate.utils import gather_object
-
-    return gather_object(items)
-
-
-def _gather_rows(similarity: np.ndarray, accelerator: Accelerator | None) -> np.ndarray | None:
-    """The rows of all processes, in their order, on the main process; None on the others."""
+def _gather(items: list[ItemT], accelerator: Accelerator | None, everywhere: bool = True) -> list[ItemT]:
+    """The items of all processes, in their order, on every process, or all on the main one and none on the others."""
     if accelerator is None or accelerator.num_processes == 1:
-        return similarity
-    parts = [None] * accelerator.num_processes if accelerator.is_main_process else None
-    torch.distributed.gather_object(similarity, parts)
-    return np.concatenate(parts) if parts else None
-
-
-def _broadcast(metrics: dict | None, accelerator: Accelerator | None) -> dict:
-    """The main process's metrics on every process."""
-    if accelerator is None:
-        return metrics
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([metrics])[0]
+        return items
+    parts = [[] for _ in range(accelerator.num_processes)]
+    if everywhere:
+        dist.all_gather_object(parts, items)
+    else:
+        dist.gather_object(items, parts if accelerator.is_main_process else None)
+    return [item for part in parts for item in part]

@@ -17,6 +17,7 @@ from .metrics import DIRECTIONS, METRICS, RECALL_RANKS
 from .retrieved_videos import RetrievedVideo
 
 INK, FAINT, CORRECT, DESCRIBED, OTHER = "#1f2933", "#7b8794", "#1a9850", "#f28e2b", "#a9b8c9"
+GRID = "#e4e7eb"
 MODELS = ("#1f5fa8", "#f28e2b", "#76a95a", "#b07aa1", "#9c755f", "#59a1a0")
 
 
@@ -126,8 +127,7 @@ def _plot_strip(axes: Axes, video: RetrievedVideo, rank: int) -> None:
     axes.set(xticks=[], yticks=[], xlim=limits)
     colour = CORRECT if video.correct else INK
     _label_left(axes, 0.5, f"{rank}", fontsize=17, fontweight="bold", color=colour, va="center")
-    for spine in axes.spines.values():
-        spine.set(color=CORRECT if video.correct else "white", linewidth=3)
+    axes.spines[:].set(color=CORRECT if video.correct else "white", linewidth=3)
 
 
 def _plot_weights(axes: Axes, video: RetrievedVideo) -> None:
@@ -138,8 +138,7 @@ def _plot_weights(axes: Axes, video: RetrievedVideo) -> None:
     axes.set(ylim=(0, 1.25 * max(video.frame_weights.max(), 2 / count)), xticks=[], yticks=[])
     # There is room for 13 characters, and ids differ at their ends.
     _label_left(axes, 0, f"{video.video_id[-13:]}\n{video.score:.1f}", fontsize=7.5, color=FAINT, va="bottom")
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "right", "top"]].set_visible(False)
     axes.spines["bottom"].set_color(OTHER)
 
 
@@ -156,23 +155,18 @@ def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fi
     Returns:
         A figure; `figure.savefig(path)` writes it.
     """
-    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained", facecolor="white")
+    figure, panels = _recall_panels()
     recalls = METRICS[: len(RECALL_RANKS)]
     width = 0.82 / len(metrics)
-    for axes, (direction, name) in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS.items(), strict=True):
+    for direction, axes in panels.items():
         for model, (label, values) in enumerate(metrics.items()):
             heights = [values[direction][recall] for recall in recalls]
             positions = np.arange(3) + (model - (len(metrics) - 1) / 2) * width
             bars = axes.bar(positions, heights, 0.92 * width, color=MODELS[model % len(MODELS)], label=label)
             axes.bar_label(bars, fmt="%.1f", fontsize=8, color=INK, padding=2)
-        axes.set(title=name, xticks=range(3), xticklabels=recalls, ylim=(0, 108), yticks=range(0, 101, 20))
-        axes.grid(axis="y", color="#e4e7eb")
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, colors=INK)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    figure.supylabel("recall (%)", fontsize=10, color=INK)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(metrics), frameon=False)
+        axes.set_xticks(range(3), recalls)
+    handles = panels["t2v"].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(metrics), frameon=False)
     return figure
 
 
@@ -185,9 +179,9 @@ def plot_cmc(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     Returns:
         A figure; `figure.savefig(path)` writes it.
     """
-    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained", facecolor="white")
+    figure, panels = _recall_panels()
     labels = {}
-    for axes, (direction, name) in zip(figure.subplots(1, 2, sharey=True), DIRECTIONS.items(), strict=True):
+    for direction, axes in panels.items():
         longest = 1
         for model, (label, directions) in enumerate(curves.items()):
             if direction not in directions:
@@ -199,14 +193,22 @@ def plot_cmc(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             )
             labels.setdefault(label, line)
         ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if rank <= longest]
-        axes.set(title=name, xlabel="rank", xscale="log", ylim=(0, 104), yticks=range(0, 101, 20))
+        axes.set(xlabel="rank", xscale="log")
         axes.set_xticks(ticks, [f"{rank:,}" for rank in ticks])
         axes.minorticks_off()
-        axes.grid(color="#e4e7eb")
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, colors=INK)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    figure.supylabel("recall (%)", fontsize=10, color=INK)
+        axes.grid(axis="x", color=GRID)
     figure.legend(labels.values(), labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
+
+
+def _recall_panels() -> tuple[Figure, dict[str, Axes]]:
+    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained", facecolor="white")
+    panels = dict(zip(DIRECTIONS, figure.subplots(1, 2, sharey=True), strict=True))
+    for direction, axes in panels.items():
+        axes.set(title=DIRECTIONS[direction], ylim=(0, 108), yticks=range(0, 101, 20))
+        axes.grid(axis="y", color=GRID)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, colors=INK)
+        axes.spines[:].set_visible(False)
+    figure.supylabel("recall (%)", fontsize=10, color=INK)
+    return figure, panels

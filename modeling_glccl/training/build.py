@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints import MODELS, check_checkpoint, load_checkpoint
 from ..data import load_benchmark
@@ -70,6 +69,7 @@ def cache_frames(
     data = recipe.data
     if not data.frame_cache:
         return splits
+    assert data.frame_cache_dir, "the recipe was checked"
     return {
         role: with_frame_cache(
             split,
@@ -106,7 +106,7 @@ def build_loader(recipe: Recipe, split: Dataset, processor: GLCCLProcessor, num_
     """Batches of the training split, each for one process."""
     group_by = recipe.data.group_by
     return DataLoader(
-        split,
+        split,  # pyright: ignore[reportArgumentType]
         recipe.train.pairs_per_process(num_processes),
         shuffle=group_by is None,
         sampler=GroupSampler(split[group_by], recipe.seed) if group_by else None,
@@ -126,7 +126,7 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
         captions: the training captions, of which a tokenizer is made where no pretrained one is given.
     """
     settings, model_class = recipe.model, HEADS[recipe.model.head]
-    config = settings.config | FIXED_CONFIG.get(settings.head, {})
+    config: dict[str, Any] = settings.config | FIXED_CONFIG.get(settings.head, {})
     frames = recipe.data.processor
     if settings.checkpoint:
         model, processor = load_checkpoint(settings.checkpoint, **config)
@@ -140,7 +140,16 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
         processor = GLCCLProcessor.from_clip_pretrained(settings.clip, model.config, **frames)
     else:
         tokenizer = train_clip_tokenizer(captions, settings.vocab_size)
-        model = model_class(model_class.config_class(**_with_vocabulary(config, tokenizer)))
+        clip = config.get("clip_config") or {}
+        text = clip.get("text_config", {}) | {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        config_class = model_class.config_class
+        assert config_class is not None
+        config["clip_config"] = clip | {"text_config": text}
+        model = model_class(config_class(**config))
         side = model.config.clip_config.vision_config.image_size
         values = {"size": side, "crop_size": side, "max_frames": model.config.max_frames, **frames}
         processor = GLCCLProcessor(
@@ -151,15 +160,3 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
         )
     model.set_attn_implementation(settings.attn_implementation)
     return model, processor
-
-
-def _with_vocabulary(values: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Configuration values, the text encoder with the tokenizer's vocabulary."""
-    clip = values.get("clip_config") or {}
-    vocabulary = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    clip = clip | {"text_config": clip.get("text_config", {}) | vocabulary}
-    return values | {"clip_config": clip}

@@ -70,7 +70,7 @@ class FullBatchLoss(nn.Module):
             contrastive, csc = sharded_losses(logits, csc_scores)
         else:
             contrastive = contrastive_loss(logits)
-            csc = csc_loss(csc_scores) if csc_weight else None
+            csc = None if csc_scores is None else csc_loss(csc_scores)
         loss = contrastive if csc is None else contrastive + csc_weight * csc
         if auxiliary is not None:
             loss = loss + auxiliary

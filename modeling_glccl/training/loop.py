@@ -54,11 +54,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
         log_with="tensorboard",
         project_dir=recipe.output_dir,
     )
-    if (
-        "ACCELERATE_MIXED_PRECISION" in os.environ
-        and accelerator.num_processes == 1
-        and accelerator.device.type == "cpu"
-    ):
+    # `accelerate launch --num_processes N` sets these for N > 1, but without GPUs it starts one process, of no group.
+    asked_for_more = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
+    if asked_for_more and "WORLD_SIZE" not in os.environ and accelerator.device.type == "cpu":
         accelerator.print(
             "one process trains on the CPU: accelerate launch starts no more there, whatever --num_processes says; "
             "torchrun --nproc_per_node N starts N"

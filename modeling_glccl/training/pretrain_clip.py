@@ -12,7 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
 
-from ..atomic import replace_folder
+from ..atomic import replace_folder, room_for
 from ..data import load_benchmark
 from ..data.shapes.sampler import STILLS_PER_GROUP
 from ..environment import describe_environment, resolve_precision
@@ -95,21 +95,40 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     load = {"data_dir": recipe.data_dir, "split": "train", **recipe.options}
     stills = load_benchmark("shapes", config_name="stills", **load)
     captions = load_benchmark("shapes", with_videos=False, **load)["caption"]
-    tokenizer = train_clip_tokenizer([*stills["phrase"], *captions], recipe.vocab_size)
-    size = stills[0]["image"].width
+    texts = cast(list[str], [*stills["phrase"]])
+    tokenizer = train_clip_tokenizer([*texts, *cast(list[str], captions)], recipe.vocab_size)
+    stacked = np.stack([np.asarray(image) for image in stills["image"]])
+    size = stacked.shape[2]
     processor = GLCCLProcessor(
         tokenizer, GLCCLVideoProcessor(size=size, crop_size=size, max_frames=1), max_words=recipe.max_words
     )
-    phrases = processor(text=list(stills["phrase"]))
+    phrases = processor(text=texts)
     input_ids, lengths = phrases["input_ids"], phrases["attention_mask"].sum(1)
     normalise = processor.video_processor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalise.image_mean, normalise.image_std))
-    images = torch.from_numpy(np.stack([np.asarray(image) for image in stills["image"]])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
-    model = CLIPModel(_clip_config(recipe, tokenizer, size)).train()
+    text_config = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": 0,
+        **recipe.clip_config.get("text_config", {}),
+    }
+    vision_config = {"image_size": size, **recipe.clip_config.get("vision_config", {})}
+    config: dict[str, Any] = recipe.clip_config | {"text_config": text_config, "vision_config": vision_config}
+    model = CLIPModel(CLIPConfig(**config)).train()
     _initialise_for_a_short_training(model)
     model.set_attn_implementation("eager")  # faster than SDPA on sequences this short
-    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), betas=(0.9, 0.98))
+    rate, slow_rate = recipe.learning_rate, recipe.learning_rate * recipe.text_learning_rate_factor
+    matrices = {"params": [], "lr": rate, "weight_decay": recipe.weight_decay}
+    vectors = {"params": [], "lr": rate, "weight_decay": 0.0}
+    text_layers = {"params": [], "lr": slow_rate, "weight_decay": 0.0}
+    for name, weight in model.named_parameters():
+        slow = name.startswith("text_") and "token_embedding" not in name
+        group = text_layers if slow else vectors if weight.ndim < 2 else matrices
+        group["params"].append(weight)
+    optimizer = torch.optim.AdamW([matrices, vectors, text_layers], betas=(0.9, 0.98))
     steps = recipe.epochs * (len(images) // recipe.batch_size)
     scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
     precision = resolve_precision(recipe.precision)
@@ -122,9 +141,10 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
                     break
                 pixels = (images[rows].float() / 255 - mean) / std
                 with autocast:
-                    text = model.get_text_features(input_ids[rows, : lengths[rows].max()]).pooler_output
-                    image = model.get_image_features(pixels).pooler_output
-                loss = contrast(text.float(), image.float(), model.logit_scale, input_ids[rows])
+                    text: Any = model.get_text_features(input_ids[rows, : lengths[rows].max()])
+                    image: Any = model.get_image_features(pixels)
+                text, image = text.pooler_output.float(), image.pooler_output.float()
+                loss = contrast(text, image, model.logit_scale, input_ids[rows])
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
@@ -134,7 +154,15 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
                 bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
                 bar.update()
     results = {"loss": loss.item(), "seconds": time.perf_counter() - started, "precision": precision}
-    _save(model.eval(), tokenizer, recipe, results)
+    results |= describe_environment()
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    with room_for(new):
+        model.eval().save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        save_recipe(recipe, new / "recipe.yaml")
+        (new / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    replace_folder(new, folder)
     return model
 
 
@@ -166,49 +194,13 @@ def _initialise_for_a_short_training(model: CLIPModel) -> None:
     vision.position_embedding.weight.normal_(std=0.3)
     text.token_embedding.weight.normal_(std=0.3)
     text.position_embedding.weight.normal_(std=0.05)
+    layer: Any  # modules name no types for what they hold
     for layer in model.text_model.encoder.layers:
         attention = layer.self_attn
         for projection in (attention.v_proj, attention.out_proj):
             projection.weight.normal_(std=2 * projection.in_features**-0.5)
         for projection in (attention.q_proj, attention.k_proj, layer.mlp.fc2):
             projection.weight.mul_(0.1)
-
-
-def _parameter_groups(model: CLIPModel, recipe: ClipRecipe) -> list[dict]:
-    """Weight matrices with weight decay, the rest without; the layers of the text encoder learn more slowly."""
-    rate, slow_rate = recipe.learning_rate, recipe.learning_rate * recipe.text_learning_rate_factor
-    groups = [
-        {"params": [], "lr": rate, "weight_decay": recipe.weight_decay},
-        {"params": [], "lr": rate, "weight_decay": 0.0},
-        {"params": [], "lr": slow_rate, "weight_decay": 0.0},
-    ]
-    for name, weight in model.named_parameters():
-        slow = name.startswith("text_") and "token_embedding" not in name
-        groups[2 if slow else weight.ndim < 2]["params"].append(weight)
-    return groups
-
-
-def _clip_config(recipe: ClipRecipe, tokenizer, size: int) -> CLIPConfig:
-    text = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": 0,
-        **recipe.clip_config.get("text_config", {}),
-    }
-    vision = {"image_size": size, **recipe.clip_config.get("vision_config", {})}
-    return CLIPConfig(**{**recipe.clip_config, "text_config": text, "vision_config": vision})
-
-
-def _save(model: CLIPModel, tokenizer, recipe: ClipRecipe, results: dict) -> None:
-    folder = Path(recipe.output_dir)
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    model.save_pretrained(new)
-    tokenizer.save_pretrained(new)
-    save_recipe(recipe, new / "recipe.yaml")
-    (new / "results.json").write_text(json.dumps(results | describe_environment(), indent=2) + "\n", encoding="utf-8")
-    replace_folder(new, folder)
 
 
 def main() -> None:

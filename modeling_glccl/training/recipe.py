@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 from huggingface_hub.dataclasses import strict
@@ -316,7 +316,7 @@ def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, a
             model_type = part.pop("model_type", "clip")
             if name == "clip_config" and model_type in CONFIG_MAPPING:
                 check_config(f"{key}.{name}", CONFIG_MAPPING[model_type], part)
-            elif name != "clip_config" and (part_class := config_class.sub_configs.get(name)):
+            elif name != "clip_config" and (part_class := cast(dict, config_class.sub_configs).get(name)):
                 check_config(f"{key}.{name}", part_class, part)
     try:
         config_class(**values)

@@ -146,7 +146,8 @@ class RunFolder:
     def save(self, model: PreTrainedModel, processor: ProcessorMixin, step: int) -> None:
         """Replaces `last` by the present model, processor and training state."""
         if self.accelerator.is_main_process:
-            self.accelerator.get_tracker("tensorboard", unwrap=True).flush()  # what is logged is saved, too
+            writer: Any = self.accelerator.get_tracker("tensorboard", unwrap=True)
+            writer.flush()  # what is logged is saved, too
         self.save_model(self.last, model, processor, state=True)
         self.saved_step = step
 

@@ -41,5 +41,6 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int = 1024) -> CLI
     learner.train_from_iterator(map(FAMILIES["clip"].clean, captions), trainer)
     merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
     # Two merges can make the same token: it is listed once.
-    tokens = dict.fromkeys([*tokens, *map("".join, merges), clip.bos_token, clip.eos_token])
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    tokens = dict.fromkeys([*tokens, *map("".join, merges), str(clip.bos_token), str(clip.eos_token)])
+    vocab = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=merges)  # pyright: ignore[reportArgumentType]

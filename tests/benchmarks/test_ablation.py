@@ -22,7 +22,7 @@ from benchmarks.ablation.analysis import TrainedModel, average_precision, pair_s
 from benchmarks.ablation.cost import measure_cost
 from benchmarks.ablation.figures import best_captions
 from benchmarks.ablation.grid import load_grid
-from benchmarks.ablation.report import RECALLS, Page, collect, comparison, glim_csc, length_cost, spreads
+from benchmarks.ablation.page import RECALLS, Page, collect, comparison, glim_csc, length_cost, spreads
 from modeling_glccl.evaluation import EvaluationResult, evaluate
 from modeling_glccl.peers import HEADS
 

@@ -12,7 +12,7 @@ from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import evaluate, retrieval_metrics
-from modeling_glccl.evaluation.run import baselines
+from modeling_glccl.evaluation.evaluate_checkpoint import baselines
 from modeling_glccl.publish import collect
 
 CHECKPOINT = REPOSITORY / "hub" / "models" / "glccl-shapes"

@@ -72,6 +72,7 @@ def test_no_is_a_word(recipe_file):
         ("train.total_batch_size=0", "total_batch_size=0 must be at least 1"),
         ("model.head=x_clip", "head.*x_clip"),
         ("model={head: xpool, config: {csc_weight: 0.1}}", "set config.csc_weight=0"),
+        ("model={clip: a, checkpoint: b}", "clip='a' and checkpoint='b' exclude each other"),
         ("data=shapes", "data must be a mapping.*shapes"),
         ("output_dir.x=1", "output_dir holds the value 'runs/x'"),
         ("resume=2", "resume.*2"),
@@ -139,11 +140,6 @@ def test_an_override_without_effect_is_refused(recipe_file):
         load_recipe(recipe_file, ["train.total_batch_size=32", "train.batch_size=16"])
     settings = ["train.total_batch_size=32", "train.total_batch_size=null", "train.batch_size=16"]
     assert load_recipe(recipe_file, settings).train.pairs_per_process(2) == 16
-
-
-def test_clip_and_checkpoint_exclude_each_other(recipe_file):
-    with pytest.raises(ValueError, match="clip='a' and checkpoint='b' exclude each other"):
-        load_recipe(recipe_file, ["model.clip=a", "model.checkpoint=b"])
 
 
 def test_a_recipe_without_output_dir_is_refused(tmp_path):

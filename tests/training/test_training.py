@@ -48,6 +48,28 @@ def tiny(tmp_path, data_dir):
     return lambda *overrides: load_recipe(path, overrides)
 
 
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, False),
+        ({"MASTER_ADDR": "127.0.0.1"}, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),  # accelerate launch
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
+            True,
+        ),  # accelerate launch --num_processes 2
+    ],
+)
+def test_who_asked_for_more_processes_on_the_cpu_is_told_how(tiny, monkeypatch, capfd, environment, told):
+    for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="is a file"):
+        train(tiny(f"data.frame_cache_dir={__file__}"))
+    assert ("torchrun --nproc_per_node N" in capfd.readouterr().out) == told
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
@@ -163,6 +185,8 @@ def test_a_run_leaves_models_that_load_and_give_its_results(tiny, tmp_path):
     assert [row["step"] for row in results["history"]] == [4, 8]
     best = max(results["history"], key=lambda row: row["validation"]["t2v"]["R@1"])
     assert (results["model"], results["epoch"], results["validation"]) == ("best", best["epoch"], best["validation"])
+    assert results["selected_by"] == "R@1 on the validation split"
+    assert "best_on_test" not in results
     assert load_recipe(run / "recipe.yaml") == recipe
     for folder in (run / "best", run / "last"):
         model, processor = GLCCLModel.from_pretrained(folder), GLCCLProcessor.from_pretrained(folder)
@@ -276,12 +300,6 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
 class EvaluationStub:
     def __init__(self, metrics):
         self.metrics, self.captions, self.video_ids = metrics, ["a"], ["b"]
-
-
-def test_selection_on_validation_is_named(tiny):
-    results = train(tiny("train.max_steps=1"))
-    assert results["selected_by"] == "R@1 on the validation split"
-    assert "best_on_test" not in results
 
 
 def test_frozen_layers_stay_as_they_are(tiny, tmp_path):

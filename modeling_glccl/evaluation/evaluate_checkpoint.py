@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet
@@ -16,7 +16,7 @@ from ..modeling_glccl import GLCCLModel
 from ..peers import CLIP4ClipModel
 from ..processes import make_accelerator
 from ..processing_glccl import GLCCLProcessor
-from .evaluator import EvaluationResult, evaluate
+from .evaluator import evaluate
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
 from .post_processing import POST_PROCESSING, post_process
 from .rank_table import rank_table
@@ -148,7 +148,13 @@ def evaluate_checkpoint(
     trained = " (zero-shot)" if model.config.zero_shot else ""
     labels = {"none": f"{checkpoint}{trained}"} | {name: name for name in result.also}
     labels |= {name: f"+ {POST_PROCESSING[name]}" for name in ranked if name in POST_PROCESSING}
-    print_metrics({labels[name]: summary for name, summary in summaries.items()}, results)
+    title = f"{benchmark} {split}: {len(result.captions)} captions, {len(result.video_ids)} videos"
+    intervals = None
+    if confidence is not None:
+        title += f"; from, to: {confidence:g} % bootstrap interval"
+        intervals = {labels[name]: summary["confidence"]["intervals"] for name, summary in summaries.items()}
+    metrics = {labels[name]: summary["metrics"] for name, summary in summaries.items()}
+    Console().print(metrics_table(metrics, title, intervals))
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -156,11 +162,17 @@ def evaluate_checkpoint(
             rank_table(result, {name: ranks for name, ranks in ranked.items() if name not in result.also}),
             output_dir / "ranks.parquet",
         )
-        plot_cmc({labels[name]: cmc_curves(directions) for name, directions in ranked.items()}).savefig(
-            output_dir / "cmc.png"
-        )
+        curves = {
+            labels[name]: {way: cmc_curve(asked.ranks(), len(asked.videos)) for way, asked in directions.items()}
+            for name, directions in ranked.items()
+        }
+        plot_cmc(curves).savefig(output_dir / "cmc.png")
     if queries:
-        show_queries(model, processor, dataset, result, queries, output_dir)
+        spaced = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
+        retrieved = retrieve(model, processor, dataset, result, spaced)
+        Console().print(retrieval_tables(retrieved))
+        if output_dir:
+            plot_retrievals(retrieved).savefig(output_dir / "retrieved.png")
     return results
 
 
@@ -219,7 +231,7 @@ def training_captions(benchmark: str, options: Mapping[str, Any]) -> list[str]:
     if "captions" in dataset.column_names:
         captions = [caption for several in dataset["captions"] for caption in several]
     else:
-        captions = [*dataset["caption"]]
+        captions = cast(list[str], [*dataset["caption"]])
     if not captions:
         raise ValueError(f"{benchmark} has no training captions here, and QB-Norm's query bank is made of them")
     return captions
@@ -236,35 +248,3 @@ def summarize(directions: Mapping[str, RankedQueries], confidence: float | None)
         summary["confidence"] = {"level": confidence, "method": "percentile bootstrap over queries", **BOOTSTRAP}
         summary["confidence"] |= {"intervals": intervals}
     return summary
-
-
-def cmc_curves(directions: Mapping[str, RankedQueries]) -> dict[str, np.ndarray]:
-    """The CMC curve of each direction."""
-    return {name: cmc_curve(queries.ranks(), len(queries.videos)) for name, queries in directions.items()}
-
-
-def print_metrics(summaries: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any]) -> None:
-    """The table of what was found, under the size of the benchmark."""
-    title = f"{results['benchmark']} {results['split']}: {results['captions']} captions, {results['videos']} videos"
-    metrics = {label: summary["metrics"] for label, summary in summaries.items()}
-    intervals = None
-    if confidence := results.get("confidence"):
-        title += f"; from, to: {confidence['level']:g} % bootstrap interval"
-        intervals = {label: summary["confidence"]["intervals"] for label, summary in summaries.items()}
-    Console().print(metrics_table(metrics, title, intervals))
-
-
-def show_queries(
-    model: GLCCLModel,
-    processor: GLCCLProcessor,
-    dataset: Any,
-    result: EvaluationResult,
-    queries: int,
-    output_dir: Path | None,
-) -> None:
-    """What some captions, evenly spaced over the split, retrieve: printed and, with a folder, as a picture."""
-    spaced = np.linspace(0, len(result.captions) - 1, queries, dtype=int)
-    retrieved = retrieve(model, processor, dataset, result, spaced)
-    Console().print(retrieval_tables(retrieved))
-    if output_dir:
-        plot_retrievals(retrieved).savefig(output_dir / "retrieved.png")
