@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
-from .processing_glccl import GLCCLProcessor
+from .processing_glccl import GLCCLProcessor, refuse_foreign_tokenizer
 from .towers_glccl import FAMILIES, family_of, read_config, refuse_incomplete, refuse_not_finite
 from .video_files import VIDEO_SUFFIXES
 
@@ -108,6 +108,7 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
     finally:
         logging.set_verbosity(verbosity)
     refuse_not_finite(name, model)
+    refuse_foreign_tokenizer(name, processor.tokenizer, model.config)
     owners = {"max_words": processor, "mask_padding": processor, "max_frames": processor.video_processor}
     for key in owners.keys() & config.keys():  # the two fit each other
         setattr(owners[key], key, config[key])

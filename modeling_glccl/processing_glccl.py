@@ -106,15 +106,9 @@ class GLCCLProcessor(ProcessorMixin):
         """
         hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         tokenizer = _load_part(name, "tokenizer", AutoTokenizer.from_pretrained, **hub)
-        vocabulary = config.clip_config.text_config.vocab_size
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise ValueError(f"{name}: has no files of a tokenizer; copy them beside the model")
-        if tokenizer.eos_token_id != config.eos_token_id or len(tokenizer) > vocabulary:
-            raise ValueError(
-                f"{name}: the tokenizer has {len(tokenizer):,} tokens and ends texts with id "
-                f"{tokenizer.eos_token_id}, the model has {vocabulary:,} and {config.eos_token_id}: they do not "
-                "belong together"
-            )
+        refuse_foreign_tokenizer(name, tokenizer, config)
         side = config.clip_config.vision_config.image_size
         settings = {"size": side, "crop_size": side, "max_frames": config.max_frames, **config.family.image_settings}
         try:
@@ -236,6 +230,16 @@ class GLCCLProcessor(ProcessorMixin):
             problem = "contains control tokens" if text else "has no word"
             warnings.warn(f"text[{index}] {caption!r} {problem}; encoded as the release does", stacklevel=2)
         return text
+
+
+def refuse_foreign_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, config: GLCCLConfig) -> None:
+    """Raises ValueError if the tokenizer of a checkpoint has tokens, or an EOS, that its model does not have."""
+    vocabulary = config.clip_config.text_config.vocab_size
+    if tokenizer.eos_token_id != config.eos_token_id or len(tokenizer) > vocabulary:
+        raise ValueError(
+            f"{name}: the tokenizer has {len(tokenizer):,} tokens and ends texts with id {tokenizer.eos_token_id}, "
+            f"the model has {vocabulary:,} and {config.eos_token_id}: they do not belong together"
+        )
 
 
 def _load_part(name: str, what: str, load: Callable[..., Any], **kwargs: Any) -> Any:

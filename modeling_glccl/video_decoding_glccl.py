@@ -412,7 +412,11 @@ def _warn_if_short(container: Any, stream: Any, name: str, found: int, end: floa
     elif start + end < 0.9 * duration and stream.average_rate:
         # Sound may well go on after the picture: the file is cut only if none of its streams reaches the end.
         container.seek(container.start_time or 0)
-        reached = max((float(p.pts * p.time_base) for p in container.demux() if p.pts is not None), default=0)
+        reached = 0.0
+        with suppress(av.FFmpegError):  # at a part that is damaged: nothing is reached behind it
+            for packet in container.demux():
+                if packet.pts is not None:
+                    reached = max(reached, float(packet.pts * packet.time_base))
         declared = round(duration * stream.average_rate) if reached < 0.9 * duration else 0
     declared = max(declared, found + lost if lost else 0)
     if found < declared:

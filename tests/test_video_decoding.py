@@ -713,3 +713,13 @@ def assert_same_as_ffmpeg(path, tolerance):
     theirs = np.frombuffer(output, np.uint8).reshape(-1, *ours.shape[1:])
     assert len(theirs) == len(ours)
     assert np.abs(theirs.astype(int) - ours).mean(axis=(1, 2, 3)).max() < tolerance
+
+
+def test_a_file_whose_packets_end_in_damage_is_used_up_to_it(tmp_path):
+    """YUV4MPEG2 declares how long it is by its size, and has a mark before every frame."""
+    path = write_video(tmp_path / "a.y4m", 30, codec="rawvideo")
+    marks = path.read_bytes().split(b"FRAME\n")
+    path.write_bytes(b"FRAME\n".join(marks[:11]) + b"DAMAGE" + b"FRAME\n".join(marks[11:]))
+    with pytest.warns(UserWarning, match="declares 30 frames, but 10 can be read"):
+        decoded = decode_video(path, max_frames=30)
+    assert [frame_number(frame) for frame in decoded.frames] == list(range(10))

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import warnings
 from collections import Counter
 from contextlib import suppress
@@ -121,9 +122,14 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def read_plain_pickle(path: Path) -> Any:
     """A pickle of plain strings, numbers, lists, tuples and dicts: nothing that could run code when it is read."""
+    content = path.read_bytes()
     try:
-        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except (ValueError, EOFError, IndexError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        for operation, argument, _ in pickletools.genops(content):
+            # The unpickler makes a table as long as the largest place in it, before anything lies there.
+            if "PUT" in operation.name and int(argument) > len(content):
+                raise ValueError(f"it asks for a table of {argument:,} places, and has {len(content):,} bytes")
+        return _PlainUnpickler(io.BytesIO(content)).load()
+    except (ValueError, EOFError, LookupError, AttributeError, pickle.UnpicklingError, OverflowError) as error:
         raise ValueError(f"{path}: cannot be read as captions: {error}") from error
 
 

@@ -156,11 +156,19 @@ def test_msvd_reads_words_from_a_pickle_as_it_reads_json(tmp_path):
 
 
 @pytest.mark.usefixtures("quiet")
-def test_a_pickle_with_globals_stops_the_load(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (pickle.dumps({"-cde_0_10": [print]}), r"builtins\.print"),
+        (b"K\x00r\xff\xff\xff\x1f.", "it asks for a table of 536,870,911 places, and has 8 bytes"),
+        (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", "cannot be read as captions"),
+    ],
+)
+def test_a_pickle_with_globals_or_that_asks_for_memory_stops_the_load(tmp_path, content, problem):
     folder = miniatures.msvd(tmp_path, videos=False)
     (folder / "captions_msvd.json").unlink()
-    (folder / "raw-captions.pkl").write_bytes(pickle.dumps({"-cde_0_10": [print]}))
-    with pytest.raises(ValueError, match=r"raw-captions\.pkl.*builtins\.print"):
+    (folder / "raw-captions.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"raw-captions\.pkl.*{problem}"):
         load("msvd", tmp_path, with_videos=False)
 
 

@@ -70,7 +70,7 @@ def attempt(call: Callable[[], ResultT], *names: str) -> ResultT:
 def cases(kinds: tuple[str, ...]):
     """Makes what the kinds change and yields a function (kind, seed) -> Outcome."""
     modules = {kind: import_module(f".{kind}", __package__) for kind in kinds}
-    with tempfile.TemporaryDirectory(prefix="glccl-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="glccl-fuzz-", ignore_cleanup_errors=True) as folder:
         for kind, module in modules.items():
             seeds = Path(folder, kind)
             seeds.mkdir()

@@ -5,7 +5,7 @@ import os
 import random
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +16,7 @@ from modeling_glccl import video_decoding_glccl
 from modeling_glccl.data.reencode import CompressSettings, compress_video
 from modeling_glccl.processing_glccl import GLCCLProcessor
 from modeling_glccl.search.clips import ClipSettings, read_clips
+from modeling_glccl.training.tokenizer import train_clip_tokenizer
 from modeling_glccl.video_decoding_glccl import decode_video
 from modeling_glccl.video_processing_glccl import GLCCLVideoProcessor
 
@@ -28,6 +29,8 @@ SEEDS = (
     "mpeg1video.mpg flv1.flv libx264.flv wmv2.wmv msmpeg4v3.asf mpeg4.nut libvpx.ivf mpeg2video.mxf mpeg4.3gp "
     "libsvtav1.avif libwebp_anim.webp gif.gif libx264.h264 rawvideo.y4m mjpeg.mjpeg"
 )
+
+PROCESSOR: list[GLCCLProcessor] = []
 
 
 def setup(seeds: Path) -> None:
@@ -53,6 +56,8 @@ def setup(seeds: Path) -> None:
 
 def warm(seeds: Path) -> None:
     set_level(None)
+    videos = GLCCLVideoProcessor(size=16, crop_size=16, max_frames=4)
+    PROCESSOR.append(GLCCLProcessor(train_clip_tokenizer(["a word"], vocab_size=520), videos))
 
 
 def run(rng: random.Random, seeds: Path, work: Path) -> None:
@@ -66,7 +71,9 @@ def run(rng: random.Random, seeds: Path, work: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rng.choice((_decode, _decode, _decode, _compress, _clips, _process))(rng, path, data)
-    assert not (intact and caught and name not in ("thumbnail.mp4", "jump.mkv")), [str(w.message) for w in caught]
+    assert not (intact and caught and name not in ("thumbnail.mp4", "jump.mkv", "libsvtav1.avif")), [
+        str(w.message) for w in caught
+    ]
     assert all("x." in str(w.message) or "video bytes" in str(w.message) for w in caught), [str(w) for w in caught]
 
 
@@ -115,16 +122,20 @@ def _compress(rng: random.Random, path: Path, data: bytes) -> None:
     """A file that decodes, as long as the original."""
     settings = CompressSettings(fps=rng.choice((1, 3, 30)), short_side=rng.choice((16, 224)))
     small = attempt(lambda: compress_video(path, settings), str(path))
-    first, second = decode_video(path, max_frames=1), decode_video(small, max_frames=1)
+    with warnings.catch_warnings(record=True) as caught:  # of what cannot be read, both may keep different parts
+        warnings.simplefilter("always")
+        first, second = decode_video(path, max_frames=1), decode_video(small, max_frames=1)
     late = max(0.0, float(first.frame_times[0]))
-    assert abs(first.duration - second.duration) <= 1 / settings.fps + late + 0.1, (first.duration, second.duration)
+    assert caught or abs(first.duration - second.duration) <= 1 / settings.fps + late + 0.1, (
+        first.duration,
+        second.duration,
+    )
 
 
 def _clips(rng: random.Random, path: Path, data: bytes) -> None:
     """Inside the duration, with a frame each."""
-    processor, errors = GLCCLVideoProcessor(size=16, crop_size=16, max_frames=4), []
-    reader = read_clips(str(path), cast(GLCCLProcessor, processor), ClipSettings(), errors)  # it reads videos alone
-    for clip in attempt(lambda: list(reader), str(path)):
+    errors = []
+    for clip in attempt(lambda: list(read_clips(str(path), PROCESSOR[0], ClipSettings(), errors)), str(path)):
         assert 0 <= clip.start < clip.end <= clip.duration + 1e-6, (clip.start, clip.end, clip.duration)
         assert len(clip.times) >= 1, clip.times
     assert all(errors), errors
@@ -132,8 +143,7 @@ def _clips(rng: random.Random, path: Path, data: bytes) -> None:
 
 def _process(rng: random.Random, path: Path, data: bytes) -> None:
     """The processor blames the one video that is broken, and reads the others."""
-    processor = GLCCLVideoProcessor(size=16, crop_size=16, max_frames=4)
-    batch = attempt(lambda: processor([data, str(path)], return_metadata=True), "videos[0]")
+    batch = attempt(lambda: PROCESSOR[0](videos=[data, str(path)]), "videos[0]")
     pixels = batch["pixel_values_videos"]
     assert pixels.isfinite().all(), "pixels that are no numbers"
     assert pixels[0].equal(pixels[1]), "other pixels from bytes than from a path"
