@@ -119,22 +119,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, help="folder of the shapes benchmark")
     parser.add_argument("checkpoint", type=Path, nargs="+", help="folder of a GLCCL model, or of a plain CLIP")
+    parser.add_argument("--large", action="store_true", help="1,296 more validation videos in place of the test split")
     arguments = parser.parse_args()
-    splits: list[Any] = [
-        load_benchmark("shapes", data_dir=arguments.data_dir, split=split, num_train=0)
-        for split in ("validation", "test")
-    ]
+    options = {"data_dir": arguments.data_dir, "num_train": 0}
+    splits: list[Any] = [load_benchmark("shapes", split=split, **options) for split in ("validation", "test")]
+    if arguments.large:
+        more: Any = load_benchmark("shapes", split="validation", num_validation=1600, **options)
+        splits[1] = more.select(range(len(splits[0]), len(more)))
     offset = max(splits[0]["twin_group"]) + 1
     splits[1] = splits[1].map(lambda row: {"twin_group": row["twin_group"] + offset})
     dataset = concatenate_datasets(splits)
     rules, bins = [], []
     for checkpoint in arguments.checkpoint:
-        more, more_bins = measure(checkpoint, dataset, len(splits[1]))
-        rules, bins = rules + more, bins + more_bins
-    for rows, name, wide in ((rules, "confidence", ("library", "rule")), (bins, "confidence_bins", ("library",))):
+        found = measure(checkpoint, dataset, len(splits[1]))
+        rules, bins = rules + found[0], bins + found[1]
+    name = "confidence_large" if arguments.large else "confidence"
+    for rows, file, wide in ((rules, name, ("library", "rule")), (bins, f"{name}_bins", ("library",))):
         for number, row in enumerate(rows):
             show(row, header=not number, wide=wide)
-        write_csv(rows, name)
+        write_csv(rows, file)
 
 
 if __name__ == "__main__":
