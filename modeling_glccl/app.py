@@ -31,7 +31,7 @@ from .processing_glccl import GLCCLProcessor
 from .search import SearchResult, VideoIndex
 from .search.commands import print_errors
 from .search.ranking import MAX_CHARACTERS, encode_queries
-from .search.rendering import STYLE, weights_table
+from .search.rendering import STYLE, score_text, weights_table
 from .video_decoding_glccl import VideoDecodeError
 from .video_files import find_videos
 
@@ -148,7 +148,7 @@ def players_html(query: str, results: Sequence[SearchResult], processor: GLCCLPr
         articles.append(
             f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls '
             f'ontimeupdate="{_FOLLOW}"></video><h3>{html.escape(Path(result.path).name)}</h3>'
-            f"<p>score {result.score:.2f}, best moment {start:.1f} to {end:.1f} s</p>{table}</article>"
+            f"<p>{score_text(result)}, best moment {start:.1f} to {end:.1f} s</p>{table}</article>"
         )
     if not articles:
         return "There is no video yet: upload one."

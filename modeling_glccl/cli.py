@@ -107,6 +107,19 @@ add(
     option("--output", "output_dir", type=PATH, help="folder for results.json, ranks.parquet and pictures"),
 )
 add(
+    "calibrate",
+    ".evaluation.calibrate:calibrate_checkpoint",
+    "Fit the confidence of search results to captions that a CHECKPOINT was not trained on; kept in its config.json.",
+    argument("checkpoint", type=PATH),
+    option("--benchmark", required=True, help="such as shapes"),
+    data_dir,
+    option("--repo-id", help="dataset on the Hub, instead of a folder"),
+    option("--split", default="validation"),
+    settings,
+    option("--batch-size", default=32, help="videos encoded at a time"),
+    option("--num-workers", default=2, help="decoding processes"),
+)
+add(
     "index",
     ".search.commands:index_command",
     "Make a searchable index of a folder of videos, or bring it up to date.",
@@ -129,6 +142,7 @@ add(
     argument("query"),
     option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
     option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to show"),
+    option("--min-confidence", type=float, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
     option("--html", "html_path", type=PATH, metavar="FILE", help="write a page with frames and their weights"),
     option("--open", "open_page", is_flag=True, help="open that page in the browser"),

@@ -1,5 +1,6 @@
 """Configuration of GLCCL models."""
 
+from math import isfinite
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
@@ -56,6 +57,9 @@ class GLCCLConfig(PreTrainedConfig):
             Word-guided weights for the frame features; `False` replaces them by the mean over the frames.
         zero_shot (`bool`, defaults to `False`):
             Says that nothing was trained but the encoders: what [`GLCCLModel.from_pretrained`] makes of a plain CLIP.
+        confidence_weights (`list[float]`, *optional*):
+            Six numbers that turn a search result into a confidence: a constant, the weights of the four scores, and
+            that of the distance to the results that follow (docs/search.md). `glccl calibrate` writes them.
 
     Example:
 
@@ -89,6 +93,7 @@ class GLCCLConfig(PreTrainedConfig):
     glim_global: bool = True
     glim_local: bool = True
     zero_shot: bool = False
+    confidence_weights: list[float | int] | None = None
 
     def __post_init__(self, **kwargs):
         self.csc_scores = list(self.csc_scores)
@@ -131,6 +136,13 @@ class GLCCLConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
+        if self.confidence_weights is not None and not (
+            len(self.confidence_weights) == 2 + len(SCORE_NAMES) and all(map(isfinite, self.confidence_weights))
+        ):
+            raise ValueError(
+                f"confidence_weights={self.confidence_weights} must be {2 + len(SCORE_NAMES)} finite numbers; "
+                "glccl calibrate finds them"
+            )
         heads = self.temporal_num_attention_heads
         if not heads or self.width % heads:
             raise ValueError(f"the joint width {self.width} is not a multiple of temporal_num_attention_heads={heads}")

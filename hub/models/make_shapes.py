@@ -1,5 +1,5 @@
 """Makes hub/models/glccl-shapes from what `glccl train-demo` left: the trained model and its small CLIP in half
-precision, with processor, results, recipe and card. `make checkpoint` runs both.
+precision, with processor, results, recipe, card and the weights of search confidences. `make checkpoint` runs both.
 
     python hub/models/make_shapes.py [RUN]    # default: runs/shapes
 """
@@ -19,6 +19,7 @@ from modeling_glccl.atomic import replace_folder
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import evaluate
+from modeling_glccl.evaluation.calibrate import calibrate_checkpoint
 from modeling_glccl.evaluation.tables_and_plots import metrics_table
 from modeling_glccl.model_card import make_card
 
@@ -44,7 +45,9 @@ def main() -> None:
         for name in ("recipe.yaml", "results.json"):
             shutil.copy(source / name, target)
 
-    test = cast(Dataset, load_benchmark("shapes", run / "data", **results["recipe"]["data"]["options"]))
+    options = {"data_dir": run / "data", **results["recipe"]["data"]["options"]}
+    calibrate_checkpoint(new, "shapes", **options)
+    test = cast(Dataset, load_benchmark("shapes", **options))
     metrics = {}
     for name, folder in {"as trained": trained, "half precision": new}.items():
         metrics[name] = evaluate(*load_checkpoint(folder), test).metrics

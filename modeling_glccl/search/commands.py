@@ -52,18 +52,29 @@ def index_command(
 
 
 def search_command(
-    query: str, index_path: str, *, k: int, as_json: bool, html_path: Path | None, open_page: bool
+    query: str,
+    index_path: str,
+    *,
+    k: int,
+    min_confidence: float | None,
+    as_json: bool,
+    html_path: Path | None,
+    open_page: bool,
 ) -> None:
     """Searches an index and prints a table or JSON, and writes a page."""
     logging.disable_progress_bar()  # of the weights
     index = VideoIndex.open(index_path)
-    results = index.search(query, k, moments=True)
+    results = index.search(query, k, min_confidence=min_confidence, moments=True)
     if as_json:
         print(json.dumps(results_json(results), indent=2))
     elif results:
         table, folder = results_table(query, results)
         Console(markup=False, highlight=False, emoji=False).print(table)
         print(f"in {folder}")
+        if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
+            print(f"probably nothing fits: no video has a confidence above {best:.0%}")
+    elif len(index):
+        print(f"nothing fits: no video has a confidence of {min_confidence:g}")
     else:
         print(f"{index_path} is empty")
     if html_path or open_page:

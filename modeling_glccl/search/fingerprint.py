@@ -12,8 +12,9 @@ from ..processing_glccl import GLCCLProcessor
 
 # Of the processor, what decides which pixels the model sees; threads and padding do not.
 _PIXELS = ("size", "crop_size", "keep_aspect_ratio", "resample", "image_mean", "image_std", "max_frames", "sampling")
-# Of the configuration, what says where a checkpoint comes from rather than what it computes.
+# Of the configuration, what no feature depends on: where a checkpoint comes from, and what is made of its scores.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
+_ORIGIN += ("confidence_weights",)
 
 
 def checkpoint_of(model: GLCCLModel) -> str:

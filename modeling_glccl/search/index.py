@@ -273,32 +273,56 @@ class VideoIndex:
         }
 
     def search(
-        self, query: str, k: int = 10, *, moments: bool = False, exhaustive: bool = False
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        min_confidence: float | None = None,
+        moments: bool = False,
+        exhaustive: bool = False,
     ) -> list[SearchResult]:
         """The k best videos for a sentence, best first, by GLCCL's exact logits.
 
         Args:
             query: a sentence.
             k: videos to return; fewer if the index has fewer.
+            min_confidence: leaves out those of the k with less, 0 to 1; the model must be calibrated.
             moments: also find the span of time that the query is about, from the frame weights.
             exhaustive: score every clip of the index exactly, instead of the candidates that the pooled vectors
                 propose; slow, for measuring what the candidates miss.
         """
-        return self.search_batch([query], k, moments=moments, exhaustive=exhaustive)[0]
+        options = {"min_confidence": min_confidence, "moments": moments, "exhaustive": exhaustive}
+        return self.search_batch([query], k, **options)[0]
 
-    def search_batch(
-        self, queries: Sequence[str], k: int = 10, *, moments: bool = False, exhaustive: bool = False
-    ) -> list[list[SearchResult]]:
+    def search_batch(self, queries: Sequence[str], k: int = 10, **options: Any) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for several sentences, which are encoded together."""
         with torch.inference_mode():
             texts = encode_queries(self.model, self.processor, list(queries))
-        return self.search_features(texts, k, moments=moments, exhaustive=exhaustive)
+        return self.search_features(texts, k, **options)
 
     @torch.inference_mode()
     def search_features(
-        self, texts: Sequence[GLCCLTextFeatures], k: int = 10, *, moments: bool = False, exhaustive: bool = False
+        self,
+        texts: Sequence[GLCCLTextFeatures],
+        k: int = 10,
+        *,
+        min_confidence: float | None = None,
+        moments: bool = False,
+        exhaustive: bool = False,
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw]."""
         if k < 1:
             raise ValueError(f"k={k} must be 1 or more")
-        return self._load().search(texts, k, moments, exhaustive)
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
+            raise ValueError(f"min_confidence={min_confidence} must lie in 0..1")
+        if min_confidence is not None and self.model.config.confidence_weights is None:
+            name = checkpoint_of(self.model) or "CHECKPOINT"
+            raise ValueError(
+                f"min_confidence={min_confidence}: the model is not calibrated, so its results have no confidence: "
+                f"glccl calibrate {name} --benchmark NAME --split validation"
+            )
+        found = self._load().search(texts, k, moments, exhaustive)
+        return [
+            [result for result in results if min_confidence is None or (result.confidence or 0) >= min_confidence]
+            for results in found
+        ]

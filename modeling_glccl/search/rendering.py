@@ -54,12 +54,15 @@ def results_table(query: str, results: Sequence[SearchResult]) -> tuple[Table, s
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     columns = [Column(name, justify="right", overflow="fold") for name in ("rank", "score", "video", "best moment")]
     columns[2].justify = "left"
+    if results[0].confidence is not None:
+        columns.insert(2, Column("confidence", justify="right"))
     table = Table(*columns, title=query, title_justify="left")
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
         start, end, _ = result.moment
         name = os.path.relpath(result.path, folder)
-        table.add_row(str(rank), f"{result.score:.2f}", name, f"{clock(start)} - {clock(end)}")
+        confidence = [] if result.confidence is None else [f"{result.confidence:.0%}"]
+        table.add_row(str(rank), f"{result.score:.2f}", *confidence, name, f"{clock(start)} - {clock(end)}")
     return table, folder
 
 
@@ -69,6 +72,7 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
         {
             "rank": rank,
             "score": result.score,
+            "confidence": result.confidence,
             "video_id": result.video_id,
             "path": result.path,
             "duration": result.duration,
@@ -92,10 +96,10 @@ def results_html(query: str, results: Sequence[SearchResult], processor: GLCCLPr
             images, problem = [], f"<p>{html.escape(str(error))}</p>"
         articles.append(
             f'<article><h3>{rank}. <a href="{html.escape(link)}">{html.escape(result.path)}</a></h3>'
-            f"<p>score {result.score:.2f}, best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
+            f"<p>{score_text(result)}, best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
             f"{problem}{weights_table(query, result, processor, images)}</article>"
         )
-    nothing = "<p>Nothing found: the index is empty.</p>"
+    nothing = "<p>Nothing found.</p>"
     return _PAGE.format(query=html.escape(query), style=STYLE, articles="\n".join(articles) or nothing)
 
 
@@ -164,6 +168,12 @@ def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.I
     start, end = (None, None) if whole else (result.start, None if result.end >= result.duration else result.end)
     frames = decode_video(result.path, settings.max_frames, start, end, settings.sampling).frames
     return [Image.fromarray(frame) for frame in frames]
+
+
+def score_text(result: SearchResult) -> str:
+    """The score of a result and, where there is one, its confidence."""
+    confidence = "" if result.confidence is None else f", confidence {result.confidence:.0%}"
+    return f"score {result.score:.2f}{confidence}"
 
 
 def clock(seconds: float) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..confidence import FOLLOWING, confidences
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
@@ -25,7 +26,7 @@ _RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration"]
 
 @dataclass
 class SearchResult:
-    """One video that was found; the last four with `moments=True`."""
+    """One video that was found; `moment` and what follows it with `moments=True`."""
 
     video_id: str
     path: str  # of its file when it was indexed
@@ -33,6 +34,7 @@ class SearchResult:
     start: float  # seconds of that clip, which is the whole video unless it is a long one
     end: float
     duration: float  # seconds of the video
+    confidence: float | None = None  # 0..1 that the library has what was asked for; None before `glccl calibrate`
     moment: Moment | None = None  # the span within the clip that the query is about
     frame_times: np.ndarray | None = None  # float64 [n], seconds in the video of the clip's frames
     frame_weights: np.ndarray | None = None  # float32 [n], GLIM's weights of the sentence over them, which sum to 1
@@ -57,15 +59,15 @@ class Searcher:
             clips = np.arange(len(snapshot.row_ids))
             scored = [(clips, scores) for scores in self._score(snapshot, clips, texts)]
         else:
-            chosen = [snapshot.candidates(self.model, text, k) for text in texts]
+            chosen = [snapshot.candidates(self.model, text, k + FOLLOWING) for text in texts]
             scored = [
                 (clips, self._score(snapshot, clips, [text])[0]) for clips, text in zip(chosen, texts, strict=True)
             ]
         found = []
         for text, (clips, scores) in zip(texts, scored, strict=True):
             order = np.argsort(-scores, kind="stable")
-            best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][:k]
-            found.append(self._results(snapshot, text, clips[best], scores[best], moments))
+            best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][: k + FOLLOWING]
+            found.append(self._results(snapshot, text, clips[best[:k]], scores[best], moments))
         return found
 
     def snapshot(self) -> Snapshot:
@@ -100,18 +102,28 @@ class Searcher:
     def _results(
         self, snapshot: Snapshot, text: GLCCLTextFeatures, clips: np.ndarray, scores: np.ndarray, moments: bool
     ) -> list[SearchResult]:
-        columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if moments else _RESULT_COLUMNS
+        """Of the clips, best first; `scores` has the logits of `FOLLOWING` more, which follow them."""
+        weights = self.model.config.confidence_weights
+        frames_needed = moments or weights is not None
+        columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
         rows = self._take(snapshot, clips, columns)
         found = rows.select(_RESULT_COLUMNS).to_pylist()
-        results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=True)]
-        if not (moments and results):
+        results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=False)]
+        if not (frames_needed and results):
             return results
         frames, num_frames = self.frames(rows)
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
         video = GLCCLVideoFeatures(frames=torch.tensor(frames), frame_mask=mask).to(self.model.device)
-        weights = self.model.frame_weights(text, video)
-        assert weights.words is not None  # as of every model with GLIM
-        sentence, words = weights.sentence[0].float().cpu().numpy(), weights.words[0].float().cpu().numpy()
+        if weights is not None:
+            four = torch.cat(self.model.get_scores(text, video).to_tuple()).cpu().numpy()
+            for result, confidence in zip(results, confidences(weights, four, scores), strict=True):
+                result.confidence = float(confidence)
+        if not moments:
+            return results
+        glim = self.model.frame_weights(text, video)
+        assert glim.sentence is not None  # as of every model with GLIM
+        assert glim.words is not None
+        sentence, words = glim.sentence[0].float().cpu().numpy(), glim.words[0].float().cpu().numpy()
         for row, (result, times) in enumerate(zip(results, rows["frame_times"].to_pylist(), strict=True)):
             # With mask_padding=False padded frames have weights too, but no time.
             own, own_words = sentence[row, : len(times)], words[row, :, : len(times)]

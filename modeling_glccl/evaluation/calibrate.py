@@ -1,0 +1,79 @@
+"""`glccl calibrate`: what makes a confidence of the scores of a search, fitted and kept in the checkpoint."""
+
+import io
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..atomic import write_whole
+from ..checkpoints import check_checkpoint, load_checkpoint
+from ..confidence import fit_confidence
+from ..configuration_glccl import SCORE_NAMES, GLCCLConfig
+from ..data import load_benchmark
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..modeling_glccl import GLCCLModel
+from ..processing_glccl import GLCCLProcessor
+from .evaluator import EvaluationResult, evaluate
+
+
+def score_captions(
+    model: GLCCLModel, processor: GLCCLProcessor, dataset: Any, **options: Any
+) -> tuple[EvaluationResult, np.ndarray, np.ndarray]:
+    """The evaluation of a dataset, its four scores [4, A, V], and which videos are twins [V].
+
+    Args:
+        model, processor, dataset: as [`evaluate`]'s, as are the options; with a column `twin_group`, videos that have
+            the same value there are twins, and otherwise no two are.
+    """
+
+    def score(text: GLCCLTextFeatures, video: GLCCLVideoFeatures, name: str) -> Tensor:
+        return model.get_scores(text, video)[name]  # pyright: ignore[reportArgumentType]
+
+    also = {name: partial(score, name=name) for name in SCORE_NAMES}
+    result = evaluate(model, processor, dataset, also=also, **options)  # pyright: ignore[reportArgumentType]
+    groups = np.arange(len(result.video_ids))
+    if "twin_group" in dataset.column_names:
+        groups = np.array(dataset["twin_group"])[result.video_rows]
+    return result, np.stack([result.also[name] for name in SCORE_NAMES]), groups
+
+
+def calibrate_checkpoint(
+    checkpoint: str | Path,
+    benchmark: str,
+    split: str = "validation",
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    **options: Any,
+) -> list[float]:
+    """Fits `confidence_weights` to captions that were not trained on, and writes them into the config.json.
+
+    Args:
+        checkpoint: folder of a GLCCL model and its processor.
+        benchmark, split: for [`load_benchmark`], as are the further options.
+        batch_size: videos encoded at a time.
+        num_workers: processes that decode videos.
+
+    Raises:
+        ValueError: no folder of a GLCCL model, as a plain CLIP is not, whose configuration has no place for them.
+    """
+    file = Path(checkpoint) / "config.json"
+    if check_checkpoint(checkpoint) != GLCCLConfig.model_type or not file.exists():
+        raise ValueError(
+            f"{checkpoint}: what is calibrated is a folder with a GLCCL model (save_pretrained makes one of a plain "
+            "CLIP, too)"
+        )
+    dataset = load_benchmark(benchmark, split=split, **options)
+    model, processor = load_checkpoint(checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
+    result, scores, groups = score_captions(model, processor, dataset, batch_size=batch_size, num_workers=num_workers)
+    weights = fit_confidence(scores, result.video_index, groups)
+    config = json.loads(file.read_text(encoding="utf-8")) | {"confidence_weights": weights}
+    write_whole(file, io.BytesIO(f"{json.dumps(config, indent=2, sort_keys=True)}\n".encode()))
+    print(f"{file}: confidence_weights {weights}, from {len(result.captions)} captions of {benchmark} {split}")
+    return weights
