@@ -32,6 +32,7 @@ class PipelineModel(AutoModel):
         """As AutoModel's."""
         name = pretrained_model_name_or_path
         if read_config(name, missing_ok=True, **kwargs).get("model_type") in FAMILIES:
+            kwargs.pop("code_revision", None)  # of remote code, which a plain CLIP has not
             return GLCCLModel.from_pretrained(name, **kwargs)
         return super().from_pretrained(name, *args, **kwargs)
 
