@@ -27,6 +27,7 @@ test-all: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/parity.py --golden tests/golden

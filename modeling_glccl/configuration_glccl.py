@@ -109,6 +109,8 @@ class GLCCLConfig(PreTrainedConfig):
                 clip = AutoConfig.for_model(model_type, **{key: clip[key] for key in clip if key != "model_type"})
             except (StrictDataclassError, TypeError, ArithmeticError) as error:
                 raise ValueError(f"clip_config is no configuration of {model_type!r}: {error}") from error
+        if not isinstance(clip, PreTrainedConfig):
+            raise ValueError(f"clip_config: {clip!r} is none of dict, PreTrainedConfig")
         self.clip_config = clip
         self.family.check(clip)
         if self.temporal_num_attention_heads is None:

@@ -413,7 +413,7 @@ def _warn_if_short(container: Any, stream: Any, name: str, found: int, end: floa
         # Sound may well go on after the picture: the file is cut only if none of its streams reaches the end.
         container.seek(container.start_time or 0)
         reached = 0.0
-        with suppress(av.FFmpegError):  # at a part that is damaged: nothing is reached behind it
+        with suppress(FFmpegError):  # at a part that is damaged: nothing is reached behind it
             for packet in container.demux():
                 if packet.pts is not None:
                     reached = max(reached, float(packet.pts * packet.time_base))

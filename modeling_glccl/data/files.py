@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any, cast, TextIO
 
 from ..video_files import VIDEO_SUFFIXES, walk_files
 
@@ -126,7 +126,7 @@ def read_plain_pickle(path: Path) -> Any:
     try:
         for operation, argument, _ in pickletools.genops(content):
             # The unpickler makes a table as long as the largest place in it, before anything lies there.
-            if "PUT" in operation.name and int(argument) > len(content):
+            if "PUT" in operation.name and int(cast(str, argument)) > len(content):
                 raise ValueError(f"it asks for a table of {argument:,} places, and has {len(content):,} bytes")
         return _PlainUnpickler(io.BytesIO(content)).load()
     except (ValueError, EOFError, LookupError, AttributeError, pickle.UnpicklingError, OverflowError) as error:

@@ -84,7 +84,7 @@ class Searcher:
         shape = self._store.about["max_frames"], self._store.about["width"]
         return frames.reshape(-1, *shape), rows["num_frames"].to_numpy().copy()
 
-    def _take(self, snapshot: Snapshot, clips: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    def _take(self, snapshot: Snapshot, clips: np.ndarray, columns: list[str]) -> pa.Table:
         with explained(self._store.uri):
             return snapshot.take(clips, columns)
 
