@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,9 +13,11 @@ from search_data import synthetic_records
 from transformers import CLIPConfig
 
 from modeling_glccl import GLCCLConfig
+from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
 from modeling_glccl.confidence import FOLLOWING, confidence_features, confidences, fit_confidence
-from modeling_glccl.evaluation.calibrate import calibrate_checkpoint
+from modeling_glccl.data import load_benchmark
+from modeling_glccl.evaluation.calibrate import calibrate_checkpoint, score_captions
 from modeling_glccl.features_glccl import GLCCLVideoFeatures
 from modeling_glccl.search.ranking import encode_queries
 
@@ -161,13 +163,20 @@ def test_from_calibration_to_a_search_that_finds_nothing(checkpoint, videos, tmp
     assert main(["index", str(videos), "--index=my.index", f"--model={folder}"]) == 0
     assert main(["search", "a dog", "--index=my.index", "--min-confidence=0.5"]) == 1
     assert f"glccl calibrate {folder} --benchmark" in capsys.readouterr().err
-    options = ["--set=num_train=0", "--set=num_validation=8", "--set=num_test=0", "--set=image_size=16"]
+    options = ["--set=num_train=0", "--set=num_validation=12", "--set=num_test=0", "--set=image_size=16"]
     options += [f"--data-dir={tmp_path / 'data'}", "--num-workers=0"]
     assert main(["calibrate", str(folder), "--benchmark=shapes", *options]) == 0
-    assert "from 8 captions of shapes validation" in capsys.readouterr().out
+    assert "from 12 captions of shapes validation" in capsys.readouterr().out
     after = json.loads((folder / "config.json").read_text())
     assert len(after.pop("confidence_weights")) == 6
     assert after == {name: value for name, value in before.items() if name != "confidence_weights"}
+
+    settings: dict[str, Any] = {"num_train": 0, "num_validation": 12, "num_test": 0, "image_size": 16}
+    dataset = load_benchmark("shapes", data_dir=tmp_path / "data", split="validation", **settings)
+    result, scores, groups = score_captions(*load_checkpoint(folder), dataset, batch_size=1, progress=False)
+    assert result.similarity is not None
+    np.testing.assert_allclose(scores.mean(axis=0), result.similarity, atol=1e-4)  # of blocks of 8 captions
+    assert groups.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
     values = json.loads((folder / "config.json").read_text())
     for constant, printed in ((50.0, ["confidence", "100%"]), (-50.0, ["probably nothing fits", "0%"])):
