@@ -20,7 +20,7 @@ from videos import write_video
 
 from modeling_glccl import app, cli, convert_glccl_original_to_hf, demo, environment, model_card, publish  # noqa: F401
 from modeling_glccl.data import check, compress, export  # noqa: F401
-from modeling_glccl.evaluation import run as evaluation_run  # noqa: F401
+from modeling_glccl.evaluation import evaluate_checkpoint  # noqa: F401
 from modeling_glccl.search import commands, rendering  # noqa: F401
 from modeling_glccl.training import loop  # noqa: F401
 
