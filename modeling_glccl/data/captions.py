@@ -251,7 +251,8 @@ class Captions(VideoBenchmark):
             other = first.setdefault(record.file, record)
             if other.split != record.split:
                 raise ValueError(
-                    f"{record.place}: {record.file} is in {record.split}, but in {other.split} at {other.place}; "
+                    f"{self.source}, {record.place}: {record.file} is in {record.split}, but in {other.split} at "
+                    f"{other.place}; "
                     "expected one split for all rows of a file: a model is not tested on what it was trained on"
                 )
         return records
