@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, cast, TextIO
+from typing import Any, TextIO, cast
 
 from ..video_files import VIDEO_SUFFIXES, walk_files
 
