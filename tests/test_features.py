@@ -19,12 +19,14 @@ def same(left, right) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_rows_are_selected_in_order():
+def test_rows_are_selected_in_order_and_masks_keep_their_type_when_numbers_change():
     video = videos([3, 1, 4])
     chosen = video.select([2, 0])
     assert torch.equal(chosen.frames, video.frames[[2, 0]])
     assert torch.equal(chosen.frame_mask, video.frame_mask[[2, 0]])
     assert (video.num_rows, video.num_slots) == (3, 4)
+    half = video.to("cpu", torch.float16)
+    assert (half.frames.dtype, half.frame_mask.dtype) == (torch.float16, torch.bool)
 
 
 def test_padding_adds_slots_that_do_not_count_and_trimming_takes_them_away():
@@ -45,11 +47,6 @@ def test_parts_with_other_slots_become_one_and_gradients_flow():
     assert joined.frame_mask.sum(1).tolist() == [3, 2, 5]
     joined.frames.sum().backward()
     assert parts[0].frames.grad.eq(1).all()
-
-
-def test_masks_keep_their_type_when_numbers_change():
-    half = videos([3]).to("cpu", torch.float16)
-    assert (half.frames.dtype, half.frame_mask.dtype) == (torch.float16, torch.bool)
 
 
 def test_peers_keep_what_they_add(tmp_path):

@@ -143,12 +143,6 @@ def test_switching_glim_off_changes_only_the_scores_of_its_feature():
             assert torch.equal(scores[switch][name], on[name]) == (name not in changed)
 
 
-def test_a_still_video_equals_the_twin():
-    text, video = random_features([3, 8], [6, 6])
-    video.frames[0] = video.frames[0, :1]
-    assert_equal_to_twin(noisy_interaction(), text, video)
-
-
 @pytest.mark.parametrize("remainder", [1e-1, 1e-2, 1e-3])
 def test_nearly_cancelling_frames_equal_the_twin(remainder):
     """Frames x and -x + r, equally weighted: half of r is left, |r| = remainder * |x|.
@@ -161,8 +155,11 @@ def test_nearly_cancelling_frames_equal_the_twin(remainder):
     assert_equal_to_twin(noisy_interaction(glim_temperature=1e4), text, video, tolerance=2e-5 / remainder)
 
 
-def test_a_word_that_no_frame_is_near_equals_the_twin():
-    """Its logits lie 200 below those of another word, more than the exponentials of float32 span."""
+def test_a_still_video_and_a_word_that_no_frame_is_near_equal_the_twin():
+    """The word's logits lie 200 below those of another word, more than the exponentials of float32 span."""
+    text, video = random_features([3, 8], [6, 6])
+    video.frames[0] = video.frames[0, :1]
+    assert_equal_to_twin(noisy_interaction(), text, video)
     text, video = random_features([3, 8], [4, 6])
     text.words[:, 0] = video.frames[:, 0]
     text.words[:, 1] = -text.words[:, 0]
@@ -250,9 +247,11 @@ def test_no_gradient_is_needed_and_one_may_be_taken_twice():
 
 def test_a_frozen_side_leaves_the_other_gradients_as_they_are():
     text, video = random_features([3, 8], [4, 6])
-    interaction = noisy_interaction()
+    interaction, logit_scale = noisy_interaction(), LOGIT_SCALE.clone().requires_grad_()
     video.frames.requires_grad_()
-    (expected,) = torch.autograd.grad(interaction(text, video, LOGIT_SCALE).logits.sum(), video.frames)
+    logits = interaction(text, video, logit_scale).logits.sum()
+    expected, scale_gradient = torch.autograd.grad(logits, [video.frames, logit_scale])
+    torch.testing.assert_close(scale_gradient, logits)  # they are proportional to its exponential
     interaction.requires_grad_(False)
     (gradient,) = torch.autograd.grad(interaction(text, video, LOGIT_SCALE).logits.sum(), video.frames)
     assert torch.equal(gradient, expected)
@@ -265,14 +264,6 @@ def test_bf16_products_stay_near():
     assert 0 < (exact - low).abs().max() < 0.05 * LOGIT_SCALE.exp()
     with pytest.raises(ValueError, match="precision='fp8'"):
         interaction(text, video, LOGIT_SCALE, precision="fp8")
-
-
-def test_the_logit_scale_gets_its_gradient():
-    text, video = random_features([3, 5], [4, 2])
-    logit_scale = LOGIT_SCALE.clone().requires_grad_()
-    logits = noisy_interaction()(text, video, logit_scale).logits
-    (gradient,) = torch.autograd.grad(logits.sum(), logit_scale)
-    torch.testing.assert_close(gradient, logits.sum())
 
 
 def test_no_text_guided_features_are_formed():
@@ -309,12 +300,8 @@ def test_frame_weights_equal_the_twins_softmax():
             assert (weights.words[a, v, :, frames:] == 0).all()
             assert (weights.words[a, v, words:] == 0).all()
     torch.testing.assert_close(weights.sentence.sum(-1), torch.ones(3, 3))
-
-
-def test_frame_weights_are_equal_where_glim_is_off():
-    text, video = random_features([3], [4, 2])
-    weights = noisy_interaction(glim_global=False).frame_weights(text, video)
-    torch.testing.assert_close(weights.sentence[0], torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0]]))
+    off = noisy_interaction(glim_global=False).frame_weights(text, video)  # equal ones
+    torch.testing.assert_close(off.sentence[0, 0], torch.tensor([0.25] * 4 + [0] * 2))
 
 
 def with_changes(features, **changes):

@@ -58,6 +58,22 @@ def test_a_score_does_not_depend_on_word_padding(model, token, give_mask):
     assert_close(model(**further, **video).logits_per_text, model(**text, **video).logits_per_text)
 
 
+def test_frames_cost_nothing_where_they_are_padding_and_are_not_copied_where_none_is(model, monkeypatch):
+    encoded = []
+    encode = model._encode_frames
+
+    def spy(pixels):
+        encoded.append(pixels)
+        return encode(pixels)
+
+    monkeypatch.setattr(model, "_encode_frames", spy)
+    padded, whole = tiny_video([3, 1]), tiny_video([3, 3])
+    model.get_video_features(**padded)
+    model.get_video_features(**whole)
+    assert [len(pixels) for pixels in encoded] == [4, 6]
+    assert encoded[1].data_ptr() == whole["pixel_values_videos"].data_ptr()
+
+
 @pytest.mark.parametrize("pixel", [0.0, 3.0, torch.nan])
 def test_a_score_does_not_depend_on_frame_padding(model, pixel):
     text, video = tiny_text([2, 5, 4]), tiny_video([3, 1])
@@ -103,6 +119,7 @@ def test_similarity_equals_the_forward_pass(batch, mask_padding):
     text = model.get_text_features(batch["input_ids"], batch["attention_mask"])
     video = model.get_video_features(batch["pixel_values_videos"], batch["padding_mask_videos"])
     output = model(**batch)
+    assert output.loss is None
     assert torch.equal(model.similarity(text, video), output.logits_per_text)
     assert torch.equal(output.logits_per_video, output.logits_per_text.T)
     assert_close(torch.stack(output.scores.to_tuple()).mean(dim=0), output.logits_per_text)
@@ -121,13 +138,6 @@ def test_similarity_of_parts_equals_the_whole(model):
         for t in (slice(0, 1), slice(1, 6))
     ]
     assert_close(torch.cat(rows), whole)
-
-
-def test_texts_and_videos_may_differ_in_number(model):
-    output = model(**tiny_text([2, 5, 4]), **tiny_video([3, 1]))
-    assert output.logits_per_text.shape == (3, 2)
-    assert output.logits_per_video.shape == (2, 3)
-    assert output.loss is None
 
 
 def test_evaluation_is_deterministic(batch):
@@ -333,12 +343,12 @@ def test_each_kind_of_weight_is_initialised_when_missing(model, tmp_path, poison
                 assert_initialised(name, weight)
 
 
-def test_all_weights_are_initialised_when_missing(model, tmp_path, poisoned_memory):
+def test_all_weights_are_initialised_when_missing_and_in_a_new_model(model, tmp_path, poisoned_memory):
     save_without(model, tmp_path, lambda name: name != "clip.text_projection.weight")
-    loaded = GLCCLModel.from_pretrained(tmp_path)
-    for name, weight in loaded.state_dict().items():
-        if name != "clip.text_projection.weight":
-            assert_initialised(name, weight)
+    loaded = GLCCLModel.from_pretrained(tmp_path).state_dict()
+    del loaded["clip.text_projection.weight"]
+    for name, weight in [*loaded.items(), *GLCCLModel(tiny_config()).named_parameters()]:
+        assert_initialised(name, weight)
 
 
 def test_the_poison_shows_without_init_weights(model, tmp_path, poisoned_memory, monkeypatch):
@@ -346,11 +356,6 @@ def test_the_poison_shows_without_init_weights(model, tmp_path, poisoned_memory,
     monkeypatch.setattr(GLCCLModel, "_init_weights", lambda self, module: None)
     loaded = GLCCLModel.from_pretrained(tmp_path)
     assert all(weight.isnan().all() for weight in loaded.interaction.parameters())
-
-
-def test_a_new_model_starts_from_identities():
-    for name, weight in GLCCLModel(tiny_config()).named_parameters():
-        assert_initialised(name, weight)
 
 
 # Starting from CLIP
@@ -390,11 +395,8 @@ def test_a_model_starts_from_clip(clip_folder, batch):
         assert torch.equal(weight, torch.eye(len(weight)))
     assert (model.config.csc_weight, model.config.max_frames, model.training) == (0.5, 3, False)
     assert model(**batch, return_loss=True).loss.isfinite()
-
-
-def test_a_model_starts_from_clip_in_low_precision(clip_folder):
-    model = from_clip(clip_folder, clip_kwargs={"dtype": torch.bfloat16})
-    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    low = from_clip(clip_folder, clip_kwargs={"dtype": torch.bfloat16})
+    assert {weight.dtype for weight in low.parameters()} == {torch.bfloat16}
 
 
 @torch.no_grad()
@@ -419,9 +421,13 @@ def test_temporal_blocks_without_a_text_block_of_their_shape_keep_the_directions
     assert not deeper.temporal.encoder.layers[2].mlp.fc2.weight.any()
 
 
-def test_an_unknown_configuration_value_is_refused(clip_folder):
-    with pytest.raises(ValueError, match="max_frmes: no value of GLCCLConfig"):
-        from_clip(clip_folder, max_frmes=3)
+@pytest.mark.parametrize("kind", ["zero-shot", "clip", "glccl"])
+def test_an_unknown_setting_is_named_with_the_known_ones(kind, clip_folder, model, tmp_path):
+    model.save_pretrained(tmp_path / "glccl")
+    load = from_clip if kind == "clip" else GLCCLModel.from_pretrained
+    folder = tmp_path / "glccl" if kind == "glccl" else clip_folder
+    with pytest.raises(ValueError, match=r"max_word: no value of GLCCLConfig; it has aosm_.*, max_words, "):
+        load(folder, max_word=5)
 
 
 # Configuration
@@ -454,6 +460,10 @@ def test_eos_of_early_clip_configurations():
         ({"csc_weight": -0.1}, "csc_weight=-0.1"),
         ({"temporal_num_attention_heads": 5}, "temporal_num_attention_heads=5"),
         ({"max_words": "32"}, "max_words"),
+        ({"temporal_num_hidden_layers": -1}, "temporal_num_hidden_layers=-1"),
+        ({"csc_scores": ["video_sentence"]}, r"csc_scores=\['video_sentence'\] must be two or more of"),
+        ({"csc_scores": ["video_word", "video_word"]}, "csc_scores"),
+        ({"csc_scores": ["video_word", "word_video"]}, "word_video"),
     ],
 )
 def test_wrong_configuration_values_are_named(values, message):
@@ -497,26 +507,24 @@ def test_the_mode_of_the_release_needs_full_texts():
         tiny_model(mask_padding=False)(**TEXT, **VIDEO)
 
 
-def test_frames_that_are_not_finite_are_named(model):
-    video = tiny_video([4, 2])
+def test_features_that_are_not_finite_are_named():
+    model, video = tiny_model(), tiny_video([4, 2])
     video["pixel_values_videos"][1, 0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"frame features are not finite .* rows \[1\]"):
         model.get_video_features(**video)
-
-
-def test_words_that_are_not_finite_are_named():
-    model = tiny_model()
     with torch.no_grad():
         model.clip.text_model.embeddings.token_embedding.weight[TEXT["input_ids"][1, 1]] = torch.inf
     with pytest.raises(ValueError, match=r"word features are not finite .* rows \[1\]"):
         model.get_text_features(**TEXT)
 
 
-def test_a_batch_of_one_with_csc_is_an_error(model):
-    with pytest.raises(ValueError, match=r"batch of at least 2; got 1.*csc_weight=0"):
-        model(**tiny_batch(1), return_loss=True)
-
-
-def test_the_loss_needs_one_video_per_text(model):
-    with pytest.raises(ValueError, match=r"one video per text.*\(3, 2\)"):
-        model(**tiny_text([3, 5, 2]), **VIDEO, return_loss=True)
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (tiny_batch(1), r"batch of at least 2; got 1.*csc_weight=0"),
+        (tiny_text([3, 5, 2]) | VIDEO, r"one video per text.*\(3, 2\)"),
+    ],
+)
+def test_the_loss_needs_several_pairs(model, batch, message):
+    with pytest.raises(ValueError, match=message):
+        model(**batch, return_loss=True)

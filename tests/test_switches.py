@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from models import full_batch, tiny_batch, tiny_config, tiny_model, tiny_video
 from reference import SCORES, reference_csc_loss
 
-from modeling_glccl import GLCCLConfig, GLCCLModel
+from modeling_glccl import GLCCLModel
 from modeling_glccl.training.full_batch import FullBatchLoss
 
 
@@ -19,20 +18,6 @@ def test_csc_compares_the_named_scores_alone(names):
     assert output.loss.item() == pytest.approx((output.contrastive_loss + 0.5 * expected).item(), rel=1e-4)
     assert FullBatchLoss(model)(**full_batch()).csc_loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert torch.equal(output.logits_per_text, torch.stack(output.scores.to_tuple()).mean(dim=0))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"csc_scores": ["video_sentence"]}, r"csc_scores=\['video_sentence'\] must be two or more of"),
-        ({"csc_scores": ["video_word", "video_word"]}, "csc_scores"),
-        ({"csc_scores": ["video_word", "word_video"]}, "word_video"),
-        ({"temporal_num_hidden_layers": -1}, "temporal_num_hidden_layers=-1"),
-    ],
-)
-def test_impossible_switches_are_named(values, message):
-    with pytest.raises(StrictDataclassError, match=message):
-        GLCCLConfig(**values)
 
 
 def test_switches_are_saved_with_the_model(tmp_path):
@@ -53,8 +38,4 @@ def test_without_temporal_layers_frames_are_those_of_clip():
     torch.testing.assert_close(frames[0], expected[:4])
     assert not frames[1, 2:].any()
     assert "temporal" not in {name.partition(".")[0] for name, _ in model.named_parameters()}
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-def test_the_temporal_encoder_has_as_many_layers_as_asked_for(layers):
-    assert len(GLCCLModel(tiny_config(temporal_num_hidden_layers=layers)).temporal.encoder.layers) == layers
+    assert len(GLCCLModel(tiny_config(temporal_num_hidden_layers=3)).temporal.encoder.layers) == 3

@@ -1,5 +1,8 @@
 """Every family of CLIP: zero-shot GLCCL on it equals transformers' own features, trains, saves, reloads."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -225,10 +228,40 @@ def test_other_kinds_of_models_are_refused_with_the_families(model_type):
     assert ("Of SigLIP 2 take one with fixed resolution" in str(error.value)) == (model_type == "siglip2")
 
 
-def test_a_siglip_whose_widths_differ_is_refused():
-    values = {"model_type": "siglip", "text_config": {"projection_size": 8}, "vision_config": {}}
-    with pytest.raises(ValueError, match=r"text_config\.projection_size=8 must equal"):
-        GLCCLConfig(clip_config=values)
+@pytest.mark.parametrize(
+    ("family", "tower", "change"),
+    [
+        ("siglip", "text_config", {"projection_size": 8}),
+        ("siglip", "text_config", {"eos_token_id": [1]}),
+        ("siglip", "vision_config", {"vision_use_head": False}),
+        ("metaclip_2", "text_config", {"eos_token_id": None}),
+        ("clip", "text_config", {"eos_token_id": [1, 2]}),
+        ("clip", "text_config", {"hidden_size": "32"}),
+        ("clip", "text_config", {"hidden_act": "none"}),
+        ("clip", "vision_config", {"image_size": [16, 16]}),
+        ("clip", "vision_config", {"patch_size": None}),
+    ],
+)
+def test_values_that_the_towers_do_not_follow_are_named(family, tower, change, tmp_path):
+    ((field, value),) = change.items()
+    message = rf"'?{field}(={re.escape(str(value))}|=.none.|'.*TypeError.*'{value}')"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        GLCCLConfig(clip_config={"model_type": family, tower: change})
+    folder = save_plain(family, tmp_path)
+    values = json.loads((folder / "config.json").read_text())
+    values[tower] |= change
+    (folder / "config.json").write_text(json.dumps(values))
+    for load in (load_checkpoint, GLCCLModel.from_clip_pretrained, GLCCLProcessor.from_pretrained):
+        with pytest.raises(ValueError, match=f"(?s){message}"):
+            load(folder)
+
+
+def test_the_bias_of_siglip_is_kept_and_never_trained(tmp_path):
+    model, _ = load_checkpoint(save_plain("siglip", tmp_path / "siglip"))
+    model.save_pretrained(tmp_path / "saved")
+    again = GLCCLModel.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.clip.logit_bias, plain_model("siglip")[0].logit_bias)
+    assert "clip.logit_bias" not in dict(again.named_parameters())
 
 
 def test_a_saved_zero_shot_model_stays_one(tmp_path):
@@ -295,7 +328,7 @@ def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(tmp
 def test_embeddings_and_first_layers_of_each_family_can_be_frozen(name, tmp_path):
     model = GLCCLModel.from_clip_pretrained(save_plain(name, tmp_path), max_words=16, max_frames=4)
     freeze_clip(model, 1)
-    frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad} - {"clip.logit_bias"}
+    frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
     assert all("embeddings" in key or "pre_layrnorm" in key or ".layers.0." in key for key in frozen)
     assert all(not key.startswith(("temporal.", "interaction.")) for key in frozen)
     assert {

@@ -90,24 +90,24 @@ def numbers(decoded):
 # Sampling
 
 
-def test_uniform_takes_the_frame_on_screen_at_the_centre_of_each_span():
-    assert uniform_positions(np.arange(10) / 25, 5).tolist() == [1, 3, 5, 7, 9]
-    assert uniform_positions(np.arange(36) / 25, 12).tolist() == [1 + 3 * k for k in range(12)]
-    assert uniform_positions(np.arange(7) / 25, 3).tolist() == [1, 3, 5]
-    assert uniform_positions(np.arange(100) / 25, 1).tolist() == [50]
-
-
-def test_uniform_takes_each_frame_of_a_short_video_once():
-    assert uniform_positions(np.arange(4) / 25, 12).tolist() == [0, 1, 2, 3]
-    assert uniform_positions(np.array([0.0]), 12).tolist() == [0]
-
-
-def test_uniform_goes_by_time_not_by_frame_number():
-    # Five frames in the first half second, then one a second; the centres are 0.62, 1.86, 3.09 and 4.33 s.
-    times = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1.4, 2.4, 3.4, 4.4])
-    assert uniform_positions(times, 4).tolist() == [4, 5, 6, 7]
-    # A still image of ten seconds is on screen at two of the three centres.
-    assert uniform_positions(np.array([0.0, 0.5, 10.5, 11.0]), 3).tolist() == [1, 1, 3]
+@pytest.mark.parametrize(
+    ("times", "max_frames", "expected"),
+    [
+        (np.arange(10) / 25, 5, [1, 3, 5, 7, 9]),
+        (np.arange(36) / 25, 12, [1 + 3 * k for k in range(12)]),
+        (np.arange(7) / 25, 3, [1, 3, 5]),
+        (np.arange(100) / 25, 1, [50]),
+        # A short video: each frame once.
+        (np.arange(4) / 25, 12, [0, 1, 2, 3]),
+        (np.array([0.0]), 12, [0]),
+        # By time, not by number: the centres are 0.62, 1.86, 3.09 and 4.33 s.
+        (np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1.4, 2.4, 3.4, 4.4]), 4, [4, 5, 6, 7]),
+        # A still image of ten seconds is on screen at two of the three centres.
+        (np.array([0.0, 0.5, 10.5, 11.0]), 3, [1, 1, 3]),
+    ],
+)
+def test_uniform_takes_the_frame_on_screen_at_the_centre_of_each_span(times, max_frames, expected):
+    assert uniform_positions(times, max_frames).tolist() == expected
 
 
 @pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 60])
@@ -211,14 +211,11 @@ def test_it_seeks_only_where_a_key_frame_lies_on_the_way(tmp_path):
     assert decode_video(seldom, 6).decoded_frames == 276
 
 
-def test_unwanted_frames_that_no_other_refers_to_are_skipped(tmp_path):
+def test_unwanted_frames_that_no_other_refers_to_are_skipped_by_any_number_of_threads(tmp_path):
     path = write_video(tmp_path / "a.mp4", 100, key_interval=250)
-    assert assert_same_as_in_order(path).decoded_frames < 75
-
-
-def test_several_threads_give_the_same_frames(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 100)
-    np.testing.assert_array_equal(decode_video(path, num_threads=4).frames, decode_video(path).frames)
+    decoded = assert_same_as_in_order(path)
+    assert decoded.decoded_frames < 75
+    np.testing.assert_array_equal(decode_video(path, num_threads=4).frames, decoded.frames)
 
 
 @pytest.mark.slow
@@ -353,18 +350,20 @@ def test_a_window_behind_the_end_is_an_error(tmp_path):
         decode_video(path, start=3, end=5)
 
 
-@pytest.mark.parametrize(("start", "end"), [(2, 1), (1, 1), (-1, 3), (None, 0), (float("nan"), 2)])
-def test_a_window_must_be_one(tmp_path, start, end):
-    with pytest.raises(ValueError, match="0 <= start < end"):
-        decode_video(write_video(tmp_path / "a.mp4", 5), start=start, end=end)
+WINDOWS = [(2, 1), (1, 1), (-1, 3), (None, 0), (float("nan"), 2)]
 
 
-def test_other_bad_arguments(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 5)
-    with pytest.raises(ValueError, match="max_frames=0"):
-        decode_video(path, 0)
-    with pytest.raises(ValueError, match="'random'"):
-        decode_video(path, sampling="random")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(({"start": start, "end": end}, "0 <= start < end") for start, end in WINDOWS),
+        ({"max_frames": 0}, "max_frames=0"),
+        ({"sampling": "random"}, "'random'"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        decode_video(write_video(tmp_path / "a.mp4", 5), **arguments)
 
 
 # Rotation
@@ -379,11 +378,8 @@ def test_rotated_videos_come_upright(tmp_path, rotation, suffix):
     for frame, stored in zip(decoded.frames, plain, strict=True):
         upright = Image.fromarray(stored).rotate(rotation, expand=True)
         np.testing.assert_array_equal(frame, np.asarray(upright))
-
-
-def test_other_angles_are_ignored(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 3, rotation=45)
-    assert numbers(decode_video(path)) == [0, 1, 2]
+    other_angle = write_video(tmp_path / f"b.{suffix}", 3, rotation=45)
+    assert numbers(decode_video(other_angle)) == [0, 1, 2]
 
 
 # Sources
@@ -407,6 +403,15 @@ def test_paths_bytes_file_objects_and_dictionaries(tmp_path):
     np.testing.assert_array_equal(decode_video(Pipe(content)).frames, expected)
 
 
+def write_sound(container, stream, num_packets):
+    """Silence, 64 ms a packet."""
+    for _ in range(num_packets):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
 def test_sources_that_are_no_video(tmp_path, monkeypatch):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "notes.mp4").write_text("not a video at all\n" * 20)
@@ -417,12 +422,7 @@ def test_sources_that_are_no_video(tmp_path, monkeypatch):
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
     (tmp_path / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        for _ in range(4):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
-            frame.sample_rate = 16000
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        write_sound(container, container.add_stream("aac", rate=16000), 4)
     monkeypatch.chdir(tmp_path)
     for source, reason in [
         ("missing.mp4", "missing.mp4: no such file"),
@@ -482,11 +482,7 @@ def test_a_longer_sound_track_is_no_reason_to_warn(tmp_path):
         for _ in range(25):
             container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))))
         container.mux(video.encode(None))
-        for _ in range(100):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
-            frame.sample_rate = 16000
-            container.mux(sound.encode(frame))
-        container.mux(sound.encode(None))
+        write_sound(container, sound, 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         decoded = decode_video(path)
@@ -677,42 +673,23 @@ def test_mirrors_are_honoured(tmp_path, matrix):
 # Another decoder
 
 
-@pytest.mark.parametrize(("codec", "suffix"), FORMATS, ids=lambda value: value)
-def test_frames_are_those_of_the_ffmpeg_program(tmp_path, codec, suffix):
-    assert_same_as_ffmpeg(write_video(tmp_path / f"a.{suffix}", 30, codec=codec), 1.5)
-
-
-@pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_rotated_frames_are_those_of_the_ffmpeg_program(tmp_path, rotation):
-    assert_same_as_ffmpeg(write_video(tmp_path / "a.mp4", 4, rotation=rotation), 1.5)
-
-
-@pytest.mark.parametrize("matrix", MIRRORS)
-def test_mirrored_frames_are_those_of_the_ffmpeg_program(tmp_path, matrix):
-    assert_same_as_ffmpeg(write_matrix(tmp_path / "a.mp4", *matrix), 1.5)
-
-
-def assert_same_as_ffmpeg(path, tolerance):
-    """All frames, up to how two versions of FFmpeg round colours: mean levels."""
+@pytest.mark.parametrize("case", [*FORMATS, 90, 180, -90, *MIRRORS], ids=str)
+def test_frames_are_those_of_the_ffmpeg_program(tmp_path, case):
+    """All frames of a format, rotation or mirror, up to how two versions of FFmpeg round colours."""
     program = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg brings the program").get_ffmpeg_exe()
-    command = [
-        program,
-        "-v",
-        "error",
-        "-i",
-        str(path),
-        "-fps_mode",
-        "passthrough",
-        "-pix_fmt",
-        "rgb24",
-        "-f",
-        "rawvideo",
-    ]
-    output = subprocess.run([*command, "-"], capture_output=True, timeout=120, check=True).stdout
+    if case in FORMATS:
+        path = write_video(tmp_path / f"a.{case[1]}", 30, codec=case[0])
+    elif case in MIRRORS:
+        path = write_matrix(tmp_path / "a.mp4", *case)
+    else:
+        path = write_video(tmp_path / "a.mp4", 4, rotation=case)
+    as_stored = ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    command = [program, "-v", "error", "-i", path, *as_stored]
+    output = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout
     ours = decode_video(path, 1000).frames
     theirs = np.frombuffer(output, np.uint8).reshape(-1, *ours.shape[1:])
     assert len(theirs) == len(ours)
-    assert np.abs(theirs.astype(int) - ours).mean(axis=(1, 2, 3)).max() < tolerance
+    assert np.abs(theirs.astype(int) - ours).mean(axis=(1, 2, 3)).max() < 1.5
 
 
 def test_a_file_whose_packets_end_in_damage_is_used_up_to_it(tmp_path):

@@ -169,9 +169,6 @@ def test_numpy_on_request(processor):
 def test_arrays_that_are_no_video_are_refused(processor, video, problem):
     with pytest.raises(ValueError, match=problem):
         processor(video)
-
-
-def test_arrays_have_no_windows(processor):
     with pytest.raises(ValueError, match="start and end need timestamps"):
         processor(np.zeros((2, 8, 8, 3), np.uint8), start=1)
 
