@@ -157,6 +157,17 @@ add(
     option("--open", "open_page", is_flag=True, help="open that page in the browser"),
 )
 add(
+    "cut",
+    ".search.commands:cut_command",
+    "Write the moments that a sentence finds to video files of their own.",
+    argument("query"),
+    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    option("--output", type=PATH, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
+    option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to cut"),
+    option("--padding", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="before and after"),
+    option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
+)
+add(
     "convert",
     ".convert_glccl_original_to_hf:convert_file",
     "Convert the authors' checkpoints, or OpenAI's CLIP, a file such as pytorch_model.bin.4, into a folder.",

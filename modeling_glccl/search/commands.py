@@ -1,6 +1,7 @@
-"""`glccl index` and `glccl search`."""
+"""`glccl index`, `glccl search` and `glccl cut`."""
 
 import json
+import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,8 +14,9 @@ from transformers.utils import logging
 
 from ..checkpoints import load_checkpoint
 from ..video_files import find_videos
+from .cut import cut_moment
 from .index import VideoIndex
-from .rendering import results_html, results_json, results_table
+from .rendering import clock, results_html, results_json, results_table
 
 
 def index_command(
@@ -86,6 +88,28 @@ def search_command(
             print(f"wrote {page}")
         if open_page:
             webbrowser.open(page.absolute().as_uri())
+
+
+def cut_command(query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool) -> None:
+    """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
+    logging.disable_progress_bar()
+    output.mkdir(parents=True, exist_ok=True)
+    results = VideoIndex.open(index_path).search(query, k, moments=True)
+    failed = 0
+    for rank, result in enumerate(results, 1):
+        assert result.moment is not None
+        start, end = max(0.0, result.moment.start - padding), min(result.duration, result.moment.end + padding)
+        source = Path(result.path)
+        name = f"{rank:02}_{source.stem}_{start:.1f}-{end:.1f}{'.mp4' if exact else source.suffix}"
+        try:
+            cut = cut_moment(source, start, end, output / name, exact)
+        except (ValueError, OSError) as error:
+            print(error if result.path in str(error) else f"{result.path}: {error}", file=sys.stderr)
+            failed += 1
+        else:
+            print(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}")
+    if failed:
+        raise ValueError(f"{failed} of {len(results)} moments could not be cut")
 
 
 def _open_or_create(

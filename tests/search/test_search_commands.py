@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import webbrowser
 from pathlib import Path
@@ -13,6 +14,7 @@ from videos import write_video
 from modeling_glccl.cli import main
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.rendering import clock
+from modeling_glccl.video_decoding_glccl import decode_video
 
 pytest_plugins = ["search_fixtures"]
 
@@ -158,6 +160,29 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
     assert code == 1
     assert "--clip-length 5: my.index has clips made with 30" in message
+
+
+def test_moments_are_cut(run, videos, checkpoint, tmp_path):
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    (videos / "v1.mp4").unlink()
+    command = ("cut", "a dog in the snow", "--index", "my.index", "--output", "cut/here", "--padding", 0.5)
+    code, message = run(*command)
+    assert code == 1
+    assert message.count("\n") == 2
+    assert "v1.mp4: no such file" in message
+    assert "glccl cut: error: 1 of 5 moments could not be cut" in message
+    names = [path.name for path in sorted((tmp_path / "cut" / "here").iterdir())]
+    assert len(names) == 4
+    assert all(re.fullmatch(r"0[1-5]_v\d_\d+\.\d-\d+\.\d\.mp4", name) for name in names)
+    _, message = run(*command)
+    assert "exists; nothing is overwritten" in message
+    assert "5 of 5 moments could not be cut" in message
+    _, printed = run(*command[:5], "exact", "-k", 1, "--exact")
+    cut, moment = re.fullmatch(r"(exact/01_.*): (0:\S+ - 0:\S+) of .*\.mp4\n", printed).groups()
+    assert decode_video(cut).duration > 0
+    _, printed = run("search", *command[1:4], "--json", "-k", 1)
+    found = json.loads(printed)[0]["moment"]
+    assert moment == f"{clock(found['start'])} - {clock(found['end'])}"
 
 
 def test_times_are_readable():
