@@ -2,6 +2,7 @@ r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
 
     python benchmarks/search.py                          # 1,000, 10,000 and 100,000 videos
     python benchmarks/search.py --videos 1000000         # 30 GB of disk, 8 GB of memory
+    python benchmarks/search.py --part filters           # a part of the videos
     python benchmarks/search.py --part proxies           # which cheap score proposes candidates best
     python benchmarks/search.py --part shapes --model runs/shapes/model/best    # real files, a trained model
 
@@ -12,6 +13,8 @@ one warm-up query; `p50_cpu_ms` is processor time, which other work on the machi
 GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the sentence, in memory (IndexFlatIP).
 `memory_mb` is what a reader keeps between searches, LanceDB's caches aside. Prints tables and writes
 benchmarks/results/search[_<part>]_<hardware>.csv.
+
+`filters` searches only every second, hundredth and ten thousandth video (`where=`); recall is against those alone.
 
 `shapes` indexes the test videos of the shapes benchmark. `moments` are those of the captions whose events follow each
 other, in the video that the caption describes: how many spans overlap the true one with an IoU of 0.5 and 0.7.
@@ -191,6 +194,48 @@ def measure_search(size: int, queries: int, folder: Path) -> dict:
     return row
 
 
+def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
+    """A row for each share of `size` videos that a filter keeps."""
+    model, processor = build_model()
+    library = Library(size, queries)
+    texts = library.queries()
+    index = VideoIndex.create(folder / f"{size}.index", model, processor)
+    best = {every: _Best(len(texts), 10) for every in (1, 2, 100, 10_000)}
+    for number, frames in enumerate(library.chunks()):
+        index._store.commit(_records(number * CHUNK, frames))
+        scores = exact_logits(model, texts, frames)
+        for every, found in best.items():
+            passes = (number * CHUNK + torch.arange(CHUNK)) % every == 0
+            found.add(scores.where(passes, -torch.inf))
+    index._store.compact()
+    index._store.open_clips().optimize(cleanup_older_than=timedelta(0))
+    index.search_features(texts[:1])
+    for every, truth in best.items():
+        filters = {"where": f"size % {every} = 0"} if every > 1 else {}
+        found, seconds = zip(
+            *(
+                _timed(lambda text=text, filters=filters: index.search_features([text], **filters)[0])
+                for text in texts
+            ),
+            strict=True,
+        )
+        kept = -(-size // every)
+        hits = [
+            len(set(row[:kept].tolist()) & {int(result.video_id) for result in results})
+            for row, results in zip(truth.places, found, strict=True)
+        ]
+        yield {
+            "videos": size,
+            "kept": kept,
+            "p50_ms": _milliseconds(seconds, 50),
+            "p95_ms": _milliseconds(seconds, 95),
+            "recall@10": round(sum(hits) / (min(10, kept) * len(texts)), 4),
+            "queries": len(texts),
+            "threads": torch.get_num_threads(),
+        }
+    shutil.rmtree(index.info()["path"])
+
+
 def measure_proxies(size: int, queries: int) -> Iterator[dict]:
     """How many of the 10 best videos are among the candidates of every proxy."""
     model, _ = build_model()
@@ -278,7 +323,7 @@ def _records(first: int, frames: Tensor) -> list[VideoRecord]:
         VideoRecord(
             video_id=str(first + i),
             path=f"/videos/{(first + i) // 1000:04}/video{first + i:07}.mp4",
-            size=5_000_000,
+            size=first + i,
             sha256=f"{first + i:064x}",
             duration=30.0,
             clips=[ClipFeatures(0.0, 30.0, times, values)],
@@ -316,7 +361,7 @@ def _milliseconds(seconds, percentile: float) -> float:
 def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description="Searching large indexes, beside FAISS.")
-    parser.add_argument("--part", choices=("search", "proxies", "shapes"), default="search")
+    parser.add_argument("--part", choices=("search", "filters", "proxies", "shapes"), default="search")
     parser.add_argument("--videos", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -331,6 +376,9 @@ def main() -> None:
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=options.folder) as folder:
         parts = {
             "search": lambda: (measure_search(size, options.queries, Path(folder)) for size in options.videos),
+            "filters": lambda: (
+                row for size in options.videos for row in measure_filters(size, options.queries, Path(folder))
+            ),
             "proxies": lambda: (row for size in options.videos for row in measure_proxies(size, options.queries)),
             "shapes": lambda: measure_shapes(options.model, Path(folder), options.data_dir),
         }

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(path: Path, source: BinaryIO) -> None:
-    """Writes a file such that `path` is the old one or the complete new one, never a part."""
+def write_whole(path: Path, source: BinaryIO, replace: bool = True) -> None:
+    """Writes a file such that `path` is the old one or the complete new one, never a part.
+
+    Raises FileExistsError where there is an old one and `replace` is false.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # No process id: threads, and machines that share a folder, may write the same file at the same time.
     partial = path.with_name(f".{path.name}.{secrets.randbits(62)}.partial")
@@ -20,7 +23,10 @@ def write_whole(path: Path, source: BinaryIO) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
             _to_disk(file.fileno())
-        partial.replace(path)
+        if replace:
+            partial.replace(path)
+        else:
+            _rename_to_new(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -61,6 +67,19 @@ def room_for(path: Path) -> Iterator[None]:
         if "No space left" not in str(error) and shutil.disk_usage(path.parent).free > 1 << 16:
             raise
         raise OSError(errno.ENOSPC, f"no space left for {path}; what was complete is kept ({error})") from error
+
+
+def _rename_to_new(partial: Path, path: Path) -> None:
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists; nothing is overwritten") from None
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(f"{path} exists; nothing is overwritten") from None
+        partial.rename(path)
+    else:
+        partial.unlink()
 
 
 def _aside(target: Path) -> Path:

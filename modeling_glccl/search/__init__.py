@@ -14,7 +14,16 @@ except ImportError as _error:
     raise ImportError(f"an index needs LanceDB: pip install 'modeling_glccl[search]' ({_error})") from _error
 
 from ..features_glccl import Moment  # noqa: E402
+from .cut import CutMoment, cut_moment  # noqa: E402
 from .index import IndexMismatchError, SearchResult, VideoIndex  # noqa: E402
 from .ingest import IngestReport  # noqa: E402
 
-__all__ = ["IndexMismatchError", "IngestReport", "Moment", "SearchResult", "VideoIndex"]
+__all__ = [
+    "CutMoment",
+    "IndexMismatchError",
+    "IngestReport",
+    "Moment",
+    "SearchResult",
+    "VideoIndex",
+    "cut_moment",
+]

@@ -1,5 +1,7 @@
 """The clips of an index at one moment, and the choice of those that are scored exactly."""
 
+from copy import copy
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -18,7 +20,8 @@ _CLIPS_PER_VIDEO = 5
 
 class Snapshot:
     """All clips of a table as it was when it was opened: `row_ids` uint64 [C], where they lie in the table,
-    `video_keys` int64 [C], equal for clips of one video, and in memory `pooled` float16 [C, D].
+    `video_keys` int64 [C], equal for clips of one video, and in memory `pooled` float16 [C, D]; of a part of them, see
+    `filtered`, the rows of `pooled` are those of the whole.
     """
 
     def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
@@ -28,6 +31,7 @@ class Snapshot:
         ids = found.select(["video_key"]).to_arrow()
         self.row_ids, self.video_keys = ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
         self.pooled = torch.empty(len(self.row_ids), width, dtype=torch.float16)
+        self._pooled_rows = torch.arange(len(self.row_ids))
         pooled = self.pooled.numpy()
         missing = np.ones(len(pooled), bool)
         if previous is not None and len(previous.row_ids):
@@ -43,13 +47,24 @@ class Snapshot:
                 batch["pooled"].flatten().to_numpy().reshape(-1, width)
             )
 
+    def filtered(self, condition: str) -> "Snapshot":
+        """Only the clips for which an SQL condition holds."""
+        found = self.table.search().where(condition).with_row_id(True).select(["clip"]).to_arrow()
+        kept = np.flatnonzero(np.isin(self.row_ids, found["_rowid"].to_numpy()))
+        part = copy(self)
+        part.row_ids, part.video_keys = self.row_ids[kept], self.video_keys[kept]
+        part._pooled_rows = self._pooled_rows[kept]
+        return part
+
     def candidates(self, model: GLCCLModel, text: GLCCLTextFeatures, k: int) -> np.ndarray:
         """int64, the clips that cheap scores propose for one text of which the k best videos are wanted."""
         vector = proxy_vectors(model, text)[0].cpu().half()
+        scores = (self.pooled @ vector)[self._pooled_rows]
         shortlist, count = max(SHORTLIST, 20 * k), max(CANDIDATES, 3 * k)
         while True:
-            nearest = (self.pooled @ vector).topk(min(shortlist, len(self.pooled))).indices
-            order = one_frame_logits(model, text, self.pooled[nearest]).argsort(descending=True).cpu()
+            nearest = scores.topk(min(shortlist, len(scores))).indices
+            pooled = self.pooled[self._pooled_rows[nearest]]
+            order = one_frame_logits(model, text, pooled).argsort(descending=True).cpu()
             chosen = nearest[order].numpy()
             chosen = chosen[first_of_each(self.video_keys[chosen], _CLIPS_PER_VIDEO)][:count]
             # A few long videos can fill the shortlist.

@@ -1,7 +1,9 @@
-"""`glccl index` and `glccl search`."""
+"""`glccl index`, `glccl search` and `glccl cut`."""
 
 import json
+import sys
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from transformers.utils import logging
 
 from ..checkpoints import load_checkpoint
 from ..video_files import find_videos
+from .cut import cut_moment
 from .index import VideoIndex
-from .rendering import results_html, results_json, results_table
+from .rendering import clock, results_html, results_json, results_table
 
 
 def index_command(
-    folder: str | None,
+    folders: Sequence[str],
     index_path: str,
     checkpoint: str | None,
     *,
@@ -27,23 +30,23 @@ def index_command(
     clip_stride: float | None,
     **options: Any,
 ) -> None:
-    """Makes an index of a folder or brings one up to date, or lists its errors; the options are `VideoIndex.add`'s."""
+    """Makes an index of folders or brings one up to date, or lists its errors; the options are `VideoIndex.add`'s."""
     if errors:
         index = VideoIndex.open(index_path)
         print_errors(index)
         print(f"{len(index.errors())} videos with errors")
         return
-    if folder is None:
+    if not folders:
         raise ValueError("which folder of videos? glccl index VIDEO_DIR --index MY.INDEX --model CHECKPOINT")
-    single = Path(folder).is_file()
-    if not single:  # before the model is loaded
-        for note in find_videos(folder).check().notes():
+    files = all(Path(path).is_file() for path in folders)
+    if not files:  # before the model is loaded
+        for note in (note for folder in folders for note in find_videos(folder).check().notes()):
             print(note)
     index = _open_or_create(index_path, checkpoint, clip_length, clip_stride)
-    if single:
-        report = index.add(folder, **options)
+    if files:
+        report = index.add(folders, **options)
     else:
-        report = index.update(folder, remove_missing=remove_missing, **options)
+        report = index.update(folders, remove_missing=remove_missing, **options)
     counts = {name: count for name, count in asdict(report).items() if count and name != "seconds"}
     done = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{index_path}: {len(index)} videos ({done}) in {report.seconds:.1f} s")
@@ -55,16 +58,16 @@ def search_command(
     query: str,
     index_path: str,
     *,
-    k: int,
-    min_confidence: float | None,
+    ids: Sequence[str],
     as_json: bool,
     html_path: Path | None,
     open_page: bool,
+    **options: Any,
 ) -> None:
-    """Searches an index and prints a table or JSON, and writes a page."""
+    """Searches an index and prints a table or JSON, and writes a page; the options are `VideoIndex.search`'s."""
     logging.disable_progress_bar()  # of the weights
     index = VideoIndex.open(index_path)
-    results = index.search(query, k, min_confidence=min_confidence, moments=True)
+    results = index.search(query, ids=ids or None, moments=True, **options)
     if as_json:
         print(json.dumps(results_json(results), indent=2))
     elif results:
@@ -74,7 +77,8 @@ def search_command(
         if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
             print(f"probably nothing fits: no video has a confidence above {best:.0%}")
     elif len(index):
-        print(f"nothing fits: no video has a confidence of {min_confidence:g}")
+        asked = [f"a {name} of {options[f'min_{name}']}" for name in ("score", "confidence") if options[f"min_{name}"]]
+        print(f"nothing fits: no video has {' and '.join(asked)}")
     else:
         print(f"{index_path} is empty")
     if html_path or open_page:
@@ -84,6 +88,28 @@ def search_command(
             print(f"wrote {page}")
         if open_page:
             webbrowser.open(page.absolute().as_uri())
+
+
+def cut_command(query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool) -> None:
+    """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
+    logging.disable_progress_bar()
+    output.mkdir(parents=True, exist_ok=True)
+    results = VideoIndex.open(index_path).search(query, k, moments=True)
+    failed = 0
+    for rank, result in enumerate(results, 1):
+        assert result.moment is not None
+        start, end = max(0.0, result.moment.start - padding), min(result.duration, result.moment.end + padding)
+        source = Path(result.path)
+        name = f"{rank:02}_{source.stem}_{start:.1f}-{end:.1f}{'.mp4' if exact else source.suffix}"
+        try:
+            cut = cut_moment(source, start, end, output / name, exact)
+        except (ValueError, OSError) as error:
+            print(error if result.path in str(error) else f"{result.path}: {error}", file=sys.stderr)
+            failed += 1
+        else:
+            print(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}")
+    if failed:
+        raise ValueError(f"{failed} of {len(results)} moments could not be cut")
 
 
 def _open_or_create(

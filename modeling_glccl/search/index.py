@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_files import find_videos, printable
 from .clips import ClipSettings
+from .filters import Filters
 from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .ranking import encode_queries
@@ -26,6 +27,12 @@ from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
 
 _SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "created")
+# Of results, which come with the best score first; sorting keeps the order of equal ones.
+_ORDERS: dict[str, Callable[[SearchResult], Any]] = {
+    "score": lambda result: -result.score,
+    "date": lambda result: -result.mtime_ns,
+    "path": lambda result: result.path,
+}
 
 
 class IndexMismatchError(ValueError):
@@ -215,7 +222,7 @@ class VideoIndex:
 
     def update(
         self,
-        folder: str | PathLike[str],
+        folders: str | PathLike[str] | Iterable[str | PathLike[str]],
         *,
         remove_missing: bool = False,
         retry_failed: bool = False,
@@ -224,14 +231,15 @@ class VideoIndex:
         engine: str = "threads",
         progress: bool = True,
     ) -> IngestReport:
-        """Brings the index up to date with a folder and its sub-folders, as [`~VideoIndex.add`] does.
+        """Brings the index up to date with a folder or several and their sub-folders, as [`~VideoIndex.add`] does.
 
-        With `remove_missing` it drops videos of this folder whose file is no longer there. A folder without any video
-        is a ValueError (is the disk mounted?), and nothing is removed.
+        With `remove_missing` it drops videos of these folders whose file is no longer there. A folder without any
+        video is a ValueError (is the disk mounted?), and nothing is added or removed.
         """
-        folder = Path(folder).absolute()
-        found = find_videos(folder).check()
-        videos = {printable(path): path for path in sorted(found.videos + found.irregular)}
+        folders = [Path(path).absolute() for path in ([folders] if isinstance(folders, str | PathLike) else folders)]
+        found = [find_videos(folder).check() for folder in folders]
+        paths = sorted({path for part in found for path in part.videos + part.irregular})
+        videos = {printable(path): path for path in paths}
         report = self.add(
             videos,
             retry_failed=retry_failed,
@@ -244,7 +252,7 @@ class VideoIndex:
             gone = sorted(
                 row["video_id"]
                 for row in self._store.videos(["video_id", "path"])
-                if Path(row["path"]).is_relative_to(printable(str(folder)))
+                if any(Path(row["path"]).is_relative_to(printable(str(folder))) for folder in folders)
                 and row["path"] not in videos
                 and not Path(row["path"]).exists()
             )
@@ -272,26 +280,23 @@ class VideoIndex:
             **{name: about[name] for name in _SETTINGS},
         }
 
-    def search(
-        self,
-        query: str,
-        k: int = 10,
-        *,
-        min_confidence: float | None = None,
-        moments: bool = False,
-        exhaustive: bool = False,
-    ) -> list[SearchResult]:
+    def search(self, query: str, k: int = 10, **options: Any) -> list[SearchResult]:
         """The k best videos for a sentence, best first, by GLCCL's exact logits.
 
         Args:
             query: a sentence.
-            k: videos to return; fewer if the index has fewer.
+            k: videos to return; fewer if the index, or what the filters keep of it, has fewer.
+            folder, ids, since, until, min_duration, max_duration, where: filters, see [`~search.filters.Filters`];
+                only what passes all of them is searched.
+            min_score: leaves out those of the k with a lower score.
             min_confidence: leaves out those of the k with less, 0 to 1; the model must be calibrated.
+            sort: the order of the k best, "score", "date" (of the file, newest first) or "path".
             moments: also find the span of time that the query is about, from the frame weights.
-            exhaustive: score every clip of the index exactly, instead of the candidates that the pooled vectors
-                propose; slow, for measuring what the candidates miss.
+            exhaustive: score every clip exactly, instead of the candidates that the pooled vectors propose; slow, for
+                measuring what the candidates miss.
+
+        Raises ValueError for a filter that is malformed, names unknown ids or keeps nothing.
         """
-        options = {"min_confidence": min_confidence, "moments": moments, "exhaustive": exhaustive}
         return self.search_batch([query], k, **options)[0]
 
     def search_batch(self, queries: Sequence[str], k: int = 10, **options: Any) -> list[list[SearchResult]]:
@@ -306,13 +311,18 @@ class VideoIndex:
         texts: Sequence[GLCCLTextFeatures],
         k: int = 10,
         *,
+        min_score: float | None = None,
         min_confidence: float | None = None,
+        sort: str = "score",
         moments: bool = False,
         exhaustive: bool = False,
+        **filters: Any,
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw]."""
         if k < 1:
             raise ValueError(f"k={k} must be 1 or more")
+        if sort not in _ORDERS:
+            raise ValueError(f"sort={sort!r} is unknown; use {', '.join(_ORDERS)}")
         if min_confidence is not None and not 0 <= min_confidence <= 1:
             raise ValueError(f"min_confidence={min_confidence} must lie in 0..1")
         if min_confidence is not None and self.model.config.confidence_weights is None:
@@ -321,8 +331,10 @@ class VideoIndex:
                 f"min_confidence={min_confidence}: the model is not calibrated, so its results have no confidence: "
                 f"glccl calibrate {name} --benchmark NAME --split validation"
             )
-        found = self._load().search(texts, k, moments, exhaustive)
-        return [
-            [result for result in results if min_confidence is None or (result.confidence or 0) >= min_confidence]
-            for results in found
-        ]
+        found = self._load().search(texts, k, moments, exhaustive, Filters(**filters))
+
+        def passes(result: SearchResult) -> bool:
+            confident = min_confidence is None or (result.confidence or 0) >= min_confidence
+            return confident and (min_score is None or result.score >= min_score)
+
+        return [sorted(filter(passes, results), key=_ORDERS[sort]) for results in found]

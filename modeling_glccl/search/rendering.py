@@ -5,6 +5,7 @@ import html
 import io
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
             "video_id": result.video_id,
             "path": result.path,
             "duration": result.duration,
+            "date": datetime.fromtimestamp(result.mtime_ns / 1e9).astimezone().isoformat(timespec="seconds"),
             "clip": [result.start, result.end],
             "moment": result.moment and result.moment._asdict(),
         }

@@ -1,5 +1,6 @@
 """Search in two stages: pooled vectors propose candidates, GLCCL's exact scores rank them."""
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, Moment, find
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .candidates import Snapshot, first_of_each
+from .filters import Filters
 from .ranking import exact_logits, prepare_text
-from .store import Store, explained
+from .store import Store, explained, is_in
 
 # Clips of an index that are all scored exactly: no shortlist, no loss.
 EXHAUSTIVE_CLIPS = 500
 # Clips whose frames are in memory at a time.
 _CHUNK = 4096
 _FRAME_COLUMNS = ["frames", "num_frames"]
-_RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration"]
+_RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration", "mtime_ns"]
 
 
 @dataclass
@@ -34,6 +36,7 @@ class SearchResult:
     start: float  # seconds of that clip, which is the whole video unless it is a long one
     end: float
     duration: float  # seconds of the video
+    mtime_ns: int = 0  # when its file was last changed, nanoseconds since 1970
     confidence: float | None = None  # 0..1 that the library has what was asked for; None before `glccl calibrate`
     moment: Moment | None = None  # the span within the clip that the query is about
     frame_times: np.ndarray | None = None  # float64 [n], seconds in the video of the clip's frames
@@ -51,10 +54,10 @@ class Searcher:
         self._refreshing = threading.Lock()
 
     def search(
-        self, texts: Sequence[GLCCLTextFeatures], k: int, moments: bool, exhaustive: bool
+        self, texts: Sequence[GLCCLTextFeatures], k: int, moments: bool, exhaustive: bool, filters: Filters
     ) -> list[list[SearchResult]]:
         """The k best videos for every text; the arguments are those of [`VideoIndex.search_features`]."""
-        snapshot = self.snapshot()
+        snapshot = self._filtered(self.snapshot(), filters)
         if exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
             clips = np.arange(len(snapshot.row_ids))
             scored = [(clips, scores) for scores in self._score(snapshot, clips, texts)]
@@ -77,6 +80,27 @@ class Searcher:
             if self._snapshot is None or self._snapshot.table.version != table.version:
                 self._snapshot = Snapshot(table, self._store.about["width"], self._snapshot)
             return self._snapshot
+
+    def _filtered(self, snapshot: Snapshot, filters: Filters) -> Snapshot:
+        condition = filters.condition()
+        if not (condition and len(snapshot.row_ids)):
+            return snapshot
+        uri = self._store.uri
+        if filters.ids is not None:
+            known = {row["video_id"] for row in self._store.videos(["video_id"], is_in("video_id", filters.ids))}
+            if unknown := [video_id for video_id in filters.ids if video_id not in known]:
+                raise ValueError(f"{uri}: has no video with the id {unknown[0]!r} (ids)")
+        with explained(uri):
+            try:
+                snapshot = snapshot.filtered(condition)
+            except (ValueError, RuntimeError) as error:
+                if filters.where is None:
+                    raise
+                reason = re.sub(r", \S+\.rs:[\d:]+$", "", " ".join(str(error).split()))
+                raise ValueError(f"{uri}: where={filters.where!r}: {reason}") from error
+            if not len(snapshot.row_ids):
+                raise ValueError(f"{uri}: no video passes the filter: {' '.join(condition.split())[:300]}")
+        return snapshot
 
     def frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Of some rows, frames float16 [C, Nf, D] and how many of them count [C]."""

@@ -1,12 +1,20 @@
 """`glccl index` and `glccl search`."""
 
 import json
+import os
+import re
+import shutil
 import webbrowser
+from pathlib import Path
 
 import pytest
+from search_data import contents
+from videos import write_video
 
 from modeling_glccl.cli import main
+from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.rendering import clock
+from modeling_glccl.video_decoding_glccl import decode_video
 
 pytest_plugins = ["search_fixtures"]
 
@@ -43,6 +51,26 @@ def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     assert (code, "5 unchanged" in printed) == (0, True)
 
 
+def test_filters_and_order(run, videos, checkpoint):
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+
+    def found(*options):
+        code, printed = run("search", "a dog", "--index", "my.index", "--json", *options)
+        return [Path(result["path"]).name for result in json.loads(printed)] if code == 0 else printed
+
+    assert sorted(found("--folder", videos / "more")) == ["v3.mp4", "v4.mp4"]
+    assert sorted(found("--folder", "videos/v?.mp4", "--max-duration", 3)) == ["v0.mp4", "v1.mp4"]
+    assert sorted(found("--ids", videos / "v1.mp4", "--ids", videos / "v0.mp4")) == ["v0.mp4", "v1.mp4"]
+    os.utime(videos / "v1.mp4", (1, 1))
+    os.utime(videos / "v2.mp4", (86400, 86400))
+    run("index", videos, "--index", "my.index")
+    assert found("--until", "2000-01-01", "--sort", "date") == ["v2.mp4", "v1.mp4"]
+    assert "since='soon': no date such as" in found("--since", "soon")
+    assert "no video passes the filter: (size < 0 )" in found("--where", "size < 0")
+    code, printed = run("search", "a dog", "--index", "my.index", "--min-score", 1e6)
+    assert (code, printed) == (0, "nothing fits: no video has a score of 1000000.0\n")
+
+
 def test_brackets_are_printed_as_they_are(run, videos, checkpoint):
     folder = videos / "["
     folder.mkdir()
@@ -65,6 +93,28 @@ def test_one_file_and_no_file(run, videos, checkpoint, tmp_path):
     assert "empty: no videos there (suffixes .mp4, " in message
     _, printed = run("index", videos, "--index", "my.index")
     assert "1 other files ignored (suffixes .txt)" in printed
+
+
+def test_several_folders(run, videos, checkpoint, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "empty").mkdir()
+    write_video(tmp_path / "other" / "v0.mp4", 50, fps=5)
+    shutil.copyfile(tmp_path / "other" / "v0.mp4", tmp_path / "other" / "copy.mp4")
+    index = ("--index", "my.index")
+    run("index", videos, *index, "--model", checkpoint)
+    opened = VideoIndex.open("my.index")
+    ids = set(contents(opened))
+    code, printed = run("index", videos / "more", "other", videos, *index)
+    assert (code, "7 videos (2 added, 5 unchanged)" in printed) == (0, True)
+    assert set(contents(opened)) == ids | {str(tmp_path / "other" / name) for name in ("v0.mp4", "copy.mp4")}
+    for path in (videos / "v0.mp4", videos / "more" / "v3.mp4", tmp_path / "other" / "copy.mp4"):
+        path.unlink()
+    code, message = run("index", "other", "empty", *index, "--remove-missing")
+    assert (code, "empty: no videos there" in message, len(opened)) == (1, True, 7)
+    _, printed = run("index", "other", videos / "more", *index, "--remove-missing")
+    assert "5 videos (2 unchanged, 2 removed)" in printed
+    assert str(videos / "v0.mp4") in contents(opened)  # of neither folder
+    assert "no such folder of videos" in run("index", "other", "none", *index)[1]
 
 
 def test_the_page_needs_no_other_file(run, videos, checkpoint, tmp_path, monkeypatch):
@@ -110,6 +160,29 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
     assert code == 1
     assert "--clip-length 5: my.index has clips made with 30" in message
+
+
+def test_moments_are_cut(run, videos, checkpoint, tmp_path):
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    (videos / "v1.mp4").unlink()
+    command = ("cut", "a dog in the snow", "--index", "my.index", "--output", "cut/here", "--padding", 0.5)
+    code, message = run(*command)
+    assert code == 1
+    assert message.count("\n") == 2
+    assert "v1.mp4: no such file" in message
+    assert "glccl cut: error: 1 of 5 moments could not be cut" in message
+    names = [path.name for path in sorted((tmp_path / "cut" / "here").iterdir())]
+    assert len(names) == 4
+    assert all(re.fullmatch(r"0[1-5]_v\d_\d+\.\d-\d+\.\d\.mp4", name) for name in names)
+    _, message = run(*command)
+    assert "exists; nothing is overwritten" in message
+    assert "5 of 5 moments could not be cut" in message
+    _, printed = run(*command[:5], "exact", "-k", 1, "--exact")
+    cut, moment = re.fullmatch(r"(exact/01_.*): (0:\S+ - 0:\S+) of .*\.mp4\n", printed).groups()
+    assert decode_video(cut).duration > 0
+    _, printed = run("search", *command[1:4], "--json", "-k", 1)
+    found = json.loads(printed)[0]["moment"]
+    assert moment == f"{clock(found['start'])} - {clock(found['end'])}"
 
 
 def test_times_are_readable():
