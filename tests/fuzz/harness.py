@@ -123,6 +123,7 @@ def _child(call: Callable[[], Any], output: int, work: Path | None, seconds: int
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout.reconfigure(errors="backslashreplace")  # a message may quote half a surrogate pair
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.alarm(3 * seconds)
         faulthandler.register(signal.SIGPROF, chain=True)
