@@ -55,6 +55,7 @@ def _settings(_context: click.Context, _option: click.Parameter, values: Sequenc
 overrides = argument("overrides", nargs=-1, metavar="[key=value]...")
 data_dir = option("--data-dir", help="folder with its annotations and videos")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
+shot_list = option("--shot-list", type=PATH, metavar="FILE", help="write the moments as .csv, .edl or .otio, too")
 splits = option("--split", "splits", multiple=True, help="this split alone; may be repeated")
 
 
@@ -155,6 +156,7 @@ add(
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
     option("--html", "html_path", type=PATH, metavar="FILE", help="write a page with frames and their weights"),
     option("--open", "open_page", is_flag=True, help="open that page in the browser"),
+    shot_list,
 )
 add(
     "cut",
@@ -166,6 +168,7 @@ add(
     option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to cut"),
     option("--padding", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="before and after"),
     option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
+    shot_list,
 )
 add(
     "convert",

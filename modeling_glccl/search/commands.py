@@ -17,6 +17,7 @@ from ..video_files import find_videos
 from .cut import cut_moment
 from .index import VideoIndex
 from .rendering import clock, results_html, results_json, results_table
+from .shot_list import Shot, check_shot_list, write_shot_list
 
 
 def index_command(
@@ -62,9 +63,13 @@ def search_command(
     as_json: bool,
     html_path: Path | None,
     open_page: bool,
+    shot_list: Path | None,
     **options: Any,
 ) -> None:
-    """Searches an index and prints a table or JSON, and writes a page; the options are `VideoIndex.search`'s."""
+    """Searches an index and prints a table or JSON, and writes what else is asked; the options are those of
+    `VideoIndex.search`."""
+    if shot_list:
+        check_shot_list(shot_list)
     logging.disable_progress_bar()  # of the weights
     index = VideoIndex.open(index_path)
     results = index.search(query, ids=ids or None, moments=True, **options)
@@ -88,14 +93,24 @@ def search_command(
             print(f"wrote {page}")
         if open_page:
             webbrowser.open(page.absolute().as_uri())
+    if shot_list:
+        moments = [(result, result.moment) for result in results if result.moment]
+        shots = [Shot(result.path, moment.start, moment.end, result.score) for result, moment in moments]
+        write_shot_list(shot_list, query, shots)
+        if not as_json:
+            print(f"wrote {shot_list}")
 
 
-def cut_command(query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool) -> None:
+def cut_command(
+    query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool, shot_list: Path | None
+) -> None:
     """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
+    if shot_list:
+        check_shot_list(shot_list)
     logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
     results = VideoIndex.open(index_path).search(query, k, moments=True)
-    failed = 0
+    shots = []
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
         start, end = max(0.0, result.moment.start - padding), min(result.duration, result.moment.end + padding)
@@ -105,10 +120,13 @@ def cut_command(query: str, index_path: str, output: Path, *, k: int, padding: f
             cut = cut_moment(source, start, end, output / name, exact)
         except (ValueError, OSError) as error:
             print(error if result.path in str(error) else f"{result.path}: {error}", file=sys.stderr)
-            failed += 1
         else:
+            shots.append(Shot(result.path, start, end, result.score))
             print(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}")
-    if failed:
+    if shot_list:
+        write_shot_list(shot_list, query, shots)
+        print(f"wrote {shot_list}")
+    if failed := len(results) - len(shots):
         raise ValueError(f"{failed} of {len(results)} moments could not be cut")
 
 
