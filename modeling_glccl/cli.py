@@ -171,6 +171,14 @@ add(
     shot_list,
 )
 add(
+    "duplicates",
+    ".search.commands:duplicates_command",
+    "List the near-duplicate videos of an index: re-encoded, resized or slightly trimmed copies.",
+    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    option("--threshold", type=float, default=0.93, metavar="T", help="above 0, at most 1; lower finds more"),
+    option("--json", "as_json", is_flag=True, help="print JSON instead"),
+)
+add(
     "convert",
     ".convert_glccl_original_to_hf:convert_file",
     "Convert the authors' checkpoints, or OpenAI's CLIP, a file such as pytorch_model.bin.4, into a folder.",

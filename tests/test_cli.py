@@ -72,7 +72,9 @@ COMMANDS = [*([name] for name in cli.cli.commands), *(["data", name] for name in
 
 
 def test_all_commands_are_there():
-    names = "calibrate compare convert cut data demo evaluate index info publish search serve train train-demo"
+    names = (
+        "calibrate compare convert cut data demo duplicates evaluate index info publish search serve train train-demo"
+    )
     assert " ".join(sorted(cli.cli.commands)) == names
     assert set(cli.data.commands) == {"check", "compress", "export"}
 

@@ -1,4 +1,4 @@
-"""`glccl index`, `glccl search` and `glccl cut`."""
+"""`glccl index`, `glccl search`, `glccl cut` and `glccl duplicates`."""
 
 import json
 import sys
@@ -128,6 +128,20 @@ def cut_command(
         print(f"wrote {shot_list}")
     if failed := len(results) - len(shots):
         raise ValueError(f"{failed} of {len(results)} moments could not be cut")
+
+
+def duplicates_command(index_path: str, *, threshold: float, as_json: bool) -> None:
+    """Prints the groups of near-duplicate videos of an index."""
+    index = VideoIndex.open(index_path)
+    groups = index.duplicates(threshold)
+    if as_json:
+        print(json.dumps([[asdict(video) for video in group] for group in groups], indent=2))
+        return
+    for number, group in enumerate(groups, 1):
+        print(f"{number}.")
+        for video in group:
+            print(f"  {video.score:.3f}  {clock(video.duration):>9}  {video.path}")
+    print(f"{sum(map(len, groups))} of {len(index)} videos in {len(groups)} groups of near-duplicates")
 
 
 def _open_or_create(

@@ -19,6 +19,7 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_files import find_videos, printable
 from .clips import ClipSettings
+from .duplicates import Duplicate, find_duplicates
 from .filters import Filters
 from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
@@ -266,6 +267,19 @@ class VideoIndex:
     def errors(self) -> dict[str, str]:
         """Path -> error of the videos that could not be read, or not all of whose clips could."""
         return {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
+
+    def duplicates(self, threshold: float = 0.93) -> list[list[Duplicate]]:
+        """Groups of near-duplicate videos, those most alike first, by the features of all frames of all clips.
+
+        Two videos belong together if their score, or that of videos between them, is `threshold` or more. Needs
+        neither the model nor the video files. docs/search.md defines the score and has measurements.
+
+        Args:
+            threshold: above 0, at most 1. Pairs are looked for among each video's nearest by pooled vectors.
+        """
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold={threshold} must lie above 0 and be at most 1")
+        return find_duplicates(self._store, threshold)
 
     def info(self) -> dict[str, Any]:
         """What the index holds."""
