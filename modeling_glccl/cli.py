@@ -18,6 +18,7 @@ RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "d
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 2**31 - 1)
 WORKERS = click.IntRange(0, 1024)
+SECONDS = click.FloatRange(0, min_open=True)
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -130,6 +131,7 @@ add(
     option("--errors", is_flag=True, help="list the videos that could not be read, and why"),
     option("--retry-failed", is_flag=True, help="try them again though they have not changed"),
     option("--remove-missing", is_flag=True, help="drop videos whose files are gone"),
+    option("--watch", type=SECONDS, is_flag=False, flag_value=30.0, metavar="[S]", help="go on, look every S (30) s"),
     option("--clip-length", type=float, metavar="S", help="cut longer videos into clips (default: 30)"),
     option("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)"),
     option("--num-workers", type=WORKERS, default=2, help="threads that decode"),

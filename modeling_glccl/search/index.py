@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -225,6 +225,7 @@ class VideoIndex:
         self,
         folders: str | PathLike[str] | Iterable[str | PathLike[str]],
         *,
+        only: Container[str] | None = None,
         remove_missing: bool = False,
         retry_failed: bool = False,
         num_workers: int = 2,
@@ -235,14 +236,15 @@ class VideoIndex:
         """Brings the index up to date with a folder or several and their sub-folders, as [`~VideoIndex.add`] does.
 
         With `remove_missing` it drops videos of these folders whose file is no longer there. A folder without any
-        video is a ValueError (is the disk mounted?), and nothing is added or removed.
+        video is a ValueError (is the disk mounted?), and nothing is added or removed. With `only`, files of other
+        absolute paths are neither added nor brought up to date.
         """
         folders = [Path(path).absolute() for path in ([folders] if isinstance(folders, str | PathLike) else folders)]
         found = [find_videos(folder).check() for folder in folders]
         paths = sorted({path for part in found for path in part.videos + part.irregular})
         videos = {printable(path): path for path in paths}
         report = self.add(
-            videos,
+            {name: path for name, path in videos.items() if only is None or path in only},
             retry_failed=retry_failed,
             num_workers=num_workers,
             batch_size=batch_size,
