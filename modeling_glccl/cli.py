@@ -18,6 +18,7 @@ RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "d
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 2**31 - 1)
 WORKERS = click.IntRange(0, 1024)
+SECONDS = click.FloatRange(0, min_open=True)
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -55,6 +56,7 @@ def _settings(_context: click.Context, _option: click.Parameter, values: Sequenc
 overrides = argument("overrides", nargs=-1, metavar="[key=value]...")
 data_dir = option("--data-dir", help="folder with its annotations and videos")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
+shot_list = option("--shot-list", type=PATH, metavar="FILE", help="write the moments as .csv, .edl or .otio, too")
 splits = option("--split", "splits", multiple=True, help="this split alone; may be repeated")
 
 
@@ -129,6 +131,7 @@ add(
     option("--errors", is_flag=True, help="list the videos that could not be read, and why"),
     option("--retry-failed", is_flag=True, help="try them again though they have not changed"),
     option("--remove-missing", is_flag=True, help="drop videos whose files are gone"),
+    option("--watch", type=SECONDS, is_flag=False, flag_value=30.0, metavar="[S]", help="go on, look every S (30) s"),
     option("--clip-length", type=float, metavar="S", help="cut longer videos into clips (default: 30)"),
     option("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)"),
     option("--num-workers", type=WORKERS, default=2, help="threads that decode"),
@@ -155,6 +158,7 @@ add(
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
     option("--html", "html_path", type=PATH, metavar="FILE", help="write a page with frames and their weights"),
     option("--open", "open_page", is_flag=True, help="open that page in the browser"),
+    shot_list,
 )
 add(
     "cut",
@@ -166,6 +170,15 @@ add(
     option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to cut"),
     option("--padding", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="before and after"),
     option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
+    shot_list,
+)
+add(
+    "duplicates",
+    ".search.commands:duplicates_command",
+    "List the near-duplicate videos of an index: re-encoded, resized or slightly trimmed copies.",
+    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    option("--threshold", type=float, default=0.93, metavar="T", help="above 0, at most 1; lower finds more"),
+    option("--json", "as_json", is_flag=True, help="print JSON instead"),
 )
 add(
     "convert",

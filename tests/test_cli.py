@@ -72,7 +72,9 @@ COMMANDS = [*([name] for name in cli.cli.commands), *(["data", name] for name in
 
 
 def test_all_commands_are_there():
-    names = "calibrate compare convert cut data demo evaluate index info publish search serve train train-demo"
+    names = (
+        "calibrate compare convert cut data demo duplicates evaluate index info publish search serve train train-demo"
+    )
     assert " ".join(sorted(cli.cli.commands)) == names
     assert set(cli.data.commands) == {"check", "compress", "export"}
 
@@ -125,7 +127,7 @@ def test_options_become_the_parameters_of_the_function(monkeypatch):
         monkeypatch.setattr(f"modeling_glccl.{function}", lambda **options: taken.update(options))
     assert main(["search", "a dog", "--index=my.index", "--top-k=3", "--json"]) == 0
     expected = {"query": "a dog", "index_path": "my.index", "k": 3, "as_json": True, "html_path": None}
-    expected |= {"open_page": False, "min_confidence": None, "ids": (), "since": None, "sort": "score"}
+    expected |= {"open_page": False, "min_confidence": None, "ids": (), "shot_list": None, "sort": "score"}
     assert expected.items() <= taken.items()
     assert main(["evaluate", "x", "--benchmark=shapes", "--set=num_test=8", "--no-mask-padding", "--confidence"]) == 0
     assert (taken["num_test"], taken["mask_padding"], taken["confidence"]) == (8, False, 95.0)

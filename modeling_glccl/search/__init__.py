@@ -15,11 +15,13 @@ except ImportError as _error:
 
 from ..features_glccl import Moment  # noqa: E402
 from .cut import CutMoment, cut_moment  # noqa: E402
+from .duplicates import Duplicate  # noqa: E402
 from .index import IndexMismatchError, SearchResult, VideoIndex  # noqa: E402
 from .ingest import IngestReport  # noqa: E402
 
 __all__ = [
     "CutMoment",
+    "Duplicate",
     "IndexMismatchError",
     "IngestReport",
     "Moment",

@@ -1,9 +1,11 @@
-"""`glccl index`, `glccl search` and `glccl cut`."""
+"""`glccl index`, `glccl search`, `glccl cut` and `glccl duplicates`."""
 
 import json
+import os
 import sys
+import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from ..checkpoints import load_checkpoint
 from ..video_files import find_videos
 from .cut import cut_moment
 from .index import VideoIndex
+from .ingest import IngestReport
 from .rendering import clock, results_html, results_json, results_table
+from .shot_list import Shot, check_shot_list, write_shot_list
 
 
 def index_command(
@@ -28,9 +32,11 @@ def index_command(
     remove_missing: bool,
     clip_length: float | None,
     clip_stride: float | None,
+    watch: float | None,
     **options: Any,
 ) -> None:
-    """Makes an index of folders or brings one up to date, or lists its errors; the options are `VideoIndex.add`'s."""
+    """Makes an index of folders or brings one up to date, once or again and again, or lists its errors; the options
+    are those of `VideoIndex.add`."""
     if errors:
         index = VideoIndex.open(index_path)
         print_errors(index)
@@ -39,17 +45,54 @@ def index_command(
     if not folders:
         raise ValueError("which folder of videos? glccl index VIDEO_DIR --index MY.INDEX --model CHECKPOINT")
     files = all(Path(path).is_file() for path in folders)
+    if files and watch:
+        raise ValueError(f"{folders[0]}: --watch is for folders")
     if not files:  # before the model is loaded
-        for note in (note for folder in folders for note in find_videos(folder).check().notes()):
-            print(note)
+        for found in map(find_videos, folders):
+            for note in (found if watch else found.check()).notes():
+                print(note)
     index = _open_or_create(index_path, checkpoint, clip_length, clip_stride)
-    if files:
-        report = index.add(folders, **options)
+    if watch:
+        print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)
+        for settled in _settled(folders, watch):
+            report = index.update(folders, only=settled, remove_missing=remove_missing, progress=False, **options)
+            if any(count for name, count in asdict(report).items() if name not in ("unchanged", "seconds")):
+                _print_report(index, index_path, report)
+    elif files:
+        _print_report(index, index_path, index.add(folders, **options))
     else:
-        report = index.update(folders, remove_missing=remove_missing, **options)
+        _print_report(index, index_path, index.update(folders, remove_missing=remove_missing, **options))
+
+
+def _settled(folders: Sequence[str], seconds: float) -> Iterator[set[str]]:
+    """Absolute paths of the videos that are as they were at the look before, whenever these have become others.
+
+    Looks that often; a file that is still being written waits. Polls, as network drives do not tell of changes.
+    """
+    before, settled, problem = {}, None, ""
+    while True:
+        try:
+            now = {}
+            for path in (path for folder in folders for path in find_videos(Path(folder).absolute()).check().videos):
+                status = os.stat(path)
+                now[path] = status.st_size, status.st_mtime_ns
+            problem = ""
+        except (OSError, ValueError) as error:  # a drive that is away for a while, a file that has just gone
+            if str(error) != problem:
+                print(problem := str(error), file=sys.stderr, flush=True)
+        else:
+            same = {path: state for path, state in now.items() if before.get(path) == state}
+            if before and same != settled:
+                settled = same
+                yield set(same)
+            before = now
+        time.sleep(seconds)
+
+
+def _print_report(index: VideoIndex, index_path: str, report: IngestReport) -> None:
     counts = {name: count for name, count in asdict(report).items() if count and name != "seconds"}
     done = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{index_path}: {len(index)} videos ({done}) in {report.seconds:.1f} s")
+    print(f"{index_path}: {len(index)} videos ({done}) in {report.seconds:.1f} s", flush=True)
     if report.failed:
         print(f"{report.failed} could not be read: glccl index --index {index_path} --errors")
 
@@ -62,9 +105,13 @@ def search_command(
     as_json: bool,
     html_path: Path | None,
     open_page: bool,
+    shot_list: Path | None,
     **options: Any,
 ) -> None:
-    """Searches an index and prints a table or JSON, and writes a page; the options are `VideoIndex.search`'s."""
+    """Searches an index and prints a table or JSON, and writes what else is asked; the options are those of
+    `VideoIndex.search`."""
+    if shot_list:
+        check_shot_list(shot_list)
     logging.disable_progress_bar()  # of the weights
     index = VideoIndex.open(index_path)
     results = index.search(query, ids=ids or None, moments=True, **options)
@@ -88,14 +135,24 @@ def search_command(
             print(f"wrote {page}")
         if open_page:
             webbrowser.open(page.absolute().as_uri())
+    if shot_list:
+        moments = [(result, result.moment) for result in results if result.moment]
+        shots = [Shot(result.path, moment.start, moment.end, result.score) for result, moment in moments]
+        write_shot_list(shot_list, query, shots)
+        if not as_json:
+            print(f"wrote {shot_list}")
 
 
-def cut_command(query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool) -> None:
+def cut_command(
+    query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool, shot_list: Path | None
+) -> None:
     """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
+    if shot_list:
+        check_shot_list(shot_list)
     logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
     results = VideoIndex.open(index_path).search(query, k, moments=True)
-    failed = 0
+    shots = []
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
         start, end = max(0.0, result.moment.start - padding), min(result.duration, result.moment.end + padding)
@@ -105,11 +162,28 @@ def cut_command(query: str, index_path: str, output: Path, *, k: int, padding: f
             cut = cut_moment(source, start, end, output / name, exact)
         except (ValueError, OSError) as error:
             print(error if result.path in str(error) else f"{result.path}: {error}", file=sys.stderr)
-            failed += 1
         else:
+            shots.append(Shot(result.path, start, end, result.score))
             print(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}")
-    if failed:
+    if shot_list:
+        write_shot_list(shot_list, query, shots)
+        print(f"wrote {shot_list}")
+    if failed := len(results) - len(shots):
         raise ValueError(f"{failed} of {len(results)} moments could not be cut")
+
+
+def duplicates_command(index_path: str, *, threshold: float, as_json: bool) -> None:
+    """Prints the groups of near-duplicate videos of an index."""
+    index = VideoIndex.open(index_path)
+    groups = index.duplicates(threshold)
+    if as_json:
+        print(json.dumps([[asdict(video) for video in group] for group in groups], indent=2))
+        return
+    for number, group in enumerate(groups, 1):
+        print(f"{number}.")
+        for video in group:
+            print(f"  {video.score:.3f}  {clock(video.duration):>9}  {video.path}")
+    print(f"{sum(map(len, groups))} of {len(index)} videos in {len(groups)} groups of near-duplicates")
 
 
 def _open_or_create(

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_files import find_videos, printable
 from .clips import ClipSettings
+from .duplicates import Duplicate, find_duplicates
 from .filters import Filters
 from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
@@ -224,6 +225,7 @@ class VideoIndex:
         self,
         folders: str | PathLike[str] | Iterable[str | PathLike[str]],
         *,
+        only: Container[str] | None = None,
         remove_missing: bool = False,
         retry_failed: bool = False,
         num_workers: int = 2,
@@ -234,14 +236,15 @@ class VideoIndex:
         """Brings the index up to date with a folder or several and their sub-folders, as [`~VideoIndex.add`] does.
 
         With `remove_missing` it drops videos of these folders whose file is no longer there. A folder without any
-        video is a ValueError (is the disk mounted?), and nothing is added or removed.
+        video is a ValueError (is the disk mounted?), and nothing is added or removed. With `only`, files of other
+        absolute paths are neither added nor brought up to date.
         """
         folders = [Path(path).absolute() for path in ([folders] if isinstance(folders, str | PathLike) else folders)]
         found = [find_videos(folder).check() for folder in folders]
         paths = sorted({path for part in found for path in part.videos + part.irregular})
         videos = {printable(path): path for path in paths}
         report = self.add(
-            videos,
+            {name: path for name, path in videos.items() if only is None or path in only},
             retry_failed=retry_failed,
             num_workers=num_workers,
             batch_size=batch_size,
@@ -266,6 +269,19 @@ class VideoIndex:
     def errors(self) -> dict[str, str]:
         """Path -> error of the videos that could not be read, or not all of whose clips could."""
         return {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
+
+    def duplicates(self, threshold: float = 0.93) -> list[list[Duplicate]]:
+        """Groups of near-duplicate videos, those most alike first, by the features of all frames of all clips.
+
+        Two videos belong together if their score, or that of videos between them, is `threshold` or more. Needs
+        neither the model nor the video files. docs/search.md defines the score and has measurements.
+
+        Args:
+            threshold: above 0, at most 1. Pairs are looked for among each video's nearest by pooled vectors.
+        """
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold={threshold} must lie above 0 and be at most 1")
+        return find_duplicates(self._store, threshold)
 
     def info(self) -> dict[str, Any]:
         """What the index holds."""

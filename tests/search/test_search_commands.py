@@ -162,6 +162,51 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     assert "--clip-length 5: my.index has clips made with 30" in message
 
 
+def test_watching_waits_for_files_that_grow(videos, checkpoint, tmp_path, monkeypatch, capsys):
+    """Every pause is one step of somebody who works in the folder; Ctrl-C ends it."""
+    monkeypatch.chdir(tmp_path)
+    new, away = videos / "new.mp4", tmp_path / "away"
+    whole, rounds = (videos / "v1.mp4").read_bytes(), []
+
+    def step(seconds):
+        assert seconds == 0.5
+        rows = VideoIndex.open("my.index")._store.videos(["path"])
+        rounds.append(sorted(Path(row["path"]).name for row in rows))
+        match len(rounds):
+            case 2:
+                new.write_bytes(whole[:100])
+            case 3:
+                new.write_bytes(whole)
+            case 5:
+                new.unlink()
+            case 6:
+                videos.rename(away)
+            case 8:
+                away.rename(videos)
+            case 9:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_glccl.search.commands.time.sleep", step)
+    command = ("index", videos, "--index", "my.index", "--model", checkpoint, "--remove-missing", "--watch", 0.5)
+    assert main(list(map(str, command))) == 130
+    printed, errors = capsys.readouterr()
+    library = [f"v{number}.mp4" for number in range(5)]
+    # Seen once; indexed; a file grows; is whole, and seen once; indexed; gone; the drive is away, twice; it is back.
+    assert rounds == [[], library, library, library, ["new.mp4", *library], library, library, library, library]
+    lines = [line for line in printed.splitlines() if line.startswith("my.index")]
+    for line, done in zip(lines, ("5 videos (5 added)", "6 videos (1 copied, ", "5 videos ("), strict=True):
+        assert done in line
+    assert "1 removed" in lines[2]
+    assert errors.count("no such folder of videos") == 1
+    assert errors.endswith("glccl index: interrupted; the same command goes on where it stopped\n")
+
+
+def test_watching_needs_a_folder(run, videos, checkpoint):
+    code, message = run("index", videos / "v1.mp4", "--index", "i", "--model", checkpoint, "--watch")
+    assert (code, "--watch is for folders" in message) == (1, True)
+    assert "no such folder" in run("index", videos / "none", "--index", "i", "--model", checkpoint, "--watch")[1]
+
+
 def test_moments_are_cut(run, videos, checkpoint, tmp_path):
     run("index", videos, "--index", "my.index", "--model", checkpoint)
     (videos / "v1.mp4").unlink()
