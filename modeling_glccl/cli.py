@@ -138,9 +138,17 @@ add(
 add(
     "search",
     ".search.commands:search_command",
-    'Find videos, and the moment in them, with a sentence such as "a dog in the snow".',
-    argument("query"),
+    'Find videos, and the moment in them, with a sentence such as "a dog in the snow"; without one it asks.',
+    argument("query", required=False),
     option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    option(
+        "--queries", type=click.File(encoding="utf-8"), metavar="FILE", help='a JSON object a line: {"query": ...}'
+    ),
+    option("--and", "and_", multiple=True, metavar="TEXT", help="shall hold, too; may be repeated"),
+    option("--not", "not_", multiple=True, metavar="TEXT", help="shall not hold; may be repeated"),
+    option("--image", metavar="FILE", help="find what is like an image"),
+    option("--video", metavar="FILE[@S-S]", help="or like a video, or a span of it in seconds"),
+    option("--like", metavar="ID[@S-S]", help="or like a video of the index"),
     option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to show"),
     option("--folder", metavar="PATH", help="only videos below this folder, or whose path matches a glob (*/2026/*)"),
     option("--ids", multiple=True, metavar="ID", help="only this video; may be repeated"),
