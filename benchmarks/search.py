@@ -16,6 +16,7 @@ GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the 
 benchmarks/results/search[_<part>]_<hardware>.csv.
 
 `filters` searches only every second, hundredth and ten thousandth video (`where=`); recall is against those alone.
+Its last row searches all videos for what is like a scene of one (`like=`); recall is against exhaustive search.
 
 `shapes` indexes the test videos of the shapes benchmark. `moments` are those of the captions whose events follow each
 other, in the video that the caption describes: how many spans overlap the true one with an IoU of 0.5 and 0.7.
@@ -74,7 +75,7 @@ class Library:
         self._video_mean, self._text_mean = self._noise(generator, 2) * 1.5
         self._function_words = self._noise(generator, 30)
         order = torch.randperm(size, generator=generator)
-        self._targets = order[:queries].sort().values
+        self.targets = order[:queries].sort().values
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
@@ -98,7 +99,7 @@ class Library:
 
     def queries(self) -> list[GLCCLTextFeatures]:
         """One for each target, of 6 to 14 words."""
-        return [self._query(int(target)) for target in self._targets]
+        return [self._query(int(target)) for target in self.targets]
 
     def _query(self, target: int) -> GLCCLTextFeatures:
         scene = self._scenes(target // CHUNK)[0][target % CHUNK, target % 3]
@@ -242,6 +243,19 @@ def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
             "queries": len(texts),
             "threads": torch.get_num_threads(),
         }
+    examples = [f"{video}@0-10" for video in library.targets[:20].tolist()]
+    found, seconds = zip(*(_timed(lambda like=like: index.search_like(like=like)) for like in examples), strict=True)
+    exact = [index.search_like(like=like, exhaustive=True) for like in examples]
+    hits = [len({r.video_id for r in one} & {r.video_id for r in two}) for one, two in zip(found, exact, strict=True)]
+    yield {
+        "videos": size,
+        "kept": "like=",
+        "p50_ms": _milliseconds(seconds, 50),
+        "p95_ms": _milliseconds(seconds, 95),
+        "recall@10": round(sum(hits) / (10 * len(examples)), 4),
+        "queries": len(examples),
+        "threads": torch.get_num_threads(),
+    }
     shutil.rmtree(index.info()["path"])
 
 

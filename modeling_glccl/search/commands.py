@@ -114,8 +114,9 @@ def _search(
         if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
             print(f"probably nothing fits: no video has a confidence above {best:.0%}")
     elif len(index):
-        asked = [f"a {name} of {options[f'min_{name}']}" for name in ("score", "confidence") if options[f"min_{name}"]]
-        print(f"nothing fits: no video has {' and '.join(asked)}")
+        asked = {f"a {name} of": options[f"min_{name}"] for name in ("score", "confidence")}
+        least = " and ".join(f"{text} {value:g}" for text, value in asked.items() if value is not None)
+        print(f"nothing fits: no video has {least}")
     else:
         print(f"{index_path} is empty")
     if html_path or open_page:

@@ -132,7 +132,9 @@ def test_the_shortlist_loses_little_of_what_is_like_an_example(index, monkeypatc
     assert common >= 63  # of 70
 
 
-def test_combined_scores_are_those_of_their_definition(indexed, library, still, model, processor):
+def test_combined_scores_are_those_of_their_definition(indexed, library, still, model, processor, monkeypatch):
+    monkeypatch.setattr(model.config, "confidence_weights", [0.0] * 6)  # other queries have confidences
+    assert indexed.search(CAPTIONS[0], min_confidence=0.5)[0].confidence == 0.5
     paths = sorted(map(str, library.rglob("*.mp4")))
     with torch.inference_mode():
         logits = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text.numpy()
