@@ -5,6 +5,7 @@ r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
     python benchmarks/search.py --part filters           # a part of the videos
     python benchmarks/search.py --part proxies           # which cheap score proposes candidates best
     python benchmarks/search.py --part shapes --model runs/shapes/model/best    # real files, a trained model
+    python benchmarks/search.py --part queries --model hub/models/glccl-shapes  # examples, several sentences
 
 Features are synthetic, of the size of CLIP ViT-B/32's: 12 frames of 512 numbers. Videos belong to topics of very
 unequal size; a video has a subject and a few scenes, a query is about one scene, and its words say different things
@@ -15,9 +16,14 @@ GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the 
 benchmarks/results/search[_<part>]_<hardware>.csv.
 
 `filters` searches only every second, hundredth and ten thousandth video (`where=`); recall is against those alone.
+Its last row searches all videos for what is like a scene of one (`like=`); recall is against exhaustive search.
 
 `shapes` indexes the test videos of the shapes benchmark. `moments` are those of the captions whose events follow each
 other, in the video that the caption describes: how many spans overlap the true one with an IoU of 0.5 and 0.7.
+
+`queries` asks the same videos for events A and B of a random one of them, named by colour and shape, or by colour,
+shape and action: mean average precision (percent) of the ways to ask for videos with A and B, with A and not B, and
+with what an example shows. Videos that differ from that of the example in one event only are left out.
 """
 
 import argparse
@@ -32,17 +38,21 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
+from PIL import Image
 from table import RESULTS, show, write_csv
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
 from modeling_glccl.data import load_benchmark
+from modeling_glccl.data.shapes.wording import write_phrase
+from modeling_glccl.data.shapes.world import Mention
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.ranking import encode_queries, one_frame_logits, proxy_vectors
 from modeling_glccl.search.store import ClipFeatures, VideoRecord
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
+from modeling_glccl.video_decoding_glccl import decode_video
 
 WIDTH, FRAMES, CHUNK = 512, 12, 1000
 
@@ -65,7 +75,7 @@ class Library:
         self._video_mean, self._text_mean = self._noise(generator, 2) * 1.5
         self._function_words = self._noise(generator, 30)
         order = torch.randperm(size, generator=generator)
-        self._targets = order[:queries].sort().values
+        self.targets = order[:queries].sort().values
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
@@ -89,7 +99,7 @@ class Library:
 
     def queries(self) -> list[GLCCLTextFeatures]:
         """One for each target, of 6 to 14 words."""
-        return [self._query(int(target)) for target in self._targets]
+        return [self._query(int(target)) for target in self.targets]
 
     def _query(self, target: int) -> GLCCLTextFeatures:
         scene = self._scenes(target // CHUNK)[0][target % CHUNK, target % 3]
@@ -233,6 +243,19 @@ def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
             "queries": len(texts),
             "threads": torch.get_num_threads(),
         }
+    examples = [f"{video}@0-10" for video in library.targets[:20].tolist()]
+    found, seconds = zip(*(_timed(lambda like=like: index.search_like(like=like)) for like in examples), strict=True)
+    exact = [index.search_like(like=like, exhaustive=True) for like in examples]
+    hits = [len({r.video_id for r in one} & {r.video_id for r in two}) for one, two in zip(found, exact, strict=True)]
+    yield {
+        "videos": size,
+        "kept": "like=",
+        "p50_ms": _milliseconds(seconds, 50),
+        "p95_ms": _milliseconds(seconds, 95),
+        "recall@10": round(sum(hits) / (10 * len(examples)), 4),
+        "queries": len(examples),
+        "threads": torch.get_num_threads(),
+    }
     shutil.rmtree(index.info()["path"])
 
 
@@ -269,11 +292,8 @@ def measure_proxies(size: int, queries: int) -> Iterator[dict]:
 
 def measure_shapes(checkpoint: str, folder: Path, data_dir: Path | None) -> Iterator[dict]:
     """What searching the index finds, beside FAISS on mean-pooled frames of the same model."""
-    model, processor = GLCCLModel.from_pretrained(checkpoint).eval(), GLCCLProcessor.from_pretrained(checkpoint)
-    rows: Any = load_benchmark("shapes", data_dir=data_dir or folder, split="test", num_train=0, num_validation=0)
-    index = VideoIndex.create(folder / "shapes.index", model, processor)
-    report, seconds = _timed(lambda: index.add({row["video_id"]: row["video"]["path"] for row in rows}))
-    print(f"{report.added / seconds:.1f} videos indexed a second")
+    index, rows = _index_shapes(checkpoint, folder, data_dir)
+    model, processor = index.model, index.processor
     found = index.search_batch(rows["caption"], k=len(rows), moments=True)
     ranks = [
         [result.video_id for result in results].index(row["video_id"])
@@ -288,6 +308,76 @@ def measure_shapes(checkpoint: str, folder: Path, data_dir: Path | None) -> Iter
     places = flat.search(normalize(sentences, dim=-1).numpy(), len(rows))[1]
     ranks = (places == np.arange(len(rows))[:, None]).argmax(axis=1)
     yield {"search": "FAISS flat, mean-pooled", **_recalls(ranks)}
+
+
+def _index_shapes(checkpoint: str, folder: Path, data_dir: Path | None) -> tuple[VideoIndex, Any]:
+    model, processor = GLCCLModel.from_pretrained(checkpoint).eval(), GLCCLProcessor.from_pretrained(checkpoint)
+    rows: Any = load_benchmark("shapes", data_dir=data_dir or folder, split="test", num_train=0, num_validation=0)
+    index = VideoIndex.create(folder / "shapes.index", model, processor)
+    report, seconds = _timed(lambda: index.add({row["video_id"]: row["video"]["path"] for row in rows}))
+    print(f"{report.added / seconds:.1f} videos indexed a second")
+    return index, rows
+
+
+def measure_queries(checkpoint: str, queries: int, folder: Path, data_dir: Path | None) -> Iterator[dict]:
+    """A row for each thing to ask for, and whether actions are named."""
+    index, rows = _index_shapes(checkpoint, folder, data_dir)
+    videos, still = {row["video_id"]: row for row in rows}, folder / "still.png"
+    for names in (("colour", "shape"), ("colour", "shape", "action")):
+        rng = np.random.default_rng(0)
+        found: dict[str, dict[str, list[float]]] = {}
+
+        def shows(row, event, names=names) -> bool:
+            return any(all(other[name] == event[name] for name in names) for other in row["events"])
+
+        def note(task, way, relevant, group=None, query=None, found=found, **options) -> None:
+            (results,) = index.search_batch([query], k=len(rows), **options)
+            hits = np.array(
+                [relevant(row) for row in (videos[r.video_id] for r in results) if row["twin_group"] != group]
+            )
+            if hits.any():
+                precision = (hits.cumsum() / (1 + np.arange(len(hits))))[hits].mean()
+                found.setdefault(task, {}).setdefault(way, []).append(100 * float(precision))
+
+        for _ in range(queries):
+            row = rows[int(rng.integers(len(rows)))]
+            a, b = (row["events"][i] for i in rng.permutation(len(row["events"]))[:2])
+            mentions = [
+                Mention(e["colour"], e["shape"], None, e["action"] if "action" in names else None) for e in (a, b)
+            ]
+            one, other = (write_phrase(rng, mention, None) for mention in mentions)
+            with_both = lambda row, a=a, b=b: shows(row, a) and shows(row, b)  # noqa: E731
+            note("A and B", "A alone", with_both, query=one)
+            note("A and B", "one sentence", with_both, query=f"{one} and also {other}")
+            note("A and B", "and", with_both, query=one, and_=other)
+            without = lambda row, a=a, b=b: shows(row, a) and not shows(row, b)  # noqa: E731
+            note("A, not B", "A alone", without, query=one)
+            note("A, not B", "not", without, query=one, not_=other)
+            with_b = lambda row, b=b: shows(row, b)  # noqa: E731
+            path, group, span = row["video"]["path"], row["twin_group"], f"@{b['start']}-{b['end']}"
+            _save_still(path, b, still)
+            note("like B", "a still", with_b, group, image=still)
+            note("like B", "a span of a file", with_b, group, video=path + span)
+            note("like B", "a span in the index", with_b, group, like=row["video_id"] + span)
+            strangers = [row for row in rows if shows(row, b) and not shows(row, a) and row["twin_group"] != group]
+            if strangers:
+                row = strangers[int(rng.integers(len(strangers)))]
+                _save_still(row["video"]["path"], next(e for e in row["events"] if shows({"events": [e]}, b)), still)
+                note("A with a still of B", "A alone", with_both, row["twin_group"], query=one)
+                note("A with a still of B", "still alone", with_both, row["twin_group"], image=still)
+                note("A with a still of B", "both", with_both, row["twin_group"], query=one, image=still)
+        for task, ways in found.items():
+            for way, values in ways.items():
+                mean = round(float(np.mean(values)), 1)
+                yield {"wanted": task.ljust(20), "asked": way.ljust(20), "actions": "action" in names, "mAP": mean} | {
+                    "queries": len(values)
+                }
+
+
+def _save_still(path: str, event: dict, still: Path) -> None:
+    """The frame in the middle of an event."""
+    middle = (event["start"] + event["end"]) / 2
+    Image.fromarray(decode_video(path, 1, middle, middle + 0.3).frames[0]).save(still)
 
 
 def _recalls(ranks: np.ndarray) -> dict[str, float]:
@@ -361,7 +451,7 @@ def _milliseconds(seconds, percentile: float) -> float:
 def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description="Searching large indexes, beside FAISS.")
-    parser.add_argument("--part", choices=("search", "filters", "proxies", "shapes"), default="search")
+    parser.add_argument("--part", choices=("search", "filters", "proxies", "shapes", "queries"), default="search")
     parser.add_argument("--videos", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -380,6 +470,7 @@ def main() -> None:
                 row for size in options.videos for row in measure_filters(size, options.queries, Path(folder))
             ),
             "proxies": lambda: (row for size in options.videos for row in measure_proxies(size, options.queries)),
+            "queries": lambda: measure_queries(options.model, options.queries, Path(folder), options.data_dir),
             "shapes": lambda: measure_shapes(options.model, Path(folder), options.data_dir),
         }
         for row in parts[options.part]():

@@ -57,6 +57,25 @@ overrides = argument("overrides", nargs=-1, metavar="[key=value]...")
 data_dir = option("--data-dir", help="folder with its annotations and videos")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
 shot_list = option("--shot-list", type=PATH, metavar="FILE", help="write the moments as .csv, .edl or .otio, too")
+searching = (
+    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    option("--and", "and_", multiple=True, metavar="TEXT", help="shall hold, too; may be repeated"),
+    option("--not", "not_", multiple=True, metavar="TEXT", help="shall not hold; may be repeated"),
+    option("--image", metavar="FILE", help="find what is like an image"),
+    option("--video", metavar="FILE[@S-S]", help="or like a video, or a span of it in seconds"),
+    option("--like", metavar="ID[@S-S]", help="or like a video of the index"),
+    option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to show"),
+    option("--folder", metavar="PATH", help="only videos below this folder, or whose path matches a glob (*/2026/*)"),
+    option("--ids", multiple=True, metavar="ID", help="only this video; may be repeated"),
+    option("--since", metavar="DATE", help="only files last changed on this day or later: 2026-05-31[T18:30]"),
+    option("--until", metavar="DATE", help="the same, or earlier"),
+    option("--min-duration", type=float, metavar="S", help="only videos of so many seconds or more"),
+    option("--max-duration", type=float, metavar="S", help="or less"),
+    option("--where", metavar="SQL", help='only clips for which this holds: "size > 1e6" (docs/search.md)'),
+    option("--sort", type=Choice(["score", "date", "path"]), default="score", help="order of the videos to show"),
+    option("--min-score", type=float, help="leave out videos with a lower score"),
+    option("--min-confidence", type=float, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),
+)
 splits = option("--split", "splits", multiple=True, help="this split alone; may be repeated")
 
 
@@ -141,20 +160,12 @@ add(
 add(
     "search",
     ".search.commands:search_command",
-    'Find videos, and the moment in them, with a sentence such as "a dog in the snow".',
-    argument("query"),
-    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
-    option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to show"),
-    option("--folder", metavar="PATH", help="only videos below this folder, or whose path matches a glob (*/2026/*)"),
-    option("--ids", multiple=True, metavar="ID", help="only this video; may be repeated"),
-    option("--since", metavar="DATE", help="only files last changed on this day or later: 2026-05-31[T18:30]"),
-    option("--until", metavar="DATE", help="the same, or earlier"),
-    option("--min-duration", type=float, metavar="S", help="only videos of so many seconds or more"),
-    option("--max-duration", type=float, metavar="S", help="or less"),
-    option("--where", metavar="SQL", help='only clips for which this holds: "size > 1e6" (docs/search.md)'),
-    option("--sort", type=Choice(["score", "date", "path"]), default="score", help="order of the videos to show"),
-    option("--min-score", type=float, help="leave out videos with a lower score"),
-    option("--min-confidence", type=float, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),
+    'Find videos, and the moment in them, with a sentence such as "a dog in the snow"; without one it asks.',
+    argument("query", required=False),
+    option(
+        "--queries", type=click.File(encoding="utf-8"), metavar="FILE", help='a JSON object a line: {"query": ...}'
+    ),
+    *searching,
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
     option("--html", "html_path", type=PATH, metavar="FILE", help="write a page with frames and their weights"),
     option("--open", "open_page", is_flag=True, help="open that page in the browser"),
@@ -163,11 +174,10 @@ add(
 add(
     "cut",
     ".search.commands:cut_command",
-    "Write the moments that a sentence finds to video files of their own.",
-    argument("query"),
-    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    "Write the moments that a search finds to video files of their own.",
+    argument("query", required=False),
+    *searching,
     option("--output", type=PATH, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
-    option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to cut"),
     option("--padding", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="before and after"),
     option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
     shot_list,

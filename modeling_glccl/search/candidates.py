@@ -7,8 +7,8 @@ import pyarrow as pa
 import torch
 from lancedb.table import Table
 
-from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
+from .queries import Query
 from .ranking import one_frame_logits, proxy_vectors
 from .store import OK
 
@@ -56,15 +56,16 @@ class Snapshot:
         part._pooled_rows = self._pooled_rows[kept]
         return part
 
-    def candidates(self, model: GLCCLModel, text: GLCCLTextFeatures, k: int) -> np.ndarray:
-        """int64, the clips that cheap scores propose for one text of which the k best videos are wanted."""
-        vector = proxy_vectors(model, text)[0].cpu().half()
-        scores = (self.pooled @ vector)[self._pooled_rows]
+    def candidates(self, model: GLCCLModel, query: Query, k: int) -> np.ndarray:
+        """int64, the clips that cheap scores propose for one query of which the k best videos are wanted."""
+        vectors = [proxy_vectors(model, part)[0].cpu().half() for part in query.parts]
+        scores = query.combine(torch.stack([(self.pooled @ vector)[self._pooled_rows] for vector in vectors]))
         shortlist, count = max(SHORTLIST, 20 * k), max(CANDIDATES, 3 * k)
         while True:
             nearest = scores.topk(min(shortlist, len(scores))).indices
             pooled = self.pooled[self._pooled_rows[nearest]]
-            order = one_frame_logits(model, text, pooled).argsort(descending=True).cpu()
+            logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
+            order = logits.argsort(descending=True).cpu()
             chosen = nearest[order].numpy()
             chosen = chosen[first_of_each(self.video_keys[chosen], _CLIPS_PER_VIDEO)][:count]
             # A few long videos can fill the shortlist.

@@ -7,8 +7,9 @@ import time
 import webbrowser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from rich.console import Console
@@ -21,6 +22,10 @@ from .index import VideoIndex
 from .ingest import IngestReport
 from .rendering import clock, results_html, results_json, results_table
 from .shot_list import Shot, check_shot_list, write_shot_list
+
+EXAMPLES = ("image", "video", "like")
+# Queries of a file that are searched for together.
+_BATCH = 64
 
 
 def index_command(
@@ -97,40 +102,70 @@ def _print_report(index: VideoIndex, index_path: str, report: IngestReport) -> N
         print(f"{report.failed} could not be read: glccl index --index {index_path} --errors")
 
 
-def search_command(
-    query: str,
+def search_command(query: str | None, index_path: str, *, queries: TextIO | None, **options: Any) -> None:
+    """Searches an index for one query, for those of a file or, without either, for those that are typed.
+
+    The options are those of `_search` and `VideoIndex.search`.
+    """
+    if options["shot_list"]:
+        check_shot_list(options["shot_list"])
+    logging.disable_progress_bar()  # of the weights
+    index = VideoIndex.open(index_path)
+    options["ids"] = options["ids"] or None
+    if queries is not None:
+        for name in ("as_json", "html_path", "open_page", "shot_list"):
+            options.pop(name)
+        return answer_lines(index, queries, {**options, "query": query})
+    if query is not None or any(options[name] for name in EXAMPLES):
+        return _search(index, index_path, query, **options)
+    if not options["as_json"]:
+        print(f"{len(index)} videos; a sentence a line, an empty line ends")
+    while typed := _typed("" if options["as_json"] else "> "):
+        try:
+            _search(index, index_path, typed, **options)
+        except ValueError as error:
+            print(error)
+    return None
+
+
+def _typed(prompt: str) -> str:
+    try:
+        return input(prompt).strip()
+    except EOFError:
+        return ""
+
+
+def _search(
+    index: VideoIndex,
     index_path: str,
+    query: str | None,
     *,
-    ids: Sequence[str],
     as_json: bool,
     html_path: Path | None,
     open_page: bool,
     shot_list: Path | None,
     **options: Any,
 ) -> None:
-    """Searches an index and prints a table or JSON, and writes what else is asked; the options are those of
-    `VideoIndex.search`."""
-    if shot_list:
-        check_shot_list(shot_list)
-    logging.disable_progress_bar()  # of the weights
-    index = VideoIndex.open(index_path)
-    results = index.search(query, ids=ids or None, moments=True, **options)
+    """Prints a table or JSON, and writes what else is asked."""
+    (results,) = index.search_batch([query], moments=True, **options)
+    title = _title(query, options)
     if as_json:
         print(json.dumps(results_json(results), indent=2))
     elif results:
-        table, folder = results_table(query, results)
+        table, folder = results_table(title, results)
         Console(markup=False, highlight=False, emoji=False).print(table)
         print(f"in {folder}")
         if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
             print(f"probably nothing fits: no video has a confidence above {best:.0%}")
     elif len(index):
-        asked = [f"a {name} of {options[f'min_{name}']}" for name in ("score", "confidence") if options[f"min_{name}"]]
-        print(f"nothing fits: no video has {' and '.join(asked)}")
+        asked = {f"a {name} of": options[f"min_{name}"] for name in ("score", "confidence")}
+        least = " and ".join(f"{text} {value:g}" for text, value in asked.items() if value is not None)
+        print(f"nothing fits: no video has {least}")
     else:
         print(f"{index_path} is empty")
     if html_path or open_page:
         page = html_path or Path(f"{Path(index_path).name}.html")
-        page.write_text(results_html(query, results, index.processor), encoding="utf-8")
+        page.write_text(results_html(query, results, index.processor, title), encoding="utf-8")
         if not as_json:
             print(f"wrote {page}")
         if open_page:
@@ -138,20 +173,35 @@ def search_command(
     if shot_list:
         moments = [(result, result.moment) for result in results if result.moment]
         shots = [Shot(result.path, moment.start, moment.end, result.score) for result, moment in moments]
-        write_shot_list(shot_list, query, shots)
+        write_shot_list(shot_list, title, shots)
         if not as_json:
             print(f"wrote {shot_list}")
 
 
+def _title(query: str | None, options: dict[str, Any]) -> str:
+    """What was searched for, in words."""
+    examples = [f"like {options[name]}" for name in EXAMPLES if options[name]]
+    others = [f"{name.strip('_')} {text}" for name in ("and_", "not_") for text in options[name]]
+    return ", ".join([*([] if query is None else [query]), *others, *examples])
+
+
 def cut_command(
-    query: str, index_path: str, output: Path, *, k: int, padding: float, exact: bool, shot_list: Path | None
+    query: str | None,
+    index_path: str,
+    output: Path,
+    *,
+    padding: float,
+    exact: bool,
+    shot_list: Path | None,
+    **options: Any,
 ) -> None:
     """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
     if shot_list:
         check_shot_list(shot_list)
     logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    results = VideoIndex.open(index_path).search(query, k, moments=True)
+    index, title = VideoIndex.open(index_path), _title(query, options)
+    (results,) = index.search_batch([query], moments=True, **{**options, "ids": options["ids"] or None})
     shots = []
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
@@ -166,7 +216,7 @@ def cut_command(
             shots.append(Shot(result.path, start, end, result.score))
             print(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}")
     if shot_list:
-        write_shot_list(shot_list, query, shots)
+        write_shot_list(shot_list, title, shots)
         print(f"wrote {shot_list}")
     if failed := len(results) - len(shots):
         raise ValueError(f"{failed} of {len(results)} moments could not be cut")
@@ -184,6 +234,51 @@ def duplicates_command(index_path: str, *, threshold: float, as_json: bool) -> N
         for video in group:
             print(f"  {video.score:.3f}  {clock(video.duration):>9}  {video.path}")
     print(f"{sum(map(len, groups))} of {len(index)} videos in {len(groups)} groups of near-duplicates")
+
+
+def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> None:
+    """Prints a line of JSON for each line, an object with a query and options that go over the given ones.
+
+    Raises ValueError with the number of a line that is malformed, before anything is searched, or cannot be answered.
+    """
+    parsed = []
+    try:
+        lines = file.read().split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name}: is not UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            given = json.loads(line)
+            given = {f"{name}_" if name in ("and", "not") else name: value for name, value in given.items()}
+            if unknown := [name for name in given if name not in options]:
+                raise ValueError(f"{unknown[0]!r} is unknown; use {', '.join(name.strip('_') for name in options)}")
+            if not isinstance(given.get("query"), str | None):
+                raise ValueError("the query is no string")
+        except (ValueError, AttributeError) as error:
+            reason = error if isinstance(error, ValueError) else "is no object"
+            raise ValueError(f"{file.name}, line {number}: {reason}: {line.strip()[:200]}") from error
+        parsed.append((number, {**options, **given}))
+
+    def answer(part: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        shared = {name: value for name, value in part[0][1].items() if name != "query"}
+        asked = [values["query"] for _, values in part]
+        try:
+            found = index.search_batch(asked, moments=True, **shared)
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            if len(part) == 1:
+                raise ValueError(f"{file.name}, line {part[0][0]}: {error}") from error
+            for line in part:  # to blame the right one
+                answer([line])
+        else:
+            for query, results in zip(asked, found, strict=True):
+                print(json.dumps({"query": query, "results": results_json(results)}))
+
+    for _, alike in groupby(parsed, key=lambda line: {**line[1], "query": None}):
+        alike = list(alike)
+        for start in range(0, len(alike), _BATCH):
+            answer(alike[start : start + _BATCH])
 
 
 def _open_or_create(

@@ -22,6 +22,7 @@ class Filters:
     min_duration: float | None = None  # seconds of the video
     max_duration: float | None = None
     where: str | None = None  # an expression of LanceDB's SQL over the stored columns (docs/search.md)
+    without: str | None = None  # id of a video that is left out
 
     def __post_init__(self):
         if self.ids is not None:
@@ -34,6 +35,8 @@ class Filters:
             parts.append(f"path LIKE '{_pattern(os.fspath(self.folder))}'")
         if self.ids is not None:
             parts.append(is_in("video_id", self.ids))
+        if self.without is not None:
+            parts.append(f"NOT {is_in('video_id', [self.without])}")
         if self.since is not None:
             parts.append(f"mtime_ns >= {_nanoseconds('since', self.since, time.min)}")
         if self.until is not None:

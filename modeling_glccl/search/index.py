@@ -23,6 +23,7 @@ from .duplicates import Duplicate, find_duplicates
 from .filters import Filters
 from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
+from .queries import Query, read_image, read_stored, read_video
 from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
@@ -302,6 +303,9 @@ class VideoIndex:
         Args:
             query: a sentence.
             k: videos to return; fewer if the index, or what the filters keep of it, has fewer.
+            and_, not_: further sentences, which shall hold too, or shall not.
+            image, video, like: examples that the videos shall be like: an image file; a video file, or a span of it,
+                "FILE@start-end" in seconds; the id of a video of the index, or "ID@start-end", left out itself.
             folder, ids, since, until, min_duration, max_duration, where: filters, see [`~search.filters.Filters`];
                 only what passes all of them is searched.
             min_score: leaves out those of the k with a lower score.
@@ -315,16 +319,50 @@ class VideoIndex:
         """
         return self.search_batch([query], k, **options)[0]
 
-    def search_batch(self, queries: Sequence[str], k: int = 10, **options: Any) -> list[list[SearchResult]]:
-        """[`~VideoIndex.search`] for several sentences, which are encoded together."""
-        with torch.inference_mode():
-            texts = encode_queries(self.model, self.processor, list(queries))
-        return self.search_features(texts, k, **options)
+    def search_like(self, k: int = 10, **options: Any) -> list[SearchResult]:
+        """The k videos that are most like an `image`, a `video` or a video of the index (`like`), best first.
+
+        The score is the mean over the frames of the example of the largest cosine to a frame of the clip, and not
+        GLCCL's. The arguments are those of [`~VideoIndex.search`].
+        """
+        return self.search_batch([None], k, **options)[0]
+
+    @torch.inference_mode()
+    def search_batch(
+        self,
+        queries: Sequence[str | None],
+        k: int = 10,
+        *,
+        and_: str | Sequence[str] = (),
+        not_: str | Sequence[str] = (),
+        image: str | PathLike[str] | None = None,
+        video: str | PathLike[str] | None = None,
+        like: str | None = None,
+        **options: Any,
+    ) -> list[list[SearchResult]]:
+        """[`~VideoIndex.search`] for several sentences, which are encoded together; None for examples alone."""
+        wanted, nots = ([part] if isinstance(part, str) else list(part) for part in (and_, not_))
+        model, processor, examples = self.model, self.processor, []
+        if image is not None:
+            examples.append(read_image(model, processor, os.fspath(image)))
+        if video is not None:
+            examples.append(read_video(model, processor, os.fspath(video)))
+        if like is not None:
+            example, options["without"] = read_stored(self._store, like)
+            examples.append(example.to(model.device))
+        sentences = [*wanted, *nots, *(query for query in queries if query is not None)]
+        texts = encode_queries(model, processor, sentences) if sentences else []
+        shared, nots, own = texts[: len(wanted)], texts[len(wanted) :][: len(nots)], iter(texts[len(wanted + nots) :])
+        return self.search_features(
+            [Query([*([] if query is None else [next(own)]), *shared], examples, nots) for query in queries],
+            k,
+            **options,
+        )
 
     @torch.inference_mode()
     def search_features(
         self,
-        texts: Sequence[GLCCLTextFeatures],
+        queries: Sequence[GLCCLTextFeatures | Query],
         k: int = 10,
         *,
         min_score: float | None = None,
@@ -334,7 +372,7 @@ class VideoIndex:
         exhaustive: bool = False,
         **filters: Any,
     ) -> list[list[SearchResult]]:
-        """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw]."""
+        """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw], or queries."""
         if k < 1:
             raise ValueError(f"k={k} must be 1 or more")
         if sort not in _ORDERS:
@@ -347,7 +385,10 @@ class VideoIndex:
                 f"min_confidence={min_confidence}: the model is not calibrated, so its results have no confidence: "
                 f"glccl calibrate {name} --benchmark NAME --split validation"
             )
-        found = self._load().search(texts, k, moments, exhaustive, Filters(**filters))
+        queries = [query if isinstance(query, Query) else Query([query]) for query in queries]
+        if min_confidence is not None and any(query.measure != "logit" for query in queries):
+            raise ValueError(f"min_confidence={min_confidence}: only searches with one sentence have confidences")
+        found = self._load().search(queries, k, moments, exhaustive, Filters(**filters))
 
         def passes(result: SearchResult) -> bool:
             confident = min_confidence is None or (result.confidence or 0) >= min_confidence

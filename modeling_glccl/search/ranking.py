@@ -1,8 +1,11 @@
-"""Scores of texts against stored frame features: exact ones, and cheap ones that choose the candidates.
+"""Scores of texts and examples against stored frame features: exact ones, and cheap ones that choose the candidates.
 
 With a video reduced to one unit vector m, GLCCL's four scores become dot products with m, aggregated over the words
 (docs/method.md). `one_frame_logits` computes just that; `proxy_vectors` also replaces AOSM's aggregation, close to a
 maximum over words, by the mean, and so is linear: one vector per text, which is fast to compare with many videos.
+
+An example is a few frames. Its score, which is not GLCCL's, is the mean over them of the largest cosine to a frame of
+the clip, times exp(logit_scale) as the logits are.
 """
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..features_glccl import GLCCLTextFeatures
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..scoring_glccl import GLCCLTextState, GLCCLVideoState, VideoTensors, frame_factors
@@ -36,37 +39,44 @@ def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[s
     return [text.select([row]).trim() for row in range(len(queries))]
 
 
-def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures) -> Tensor:
-    """[A, D] unit vectors whose dot product with a pooled video comes close to the order of GLCCL's scores."""
+def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures) -> Tensor:
+    """[A, D] vectors whose dot product with a pooled video comes close to GLCCL's scores without exp(logit_scale)."""
+    if isinstance(text, GLCCLVideoFeatures):
+        counted = text.frame_mask[..., None]
+        return (normalize(text.frames.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
     sentence = normalize(text.sentence.float(), dim=-1)
     counted = text.word_mask[..., None]
     words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
     interaction = model.interaction
     query = sentence + sentence @ interaction.global_mat_weight.float()
     query = query + words + words @ interaction.local_mat_weight.float()
-    return normalize(query, dim=-1)
+    return query / 4
 
 
-def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures) -> GLCCLTextState:
-    """Texts for `exact_logits`.
+def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures) -> GLCCLTextState | Tensor:
+    """Texts, or one example, for `exact_logits`.
 
     The learned local matrix multiplies the words here, not every frame as in `model.similarity`: a search has few
     texts and many videos, and (w W_local) . x is the same number.
     """
+    if isinstance(text, GLCCLVideoFeatures):
+        return normalize(text.frames[text.frame_mask].float(), dim=-1)
     state = model.interaction.prepare_text(text)
     local = state.tensors.words_unit @ model.interaction.local_mat_weight.float()
     return GLCCLTextState(state.tensors._replace(words_unit=local), order=state.order, lengths=state.lengths)
 
 
-def one_frame_logits(model: GLCCLModel, text: GLCCLTextFeatures, pooled: Tensor) -> Tensor:
-    """[V] logits of one text against videos of one frame each, [V, D] unit vectors.
+def one_frame_logits(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures, pooled: Tensor) -> Tensor:
+    """[V] logits of one text, or scores of one example, against videos of one frame each, [V, D] unit vectors.
 
     Every word-guided frame is that frame, so the scores of a word are the same for all of them, and aggregating equal
     scores c gives c sum(M) / n.
     """
-    interaction = model.interaction
-    n = int(text.word_mask.sum())
+    interaction, scale = model.interaction, model.clip.logit_scale.float().exp()
     pooled = pooled.to(model.device).float()
+    if isinstance(text, GLCCLVideoFeatures):
+        return scale * (pooled @ proxy_vectors(model, text)[0])
+    n = int(text.word_mask.sum())
     sentence, words = normalize(text.sentence[0].float(), dim=-1), normalize(text.words[0, :n].float(), dim=-1)
     queries = [sentence[None] @ interaction.global_mat_weight.float(), sentence[None]]
     queries += [words, words @ interaction.local_mat_weight.float()]
@@ -83,15 +93,17 @@ def one_frame_logits(model: GLCCLModel, text: GLCCLTextFeatures, pooled: Tensor)
     per_word = aggregate(local * mean_sum(interaction.word_frame_mat_weight), interaction.word_mat_weight2)
     scores = video_sentence[:, 0] + aggregate(word, interaction.word_logit_weight)
     scores = scores + sentence_frame[:, 0] * mean_sum(interaction.word_frame_logit_weight) + (per_frame + per_word) / 2
-    return model.clip.logit_scale.float().exp() * scores / 4
+    return scale * scores / 4
 
 
-def exact_logits(model: GLCCLModel, text: GLCCLTextState, frames: np.ndarray, num_frames: np.ndarray) -> Tensor:
-    """[A, V] logits, those of `model.similarity` to float precision.
+def exact_logits(
+    model: GLCCLModel, text: GLCCLTextState | Tensor, frames: np.ndarray, num_frames: np.ndarray
+) -> Tensor:
+    """[A, V] logits, those of `model.similarity` to float precision; of an example [1, V] scores.
 
     Args:
         model: of which `text` was prepared.
-        text: A texts, from `prepare_text`.
+        text: A texts or one example, from `prepare_text`.
         frames: float16 or float32 [V, Nf, D].
         num_frames: int [V], how many of the Nf frames of each video count; the first.
     """
@@ -102,6 +114,10 @@ def exact_logits(model: GLCCLModel, text: GLCCLTextState, frames: np.ndarray, nu
         places = ((start + order)[:, None] * slots + np.arange(slots))[np.arange(slots) < counts[order, None]]
         packed = torch.from_numpy(frames.reshape(-1, frames.shape[2])[places]).to(model.device).float()
         lengths = counts[order].tolist()
+        if isinstance(text, Tensor):
+            largest = [part.amax(dim=1).mean() for part in (text @ normalize(packed, dim=-1).T).split(lengths, dim=1)]
+            logits.append(torch.stack(largest)[np.argsort(order)][None] * model.clip.logit_scale.float().exp())
+            continue
         video = GLCCLVideoState(
             VideoTensors(frames=packed, frames_local=packed),
             factors=frame_factors(packed, lengths),

@@ -18,6 +18,7 @@ from ..video_decoding_glccl import VideoDecodeError, decode_video
 from .searcher import SearchResult
 
 _THUMBNAIL = (160, 120)
+_SCORES = {"logit": "score", "similarity": "similarity (not GLCCL's)", "combined": "combined score"}
 STYLE = """<style>
 .glccl h3 { margin: .4rem 0 .1rem; font-size: 1rem; overflow-wrap: anywhere }
 .glccl p { margin: 0 0 .5rem; opacity: .75; font-size: .85rem }
@@ -53,7 +54,8 @@ def results_table(query: str, results: Sequence[SearchResult]) -> tuple[Table, s
     """Rank, score, video and best moment of every result, and the folder that their paths start from."""
     paths = [result.path for result in results]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    columns = [Column(name, justify="right", overflow="fold") for name in ("rank", "score", "video", "best moment")]
+    names = ("rank", _SCORES[results[0].measure], "video", "best moment")
+    columns = [Column(name, justify="right", overflow="fold") for name in names]
     columns[2].justify = "left"
     if results[0].confidence is not None:
         columns.insert(2, Column("confidence", justify="right"))
@@ -73,6 +75,7 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
         {
             "rank": rank,
             "score": result.score,
+            "measure": result.measure,
             "confidence": result.confidence,
             "video_id": result.video_id,
             "path": result.path,
@@ -85,7 +88,9 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
     ]
 
 
-def results_html(query: str, results: Sequence[SearchResult], processor: GLCCLProcessor) -> str:
+def results_html(
+    query: str | None, results: Sequence[SearchResult], processor: GLCCLProcessor, title: str | None = None
+) -> str:
     """A page with the frames that the model saw of every result, the weights of frames and words, and the moment."""
     articles = []
     for rank, result in enumerate(results, 1):
@@ -102,11 +107,11 @@ def results_html(query: str, results: Sequence[SearchResult], processor: GLCCLPr
             f"{problem}{weights_table(query, result, processor, images)}</article>"
         )
     nothing = "<p>Nothing found.</p>"
-    return _PAGE.format(query=html.escape(query), style=STYLE, articles="\n".join(articles) or nothing)
+    return _PAGE.format(query=html.escape(title or query or ""), style=STYLE, articles="\n".join(articles) or nothing)
 
 
 def weights_table(
-    query: str,
+    query: str | None,
     result: SearchResult,
     processor: GLCCLProcessor,
     images: Sequence[Image.Image] = (),
@@ -116,7 +121,6 @@ def weights_table(
     times, weights, word_weights = result.frame_times, result.frame_weights, result.word_weights
     assert times is not None
     assert weights is not None
-    assert word_weights is not None
     assert result.moment is not None
     start, end, _ = result.moment
     moments = ['class="moment"' if start <= time <= end else "" for time in times]
@@ -130,7 +134,8 @@ def weights_table(
     bars = [f'<div style="height:{height:.2f}rem"></div>' for height in 3 * weights / weights.max()]
     cells = map(_cell, ["sentence"] * len(times), times, weights, moments, bars)
     rows.append(f'<tr class="sentence"><th>sentence</th>{"".join(cells)}</tr>')
-    for word, weights in group_words(query, word_weights, processor):
+    words = [] if query is None or word_weights is None else group_words(query, word_weights, processor)
+    for word, weights in words:
         if any(map(str.isalnum, word)):
             shades = [
                 f'style="background:rgba(230,90,46,{shade:.2f})"' for shade in weights / max(weights.max(), 1e-6)
@@ -175,7 +180,7 @@ def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.I
 def score_text(result: SearchResult) -> str:
     """The score of a result and, where there is one, its confidence."""
     confidence = "" if result.confidence is None else f", confidence {result.confidence:.0%}"
-    return f"score {result.score:.2f}{confidence}"
+    return f"{_SCORES[result.measure]} {result.score:.2f}{confidence}"
 
 
 def clock(seconds: float) -> str:

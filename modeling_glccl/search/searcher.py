@@ -10,11 +10,12 @@ import pyarrow as pa
 import torch
 
 from ..confidence import FOLLOWING, confidences
-from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures, Moment, find_moment
+from ..features_glccl import GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .candidates import Snapshot, first_of_each
 from .filters import Filters
+from .queries import Query
 from .ranking import exact_logits, prepare_text
 from .store import Store, explained, is_in
 
@@ -32,10 +33,11 @@ class SearchResult:
 
     video_id: str
     path: str  # of its file when it was indexed
-    score: float  # GLCCL's logit of query and best clip
+    score: float  # of query and best clip, GLCCL's logit unless `measure` says otherwise
     start: float  # seconds of that clip, which is the whole video unless it is a long one
     end: float
     duration: float  # seconds of the video
+    measure: str = "logit"  # or "similarity" of frames to an example's, or "combined" (docs/search.md)
     mtime_ns: int = 0  # when its file was last changed, nanoseconds since 1970
     confidence: float | None = None  # 0..1 that the library has what was asked for; None before `glccl calibrate`
     moment: Moment | None = None  # the span within the clip that the query is about
@@ -54,23 +56,23 @@ class Searcher:
         self._refreshing = threading.Lock()
 
     def search(
-        self, texts: Sequence[GLCCLTextFeatures], k: int, moments: bool, exhaustive: bool, filters: Filters
+        self, queries: Sequence[Query], k: int, moments: bool, exhaustive: bool, filters: Filters
     ) -> list[list[SearchResult]]:
-        """The k best videos for every text; the arguments are those of [`VideoIndex.search_features`]."""
+        """The k best videos for every query; the arguments are those of [`VideoIndex.search_features`]."""
         snapshot = self._filtered(self.snapshot(), filters)
         if exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
             clips = np.arange(len(snapshot.row_ids))
-            scored = [(clips, scores) for scores in self._score(snapshot, clips, texts)]
+            scored = [(clips, scores) for scores in self._score(snapshot, clips, queries)]
         else:
-            chosen = [snapshot.candidates(self.model, text, k + FOLLOWING) for text in texts]
+            chosen = [snapshot.candidates(self.model, query, k + FOLLOWING) for query in queries]
             scored = [
-                (clips, self._score(snapshot, clips, [text])[0]) for clips, text in zip(chosen, texts, strict=True)
+                (clips, self._score(snapshot, clips, [query])[0]) for clips, query in zip(chosen, queries, strict=True)
             ]
         found = []
-        for text, (clips, scores) in zip(texts, scored, strict=True):
+        for query, (clips, scores) in zip(queries, scored, strict=True):
             order = np.argsort(-scores, kind="stable")
             best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][: k + FOLLOWING]
-            found.append(self._results(snapshot, text, clips[best[:k]], scores[best], moments))
+            found.append(self._results(snapshot, query, clips[best[:k]], scores[best], moments))
         return found
 
     def snapshot(self) -> Snapshot:
@@ -112,39 +114,44 @@ class Searcher:
         with explained(self._store.uri):
             return snapshot.take(clips, columns)
 
-    def _score(self, snapshot: Snapshot, clips: np.ndarray, texts: Sequence[GLCCLTextFeatures]) -> np.ndarray:
-        """float32 [A, C], exact logits."""
-        scores = np.empty((len(texts), len(clips)), np.float32)
-        prepared = [prepare_text(self.model, text) for text in texts]
+    def _score(self, snapshot: Snapshot, clips: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
+        """float32 [A, C], exact scores."""
+        scores = np.empty((len(queries), len(clips)), np.float32)
+        prepared = [[prepare_text(self.model, part) for part in query.parts] for query in queries]
         for start in range(0, len(clips), _CHUNK):
             part = slice(start, start + _CHUNK)
             frames, num_frames = self.frames(self._take(snapshot, clips[part], _FRAME_COLUMNS))
-            for row, text in zip(scores, prepared, strict=True):
-                row[part] = exact_logits(self.model, text, frames, num_frames)[0].cpu().numpy()
+            for row, query, texts in zip(scores, queries, prepared, strict=True):
+                logits = torch.cat([exact_logits(self.model, text, frames, num_frames) for text in texts])
+                row[part] = query.combine(logits).cpu().numpy()
         return scores
 
     def _results(
-        self, snapshot: Snapshot, text: GLCCLTextFeatures, clips: np.ndarray, scores: np.ndarray, moments: bool
+        self, snapshot: Snapshot, query: Query, clips: np.ndarray, scores: np.ndarray, moments: bool
     ) -> list[SearchResult]:
         """Of the clips, best first; `scores` has the logits of `FOLLOWING` more, which follow them."""
-        weights = self.model.config.confidence_weights
+        weights = self.model.config.confidence_weights if query.measure == "logit" else None
+        unit = self.model.clip.logit_scale.exp().item() if query.measure == "similarity" else 1
         frames_needed = moments or weights is not None
         columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
         rows = self._take(snapshot, clips, columns)
         found = rows.select(_RESULT_COLUMNS).to_pylist()
-        results = [SearchResult(score=float(score), **row) for row, score in zip(found, scores, strict=False)]
+        results = [
+            SearchResult(score=float(score) / unit, measure=query.measure, **row)
+            for row, score in zip(found, scores, strict=False)
+        ]
         if not (frames_needed and results):
             return results
         frames, num_frames = self.frames(rows)
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
         video = GLCCLVideoFeatures(frames=torch.tensor(frames), frame_mask=mask).to(self.model.device)
         if weights is not None:
-            four = torch.cat(self.model.get_scores(text, video).to_tuple()).cpu().numpy()
+            four = torch.cat(self.model.get_scores(query.about, video).to_tuple()).cpu().numpy()
             for result, confidence in zip(results, confidences(weights, four, scores), strict=True):
                 result.confidence = float(confidence)
         if not moments:
             return results
-        glim = self.model.frame_weights(text, video)
+        glim = self.model.frame_weights(query.about, video)
         assert glim.sentence is not None  # as of every model with GLIM
         assert glim.words is not None
         sentence, words = glim.sentence[0].float().cpu().numpy(), glim.words[0].float().cpu().numpy()
@@ -153,6 +160,7 @@ class Searcher:
             own, own_words = sentence[row, : len(times)], words[row, :, : len(times)]
             own /= own.sum()
             result.frame_times, result.frame_weights = np.array(times), own
-            result.word_weights = own_words / own_words.sum(axis=1, keepdims=True).clip(min=1e-12)
+            if query.texts:
+                result.word_weights = own_words / own_words.sum(axis=1, keepdims=True).clip(min=1e-12)
             result.moment = find_moment(own, result.frame_times, result.start, result.end)
         return results

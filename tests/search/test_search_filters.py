@@ -17,7 +17,7 @@ DAY = 86400 * 10**9
 def library(tmp_path_factory, model, processor):
     """2,000 videos; every 2nd of a folder, every 20th of another, one file a day, one second longer each."""
     index = VideoIndex.create(tmp_path_factory.mktemp("filters") / "my.index", model, processor)
-    records, start = synthetic_records(2000), int(datetime(2020, 1, 1).timestamp()) * 10**9
+    records, start = synthetic_records(2000), int(datetime(2020, 1, 1, 12).timestamp()) * 10**9
     for number, record in enumerate(records):
         folder = "half" if number % 2 else "few%" if number % 20 == 0 else "others_"
         record.path = f"/videos/{folder}/it's {number}.mp4"
@@ -37,7 +37,7 @@ FILTERS = [
     ({"ids": "video7"}, lambda number: number == 7),
     ({"since": "2020-01-31"}, lambda number: number >= 30),
     ({"since": date(2020, 1, 11), "until": "2020-01-12"}, lambda number: number in (10, 11)),
-    ({"until": datetime(2020, 1, 3)}, lambda number: number <= 2),
+    ({"until": datetime(2020, 1, 3)}, lambda number: number <= 1),
     ({"until": "9999-12-31", "min_duration": 1500}, lambda number: number >= 1490),
     ({"max_duration": 15}, lambda number: number <= 5),
     ({"where": "size % 4 = 1 OR size = 2 -- and no more"}, lambda number: number % 4 == 1 or number == 2),

@@ -1,0 +1,115 @@
+"""What is searched for: sentences, sentences that shall not hold, examples, and one score of all of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..modeling_glccl import GLCCLModel
+from ..processing_glccl import GLCCLProcessor
+from ..video_decoding_glccl import VideoDecodeError
+from .store import OK, Store, is_in
+
+# Of a query's score, what a sentence of `nots` must exceed to count.
+_NOT_SHARE = 0.75
+
+
+@dataclass
+class Query:
+    """Sentences [1, D] and examples [1, F, D] that a clip should be like, and sentences that should not hold."""
+
+    texts: Sequence[GLCCLTextFeatures] = ()
+    examples: Sequence[GLCCLVideoFeatures] = ()
+    nots: Sequence[GLCCLTextFeatures] = ()
+
+    def __post_init__(self):
+        if not (self.texts or self.examples):
+            raise ValueError("nothing to search for: give a sentence, an image, a video, or the id of one")
+
+    @property
+    def parts(self) -> list[GLCCLTextFeatures | GLCCLVideoFeatures]:
+        """Of all of which `combine` takes the scores."""
+        return [*self.texts, *self.examples, *self.nots]
+
+    @property
+    def measure(self) -> str:
+        """What the score is: a "logit" of GLCCL, a "similarity" of frames to an example's, or a "combined" score."""
+        if len(self.parts) == 1:
+            return "logit" if self.texts else "similarity"
+        return "combined"
+
+    def combine(self, scores: Tensor) -> Tensor:
+        """[C], one score from those of the parts, [P, C]: the mean of what is wanted, less what is not wanted.
+
+        A sentence that shall not hold takes off by how much its score exceeds three quarters of that mean.
+        """
+        wanted = scores[: len(self.texts) + len(self.examples)].mean(dim=0)
+        return wanted - (scores[len(self.texts) + len(self.examples) :] - _NOT_SHARE * wanted).clamp(min=0).sum(dim=0)
+
+    @cached_property
+    def about(self) -> GLCCLTextFeatures:
+        """By which frames are weighed for the moment: the first sentence, or the mean frame of the first example."""
+        if self.texts:
+            return self.texts[0]
+        mean = self.examples[0].frames.mean(dim=1)
+        return GLCCLTextFeatures(mean, mean[:, None], torch.ones(1, 1, dtype=torch.bool, device=mean.device))
+
+
+def read_image(model: GLCCLModel, processor: GLCCLProcessor, path: str) -> GLCCLVideoFeatures:
+    """Frames [1, 1, D] of an image file, a video of one frame."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such image") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+    return _encode(model, processor, pixels[None])
+
+
+def read_video(model: GLCCLModel, processor: GLCCLProcessor, source: str) -> GLCCLVideoFeatures:
+    """Frames [1, F, D] of "FILE" or, in seconds, "FILE@start-end"."""
+    path, start, end = (source, None, None) if Path(source).exists() else _split(source)
+    return _encode(model, processor, path, start=start, end=end)
+
+
+def read_stored(store: Store, source: str) -> tuple[GLCCLVideoFeatures, str]:
+    """Frames [1, F, D] of "ID" or "ID@start-end" as an index has them, and the id."""
+    known = store.count(is_in("video_id", [source]))
+    video_id, start, end = (source, None, None) if known else _split(source)
+    rows = list(store.rows(["frames", "frame_times"], f"status = '{OK}' AND {is_in('video_id', [video_id])}"))
+    if not rows:
+        raise ValueError(f"{store.uri}: has no video with the id {source!r} (like)")
+    times = np.concatenate([row["frame_times"] for row in rows])
+    frames = [np.array(row["frames"], np.float32).reshape(-1, store.about["width"]) for row in rows]
+    real = [of_clip[: len(row["frame_times"])] for of_clip, row in zip(frames, rows, strict=True)]
+    chosen = np.concatenate(real)[(times >= (start or 0)) & (times <= (np.inf if end is None else end))]
+    if not len(chosen):
+        raise ValueError(
+            f"{source}: none of its {len(times)} stored frames lies there; they end at {times.max():.1f} s"
+        )
+    return GLCCLVideoFeatures(torch.from_numpy(chosen)[None], torch.ones(1, len(chosen), dtype=torch.bool)), video_id
+
+
+def _split(source: str) -> tuple[str, float | None, float | None]:
+    """Name, start and end of "NAME@start-end"; a name alone has neither."""
+    found = re.fullmatch(r"(.+)@(\d+\.?\d*)-(\d+\.?\d*)", source)
+    return (found[1], float(found[2]), float(found[3])) if found else (source, None, None)
+
+
+def _encode(model: GLCCLModel, processor: GLCCLProcessor, video: str | np.ndarray, **span: Any) -> GLCCLVideoFeatures:
+    try:
+        inputs = processor(videos=[video], **span).to(model.device, model.dtype)
+    except VideoDecodeError as error:
+        raise VideoDecodeError(str(error).removeprefix("videos[0]: ")) from error
+    found = model.get_video_features(**inputs)
+    real = int(inputs["padding_mask_videos"].sum())  # with mask_padding=False padding counts in GLCCL, but not here
+    return GLCCLVideoFeatures(found.frames[:, :real], found.frame_mask[:, :real])
