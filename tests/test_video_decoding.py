@@ -226,7 +226,7 @@ def test_real_files_are_decoded_exactly(reference_dir):
     assert len(videos) == 27
     for path in videos:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "(?s).*(declares|damaged)")  # none of them is cut
+            warnings.filterwarnings("error", "(?s).*(should hold|damaged)")  # none of them is cut
             decoded = assert_same_as_in_order(path)
         assert len(decoded.frames) == 12
         assert decoded.duration == pytest.approx(decoded.timestamps[-1], rel=0.1)
@@ -234,8 +234,8 @@ def test_real_files_are_decoded_exactly(reference_dir):
 
 EDGE_ERRORS = {"derived_zero_bytes.mp4": "is empty", "lerobot_lfs_pointer.mp4": "is a Git-LFS pointer"}
 EDGE_WARNINGS = {
-    "decord_corrupted.mp4": r"declares 50 frames, but 49 can be read",
-    "derived_truncated40pct.mkv": r"declares 311 frames, but 118 can be read",
+    "decord_corrupted.mp4": r"should hold 50 frames, but 49 can be read",
+    "derived_truncated40pct.mkv": r"should hold 311 frames, but 118 can be read",
 }
 
 
@@ -466,7 +466,7 @@ def test_a_cut_file_is_used_as_far_as_it_goes_with_a_warning(tmp_path, suffix, o
     cut.write_bytes(content[: int(0.6 * len(content))])
     count = len(times_in_order(cut))
     assert 20 < count < 80
-    with pytest.warns(UserWarning, match=rf"cut\.{suffix}: declares 100 frames, but (\d+) can be read") as caught:
+    with pytest.warns(UserWarning, match=rf"cut\.{suffix}: should hold 100 frames, but (\d+) can be read") as caught:
         decoded = decode_video(cut)
     assert abs(int(re.search(r"but (\d+)", str(caught[0].message))[1]) - count) <= 1
     spans = [int((k + 0.5) * count / 12) for k in range(12)]
@@ -575,11 +575,32 @@ def overwrite_packet(path, number):
 def test_a_packet_that_does_not_decode_costs_its_frames_and_not_the_rest(tmp_path, codec, suffix, max_frames):
     path = write_video(tmp_path / f"a.{suffix}", 100, codec=codec, key_interval=250)
     overwrite_packet(path, 40)
-    with pytest.warns(UserWarning, match=rf"a\.{suffix}: declares \d+ frames, but \d+ can be read"):
+    with pytest.warns(UserWarning, match=rf"a\.{suffix}: should hold \d+ frames, but \d+ can be read"):
         decoded = assert_same_as_in_order(path, max_frames)
     assert decoded.duration == pytest.approx(4, abs=0.1)
     assert decoded.timestamps[-1] > 3.7
     assert len(decoded.frame_times) < 100
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "flv", "wmv"])
+def test_a_hole_in_the_clock_is_a_warning_with_both_counts_and_a_dropped_frame_is_none(tmp_path, suffix):
+    codec = {"wmv": "wmv2"}.get(suffix, "libx264")
+    whole = write_video(tmp_path / f"whole.{suffix}", 100, codec=codec, key_interval=10, options={"bf": "0"})
+    for first, last in [(40, 50), (49, 50)]:
+        path = tmp_path / f"a{last - first}.{suffix}"
+        with av.open(str(whole)) as container, av.open(str(path), "w") as output:
+            stream = output.add_stream_from_template(container.streams.video[0])
+            for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
+                if not first <= number < last:
+                    packet.stream = stream
+                    output.mux(packet)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            decoded = decode_video(path)
+        assert len(decoded.frame_times) == 100 - (last - first)
+        said = [str(warning.message) for warning in caught]
+        assert len(said) == (last - first > 2), said
+        assert not said or "should hold 100 frames, but 90 can be read" in said[0]
 
 
 def test_a_clock_that_starts_again_is_not_believed(tmp_path):
@@ -697,6 +718,6 @@ def test_a_file_whose_packets_end_in_damage_is_used_up_to_it(tmp_path):
     path = write_video(tmp_path / "a.y4m", 30, codec="rawvideo")
     marks = path.read_bytes().split(b"FRAME\n")
     path.write_bytes(b"FRAME\n".join(marks[:11]) + b"DAMAGE" + b"FRAME\n".join(marks[11:]))
-    with pytest.warns(UserWarning, match="declares 30 frames, but 10 can be read"):
+    with pytest.warns(UserWarning, match="should hold 30 frames, but 10 can be read"):
         decoded = decode_video(path, max_frames=30)
     assert [frame_number(frame) for frame in decoded.frames] == list(range(10))
