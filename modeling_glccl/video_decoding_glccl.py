@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import av
 import numpy as np
 from av.error import ArgumentError, FFmpegError
+from av.format import Flags
 from av.stream import Disposition
 
 # FFmpeg's names of the containers that are read: they hold their frames themselves. Others name files to read, open
@@ -159,9 +160,9 @@ def decode_video(
     The result is that of decoding every frame in order and picking from the list, but cheaper: the packets'
     timestamps are read without decoding; then, for each wanted frame, it seeks if the container's index shows a key
     frame on the way there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG
-    program streams, damaged files, clocks that run back) are decoded in order. Where not even the frames have times of
-    their own, they count as equally spaced; a gap of more than ten minutes that is also a hundred times what all the
-    frames last at their usual pace is a broken timestamp, and counts as one spacing.
+    program streams, raw streams, damaged files, clocks that run back) are decoded in order. Where not even the frames
+    have times of their own, they count as equally spaced; a gap of more than ten minutes that is also a hundred times
+    what all the frames last at their usual pace is a broken timestamp, and counts as one spacing.
 
     Args:
         source: path, bytes, binary file object, or `{"path", "bytes"}` as `datasets.Video(decode=False)` gives.
@@ -206,8 +207,9 @@ def _decode_by_seeking(
 ) -> DecodedVideo | None:
     """The chosen frames and little else; None where the packets do not tell the frames' times."""
     with open_video(source, num_threads) as (container, stream):
-        if container.format.name == "mpeg":
-            return None  # in program streams packets get other timestamps after a seek
+        # In program streams, and where there are no timestamps, packets may get others after a seek.
+        if container.format.name == "mpeg" or container.format.flags & Flags.no_timestamps.value:
+            return None
         try:
             if isinstance(source.file, str) and (chosen.start or chosen.end):  # more windows of this file may follow
                 status = os.stat(source.file)
