@@ -111,10 +111,13 @@ def test_a_damaged_file_is_one_error_that_names_the_index(index, videos, model, 
         VideoIndex.open(path, model, processor).search("a dog")
 
 
-@pytest.mark.parametrize("wrong", [{"width": 31}, {"max_frames": "4"}, {"model": None}, {"clip_stride": 1e30}])
+@pytest.mark.parametrize(
+    "wrong", [{"width": 31}, {"max_frames": "4"}, {"model": None}, {"clip_stride": 1e30}, {"processor": [1]}]
+)
 def test_an_index_that_describes_itself_wrongly_is_refused(index, wrong):
     path = index.info()["path"]
-    content = json.dumps(index._store.about | wrong)
+    about = index._store.about
+    content = json.dumps({**about, "model": about["model"] | wrong} if "processor" in wrong else about | wrong)
     lancedb.connect(path).create_table("about", pa.table({"json": [content]}), mode="overwrite")
     with pytest.raises(ValueError, match=f"{path}: a file of the index is damaged or gone .*{next(iter(wrong))}"):
         VideoIndex.open(path)
