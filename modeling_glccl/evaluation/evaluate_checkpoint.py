@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet
 from rich.console import Console
 
-from ..checkpoints import load_checkpoint
+from ..checkpoints import check_checkpoint, load_checkpoint
 from ..data import load_benchmark
 from ..environment import describe_environment
 from ..modeling_glccl import GLCCLModel
@@ -72,6 +72,7 @@ def evaluate_checkpoint(
         raise ValueError(f"post_processing={post_processing!r} must be one of {', '.join(POST_PROCESSING)}")
     if confidence is not None and not 0 < confidence < 100:
         raise ValueError(f"confidence={confidence} must lie between 0 and 100 percent, such as 95")
+    check_checkpoint(checkpoint)  # before anything is rendered
     accelerator = make_accelerator(precision)
     # One process renders or downloads; the others find it done.
     with accelerator.main_process_first():

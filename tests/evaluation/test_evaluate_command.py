@@ -189,6 +189,13 @@ def test_settings_that_do_not_fit_are_refused_before_any_video_is_read(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_checkpoint_is_noticed_before_anything_is_rendered(tmp_path, capsys):
+    arguments = ["--benchmark", "shapes", "--data-dir", str(tmp_path / "data"), "--set", "num_test=8"]
+    assert main(["evaluate", str(tmp_path / "nothing"), *arguments]) == 1
+    assert "nothing: no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_confidence_intervals_come_from_the_ranks(checkpoint, data_dir, tmp_path, capsys):
     results, ranks = run(checkpoint, "vatex", data_dir, tmp_path, "--confidence=90")
     confidence = results["confidence"]
