@@ -29,6 +29,8 @@ FORMATS = (
     "vvc,wtv,yuv4mpegpipe"
 )
 MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, which shall stay below 300 MB
+# Bytes of one frame as the decoder holds it, of which H.264 and HEVC hold up to 16. 4K with 10 bits, 4:2:2, has 33 MB.
+MAX_BYTES = {"h264": 40_000_000, "hevc": 40_000_000, "others": 76_000_000}
 MAX_PACKETS = 2**22  # of one file, about as many frames: 46 hours of 25 a second
 _NONE = -(2**63)  # the timestamp of a packet without one
 
@@ -176,8 +178,8 @@ def decode_video(
 
     Raises:
         VideoDecodeError: a missing path, a directory, pipe or device, a URL, an empty file, a Git-LFS pointer, a
-            format not in `FORMATS`, an MP4 file without its index, no video stream, frames of more than `MAX_PIXELS`,
-            more than `MAX_PACKETS` packets, no frame that decodes, a window without frames.
+            format not in `FORMATS`, an MP4 file without its index, no video stream, frames of more than `MAX_PIXELS`
+            or `MAX_BYTES`, more than `MAX_PACKETS` packets, no frame that decodes, a window without frames.
 
     A file that holds fewer frames than it declares, or some that do not decode, is used as far as it decodes, with a
     warning; so is the stream that a player would show, where there are several.
@@ -481,6 +483,12 @@ def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator
             raise VideoDecodeError(
                 f"{source.name}: its frames of {codec.width}x{codec.height} have more than {MAX_PIXELS:,} pixels; "
                 "re-encode it smaller"
+            )
+        size = codec.width * codec.height * (codec.format.padded_bits_per_pixel if codec.format else 0) // 8
+        if size > MAX_BYTES.get(codec.name, MAX_BYTES["others"]):
+            raise VideoDecodeError(
+                f"{source.name}: its frames of {codec.width}x{codec.height}, {codec.format.name}, take {size:,} bytes "
+                "each, too many for memory; re-encode it with fewer bits"
             )
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # it may change on the way
         stream.thread_count = num_threads

@@ -544,6 +544,10 @@ def test_frames_and_packets_beyond_the_limits_are_refused(tmp_path, monkeypatch,
     path = write_video(tmp_path / f"h264.{suffix}", 40)
     with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48 have more than 3,071 pixels"):
         decode_video(path)
+    monkeypatch.undo()
+    monkeypatch.setitem(video_decoding.MAX_BYTES, "h264", 64 * 48 * 3 // 2 - 1)
+    with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48, yuv420p, take 4,608 bytes each"):
+        decode_video(path)
 
 
 def test_a_transform_sees_one_whole_frame_at_a_time(tmp_path):
