@@ -1,9 +1,10 @@
 """A video file -> clips as the model takes them. Long videos become several, which overlap."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -11,7 +12,11 @@ from torch import Tensor
 
 from ..decoding_process_glccl import decode_in_process
 from ..processing_glccl import GLCCLProcessor
-from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video
+from ..video_decoding_glccl import MAX_PACKETS, VideoDecodeError, decode_video, open_video
+from .shots import FrameChanges, find_cuts
+
+# Shots of fewer seconds are joined with the next.
+_SHORTEST_SHOT = 2.0
 
 
 @dataclass
@@ -20,6 +25,7 @@ class ClipSettings:
 
     length: float = 30.0  # seconds of a clip; videos that are not longer stay whole
     stride: float = 20.0  # seconds from the start of one clip to the start of the next; below `length` they overlap
+    kind: str = "fixed"  # or "shots": a clip for each, and such clips only of longer ones
 
     def __post_init__(self):
         if not 0 < self.stride <= self.length:
@@ -27,27 +33,38 @@ class ClipSettings:
                 f"clip_length={self.length}, clip_stride={self.stride}: need 0 < stride <= length, or parts of long "
                 "videos would never be found"
             )
+        if self.kind not in ("fixed", "shots"):
+            raise ValueError(f"clips={self.kind!r} is unknown; use 'fixed' or 'shots'")
 
-    def windows(self, times: np.ndarray, duration: float) -> list[tuple[float, float]]:
+    def windows(self, times: np.ndarray, duration: float, cuts: Sequence[float] = ()) -> list[tuple[float, float]]:
         """(start, end) in seconds of every clip of a video whose frames begin at `times` (float64 [N], ascending).
 
-        Windows start every `stride` seconds; the last one ends with the video. One in which no frame begins is no
-        clip, nor is one with the very frames of the one before: there are at most 2 N.
+        Each shot, from one of the `cuts` to the next (seconds, among `times`), is cut for itself; those of less than
+        two seconds are joined with the next. Windows start every `stride` seconds; the last one ends with the shot.
+        One in which no frame begins is no clip, nor is one with the very frames of the one before: there are at most
+        2 N.
         """
-        windows, before, number = [], (0, 0), 0
-        while not windows or windows[-1][1] < duration:
-            start = number * self.stride
-            end = min(start + self.length, duration)
-            first, stop = np.searchsorted(times, start), np.searchsorted(times, end) if end < duration else len(times)
-            if first == len(times):
+        starts = [0.0]
+        for cut in cuts:
+            if min(cut - starts[-1], duration - cut) >= _SHORTEST_SHOT:
+                starts.append(cut)
+        return [window for shot in pairwise([*starts, duration]) for window in self._windows(times, *shot)]
+
+    def _windows(self, times: np.ndarray, begin: float, finish: float) -> Iterator[tuple[float, float]]:
+        done, before, number, limit = begin, (0, 0), 0, np.searchsorted(times, finish)
+        while done < finish:
+            start = begin + number * self.stride
+            end = min(start + self.length, finish)
+            first, stop = np.searchsorted(times, [start, end])
+            if first >= limit:
                 break
             if first == stop:  # go on where the next frame begins
-                number = max(number + 1, int((times[first] - self.length) // self.stride))
+                number = max(number + 1, int((times[first] - begin - self.length) // self.stride))
                 continue
             if (first, stop) != before:
-                windows.append((start, end))
+                yield start, end
+                done = end
             before, number = (first, stop), number + 1
-        return windows
 
 
 @dataclass
@@ -78,9 +95,13 @@ def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, err
             yield clip
             return
     decode = partial(decode_in_process, deadline=deadline) if deadline else decode_video
-    whole = decode(path, 1, None, None, "uniform", transform=lambda frame: frame[:1, :1])
+    if settings.kind == "shots":
+        whole = decode(path, MAX_PACKETS, None, None, "uniform", transform=FrameChanges())
+        cuts = whole.timestamps[find_cuts(whole.frames)].tolist()
+    else:
+        whole, cuts = decode(path, 1, None, None, "uniform", transform=lambda frame: frame[:1, :1]), ()
     found, failed = 0, []
-    for start, end in settings.windows(whole.frame_times, whole.duration):
+    for start, end in settings.windows(whole.frame_times, whole.duration, cuts):
         try:
             # The last clip goes to the end of the file, which rounding must not cut off.
             clip = _read(path, processor, start, None if end == whole.duration else end)

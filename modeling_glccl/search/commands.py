@@ -37,6 +37,7 @@ def index_command(
     remove_missing: bool,
     clip_length: float | None,
     clip_stride: float | None,
+    clips: str | None,
     watch: float | None,
     **options: Any,
 ) -> None:
@@ -56,7 +57,9 @@ def index_command(
         for found in map(find_videos, folders):
             for note in (found if watch else found.check()).notes():
                 print(note)
-    index = _open_or_create(index_path, checkpoint, clip_length, clip_stride)
+    index = _open_or_create(
+        index_path, checkpoint, {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips}
+    )
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)
         for settled in _settled(folders, watch):
@@ -281,13 +284,10 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
             answer(alike[start : start + _BATCH])
 
 
-def _open_or_create(
-    index_path: str, checkpoint: str | None, clip_length: float | None, clip_stride: float | None
-) -> VideoIndex:
+def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, Any]) -> VideoIndex:
     model = processor = None
     if checkpoint is not None:
         model, processor = load_checkpoint(checkpoint)
-    clips: dict[str, Any] = {"clip_length": clip_length, "clip_stride": clip_stride}
     given = {name: value for name, value in clips.items() if value is not None}
     try:
         index = VideoIndex.open(index_path, model, processor)
@@ -300,10 +300,10 @@ def _open_or_create(
             index = VideoIndex.open(index_path, model, processor)
     info = index.info()
     for name, value in given.items():
-        if info[name] != value:
+        if (made_with := info["clip_kind" if name == "clips" else name]) != value:
             raise ValueError(
-                f"--{name.replace('_', '-')} {value:g}: {index_path} has clips made with {info[name]:g}; leave it "
-                "out, or make another index"
+                f"--{name.replace('_', '-')} {value}: {index_path} has clips made with {made_with}; leave it out, "
+                "or make another index"
             )
     if torch.cuda.is_available():
         index.model.to("cuda")  # pyright: ignore[reportArgumentType]

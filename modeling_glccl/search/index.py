@@ -28,7 +28,7 @@ from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .store import ERROR, OK, Store
 
-_SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "created")
+_SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "clip_kind", "created")
 # Of results, which come with the best score first; sorting keeps the order of equal ones.
 _ORDERS: dict[str, Callable[[SearchResult], Any]] = {
     "score": lambda result: -result.score,
@@ -73,6 +73,7 @@ class VideoIndex:
         *,
         clip_length: float = 30.0,
         clip_stride: float = 20.0,
+        clips: str = "fixed",
         storage_options: dict[str, str] | None = None,
     ) -> "VideoIndex":
         """Makes an empty index.
@@ -82,6 +83,8 @@ class VideoIndex:
             model, processor: they encode the videos and, later, the queries.
             clip_length: seconds; longer videos are cut into clips of this length.
             clip_stride: seconds from clip to clip; less than `clip_length`, so that they overlap.
+            clips: "fixed", or "shots": longer videos are cut where a shot begins, and shots longer than `clip_length`
+                as the others (docs/search.md).
             storage_options: for object stores, as LanceDB takes them.
 
         Raises FileExistsError where there is an index already, ValueError for a stride that would leave gaps and for a
@@ -92,13 +95,14 @@ class VideoIndex:
                 f"an index searches with GLCCL's interaction, and {type(model).__name__} has another one: compare the "
                 "peers with `glccl evaluate`"
             )
-        settings = ClipSettings(clip_length, clip_stride)
+        settings = ClipSettings(clip_length, clip_stride, clips)
         description = describe_model(model, processor)
         about = {
             "model": description,
             "fingerprint": fingerprint(description),
             "clip_length": settings.length,
             "clip_stride": settings.stride,
+            "clip_kind": settings.kind,
             "max_frames": processor.video_processor.max_frames,
             "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -215,7 +219,7 @@ class VideoIndex:
         recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
             self._store.change_checkpoint(given)
-        clips = ClipSettings(self._store.about["clip_length"], self._store.about["clip_stride"])
+        clips = ClipSettings(*(self._store.about[f"clip_{name}"] for name in ("length", "stride", "kind")))
         settings = IngestSettings(searcher.model, searcher.processor, clips, num_workers, batch_size)
         report = Counter()
         jobs = plan(self._store, files, retry_failed, report)

@@ -32,7 +32,7 @@ _FRAGMENTS, _FRAGMENTS_GROWING = 64, 1024
 # Readers take a new snapshot for every search, so nobody needs old ones for long.
 _KEPT_VERSIONS = timedelta(minutes=10)
 _ABOUT: dict[str, Any] = {"model": dict, "fingerprint": str, "created": str, "max_frames": int, "width": int}
-_ABOUT |= {"clip_length": float | int, "clip_stride": float | int}
+_ABOUT |= {"clip_length": float | int, "clip_stride": float | int, "clip_kind": str}
 _MODEL: dict[str, Any] = {"checkpoint": str | None, "weights": str, "config": dict, "processor": dict}
 _MOVED = "the index is no longer there; if it was moved, open it under its new path"
 
@@ -90,11 +90,12 @@ class Store:
                     f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
                     "index the videos anew"
                 )
+            about.setdefault("clip_kind", "fixed")  # older indexes know no other
             wrong = [name for name, kind in _ABOUT.items() if not isinstance(about.get(name), kind)]
             wrong = wrong or [name for name, kind in _MODEL.items() if not isinstance(about["model"].get(name), kind)]
             if wrong or self.open_clips().schema != _schema(about):
                 raise ValueError(f"its description of itself is wrong in {', '.join(wrong) or 'max_frames or width'}")
-            ClipSettings(about["clip_length"], about["clip_stride"])  # refuses others
+            ClipSettings(about["clip_length"], about["clip_stride"], about["clip_kind"])  # refuses others
             self.about = about
 
     @classmethod
