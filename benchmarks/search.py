@@ -6,6 +6,7 @@ r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
     python benchmarks/search.py --part proxies           # which cheap score proposes candidates best
     python benchmarks/search.py --part shapes --model runs/shapes/model/best    # real files, a trained model
     python benchmarks/search.py --part queries --model hub/models/glccl-shapes  # examples, several sentences
+    python benchmarks/search.py --part clips --model hub/models/glccl-shapes    # long videos, cut in several ways
 
 Features are synthetic, of the size of CLIP ViT-B/32's: 12 frames of 512 numbers. Videos belong to topics of very
 unequal size; a video has a subject and a few scenes, a query is about one scene, and its words say different things
@@ -24,6 +25,11 @@ other, in the video that the caption describes: how many spans overlap the true 
 `queries` asks the same videos for events A and B of a random one of them, named by colour and shape, or by colour,
 shape and action: mean average precision (percent) of the ways to ask for videos with A and B, with A and not B, and
 with what an example shows. Videos that differ from that of the example in one event only are left out.
+
+`clips` joins the same videos end to end, eight at a time and at random, and cuts them into clips in several ways; the
+first row indexes the short videos as they are. `moment R@1`: for how many percent of the captions whose events follow
+each other the best result is the right video, with a moment that overlaps the true one with an IoU of 0.5. `cpu_s` is
+processor time of decoding and encoding. The last rows: what finding the shots costs in larger videos.
 """
 
 import argparse
@@ -35,9 +41,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import av
 import faiss
 import numpy as np
 import torch
+from decoding import generate
 from PIL import Image
 from table import RESULTS, show, write_csv
 from torch import Tensor
@@ -46,15 +54,18 @@ from torch.nn.functional import normalize
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.shapes.wording import write_phrase
+from modeling_glccl.data.shapes.world import FPS as SHAPES_FPS
 from modeling_glccl.data.shapes.world import Mention
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.ranking import encode_queries, one_frame_logits, proxy_vectors
+from modeling_glccl.search.shots import FrameChanges, find_cuts
 from modeling_glccl.search.store import ClipFeatures, VideoRecord
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 from modeling_glccl.video_decoding_glccl import decode_video
 
 WIDTH, FRAMES, CHUNK = 512, 12, 1000
+_JOINED = 8  # short videos in a long one
 
 
 class Library:
@@ -229,6 +240,10 @@ def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
             ),
             strict=True,
         )
+        cpu_seconds = [
+            _timed(lambda text=text, filters=filters: index.search_features([text], **filters), time.process_time)[1]
+            for text in texts
+        ]
         kept = -(-size // every)
         hits = [
             len(set(row[:kept].tolist()) & {int(result.video_id) for result in results})
@@ -239,12 +254,14 @@ def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
             "kept": kept,
             "p50_ms": _milliseconds(seconds, 50),
             "p95_ms": _milliseconds(seconds, 95),
+            "p50_cpu_ms": _milliseconds(cpu_seconds, 50),
             "recall@10": round(sum(hits) / (min(10, kept) * len(texts)), 4),
             "queries": len(texts),
             "threads": torch.get_num_threads(),
         }
     examples = [f"{video}@0-10" for video in library.targets[:20].tolist()]
     found, seconds = zip(*(_timed(lambda like=like: index.search_like(like=like)) for like in examples), strict=True)
+    cpu_seconds = [_timed(lambda like=like: index.search_like(like=like), time.process_time)[1] for like in examples]
     exact = [index.search_like(like=like, exhaustive=True) for like in examples]
     hits = [len({r.video_id for r in one} & {r.video_id for r in two}) for one, two in zip(found, exact, strict=True)]
     yield {
@@ -252,6 +269,7 @@ def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
         "kept": "like=",
         "p50_ms": _milliseconds(seconds, 50),
         "p95_ms": _milliseconds(seconds, 95),
+        "p50_cpu_ms": _milliseconds(cpu_seconds, 50),
         "recall@10": round(sum(hits) / (10 * len(examples)), 4),
         "queries": len(examples),
         "threads": torch.get_num_threads(),
@@ -374,6 +392,71 @@ def measure_queries(checkpoint: str, queries: int, folder: Path, data_dir: Path 
                 }
 
 
+def measure_clips(checkpoint: str, folder: Path, data_dir: Path | None) -> Iterator[dict]:
+    """A row for each way to cut long videos into clips, and for each size the cost of finding shots."""
+    model, processor = GLCCLModel.from_pretrained(checkpoint).eval(), GLCCLProcessor.from_pretrained(checkpoint)
+    rows: Any = load_benchmark("shapes", data_dir=data_dir or folder, split="test", num_train=0, num_validation=0)
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    places, joined, found, false = {}, {}, 0, 0
+    for first in range(0, len(order), _JOINED):
+        path = str(folder / f"joined{first}.mp4")
+        lengths = _join([rows[i]["video"]["path"] for i in order[first : first + _JOINED]], path)
+        starts = [0, *np.cumsum(lengths).tolist()]
+        places |= {i: (path, start / SHAPES_FPS) for i, start in zip(order[first:], starts[:-1], strict=False)}
+        joined[path] = path
+        cuts = find_cuts(decode_video(path, sum(lengths), transform=FrameChanges()).frames).tolist()
+        found += len({*cuts} & {*starts[1:-1]})
+        false += len({*cuts} - {*starts})
+    print(f"{found} of {len(rows) - len(joined)} cuts found, {false} where none is")
+    asked = [i for i, row in enumerate(rows) if max(e := row["caption_events"]) - min(e) < len(e)]
+    ways: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+        "short videos": ({str(i): rows[i]["video"]["path"] for i in order}, {}),
+        "fixed 30/20": (joined, {}),
+        "fixed 9/6": (joined, {"clip_length": 9, "clip_stride": 6}),
+        "shots": (joined, {"clips": "shots"}),
+    }
+    for number, (way, (videos, settings)) in enumerate(ways.items()):
+        index = VideoIndex.create(folder / f"clips{number}.index", model, processor, **settings)
+        cpu_seconds = _timed(lambda index=index, videos=videos: index.add(videos, num_workers=1), time.process_time)[1]
+        hits, right = [], []
+        results = index.search_batch([rows[i]["caption"] for i in asked], 1, moments=True)
+        for i, (best,) in zip(asked, results, strict=True):
+            video_id, begin = places[i] if way != "short videos" else (str(i), 0)
+            events = [rows[i]["events"][e] for e in rows[i]["caption_events"]]
+            truth = begin + min(e["start"] for e in events), begin + max(e["end"] for e in events)
+            moment = best.moment
+            assert moment is not None
+            right.append(best.video_id == video_id)
+            hits.append(right[-1] and _iou((moment.start, moment.end), truth) >= 0.5)
+        yield {"clips from": way.ljust(20), "clips": index.info()["clips"], "captions": len(asked)} | {
+            "video R@1": round(100 * float(np.mean(right)), 1),
+            "moment R@1": round(100 * float(np.mean(hits)), 1),
+            "cpu_s": round(cpu_seconds, 1),
+        }
+    for size in ((320, 240), (640, 360)):
+        path = generate(folder / "large.mp4", 24, size, 250)
+        cpu_seconds = _timed(lambda path=path: decode_video(path, 600, transform=FrameChanges()), time.process_time)[1]
+        way = f"a minute, {size[0]}x{size[1]}"
+        yield {"clips from": way.ljust(20), "clips": "", "captions": "", "video R@1": "", "moment R@1": ""} | {
+            "cpu_s": round(cpu_seconds * 60 / 24, 2)
+        }
+
+
+def _join(paths: list[str], path: str) -> list[int]:
+    """Writes videos end to end into one; returns how many frames each has."""
+    lengths = []
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=SHAPES_FPS, options={"preset": "veryfast", "crf": "20"})
+        stream.height, stream.width = decode_video(paths[0], 1).frames.shape[1:3]
+        for part in paths:
+            frames = decode_video(part, 1000).frames
+            lengths.append(len(frames))
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    return lengths
+
+
 def _save_still(path: str, event: dict, still: Path) -> None:
     """The frame in the middle of an event."""
     middle = (event["start"] + event["end"]) / 2
@@ -451,7 +534,9 @@ def _milliseconds(seconds, percentile: float) -> float:
 def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description="Searching large indexes, beside FAISS.")
-    parser.add_argument("--part", choices=("search", "filters", "proxies", "shapes", "queries"), default="search")
+    parser.add_argument(
+        "--part", choices=("search", "filters", "proxies", "shapes", "queries", "clips"), default="search"
+    )
     parser.add_argument("--videos", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -471,6 +556,7 @@ def main() -> None:
             ),
             "proxies": lambda: (row for size in options.videos for row in measure_proxies(size, options.queries)),
             "queries": lambda: measure_queries(options.model, options.queries, Path(folder), options.data_dir),
+            "clips": lambda: measure_clips(options.model, Path(folder), options.data_dir),
             "shapes": lambda: measure_shapes(options.model, Path(folder), options.data_dir),
         }
         for row in parts[options.part]():

@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
-from videos import CODEC_OPTIONS, PIXEL_FORMATS, write_video
+from videos import CODEC_OPTIONS, PIXEL_FORMATS
 
 from modeling_glccl.cli import main
 from modeling_glccl.search import VideoIndex
@@ -34,7 +35,8 @@ def shot(seed: int, frames: int) -> Iterator[np.ndarray]:
 
 def write_frames(path: Path, frames, fps: Fraction | int = 10, codec: str = "libx264") -> str:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps), options={"b": "2M"} | CODEC_OPTIONS.get(codec, {}))
+        options = {"b": "2M"} | CODEC_OPTIONS.get(codec, {})
+        stream: Any = container.add_stream(codec, rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, PIXEL_FORMATS.get(codec, "yuv420p")
         stream.codec_context.thread_count = 1
         for frame in frames:
@@ -120,8 +122,8 @@ def test_shots_that_are_too_short_are_joined_and_long_ones_cut():
     assert windows[0] == (0.0, 2.0)
     assert windows[-1] == (602.0, 605.0)
     assert len(windows) < 6
-    for time in times:
-        assert any(start <= time < end for start, end in windows)
+    for begun in times:
+        assert any(start <= begun < end for start, end in windows)
 
 
 def test_an_index_of_shots(tmp_path, model, processor):
@@ -136,6 +138,7 @@ def test_an_index_of_shots(tmp_path, model, processor):
     whole = processor(videos=[path], start=4.0, end=10.0, pad_to_max_frames=True)
     stored = index._store.read("long", next(index._store.videos(["sha256"], "video_id = 'long'"))["sha256"])
     expected = model.get_video_features(whole["pixel_values_videos"], whole["padding_mask_videos"])
+    assert stored is not None
     np.testing.assert_allclose(stored.clips[1].frames, expected.frames[0].detach().numpy(), atol=2e-3)
     opened = VideoIndex.open(tmp_path / "my.index", model, processor)
     assert opened.info()["clip_kind"] == "shots"
