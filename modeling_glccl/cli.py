@@ -65,7 +65,7 @@ searching = (
     option("--video", metavar="FILE[@S-S]", help="or like a video, or a span of it in seconds"),
     option("--like", metavar="ID[@S-S]", help="or like a video of the index"),
     option("--words", metavar="TEXT", help="what is said; alone, or beside a query"),
-    option("--no-words", "words", flag_value=False, help="search by the frames alone"),
+    option("--no-words", is_flag=True, help="do not look for the query in what is said"),
     option("-k", "--top-k", "k", type=COUNT, default=10, help="videos to show"),
     option("--folder", metavar="PATH", help="only videos below this folder, or whose path matches a glob (*/2026/*)"),
     option("--ids", multiple=True, metavar="ID", help="only this video; may be repeated"),

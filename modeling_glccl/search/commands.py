@@ -120,7 +120,7 @@ def search_command(query: str | None, index_path: str, *, queries: TextIO | None
         for name in ("as_json", "html_path", "open_page", "shot_list"):
             options.pop(name)
         return answer_lines(index, queries, {**options, "query": query})
-    if query is not None or any(options[name] for name in ("words", *EXAMPLES)):
+    if query is not None or any(options[name] is not None for name in ("words", *EXAMPLES)):
         return _search(index, index_path, query, **options)
     if not options["as_json"]:
         print(f"{len(index)} videos; a sentence a line, an empty line ends")

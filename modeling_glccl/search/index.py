@@ -324,7 +324,8 @@ class VideoIndex:
             and_, not_: further sentences, which shall hold too, or shall not.
             image, video, like: examples that the videos shall be like: an image file; a video file, or a span of it,
                 "FILE@start-end" in seconds; the id of a video of the index, or "ID@start-end", left out itself.
-            words: what is said, in subtitles or a transcript; alone, or fused with the rest. False: by frames alone.
+            words: what is said, in subtitles or a transcript; alone, or fused with the rest.
+            no_words: do not look for the query in what is said.
             folder, ids, since, until, min_duration, max_duration, where: filters, see [`~search.filters.Filters`];
                 only what passes all of them is searched.
             min_score: leaves out those of the k with a lower score.
@@ -357,12 +358,13 @@ class VideoIndex:
         image: str | PathLike[str] | None = None,
         video: str | PathLike[str] | None = None,
         like: str | None = None,
-        words: str | bool | None = None,
+        words: str | None = None,
+        no_words: bool = False,
         **options: Any,
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for several sentences, which are encoded together; None for examples alone."""
-        if words is True or (isinstance(words, str) and not 0 < len(words.strip()) <= MAX_CHARACTERS):
-            raise ValueError(f"words={str(words)[:50]!r}: give 1 to {MAX_CHARACTERS:,} characters of what is said")
+        if words is not None and not (words.strip() and len(words) <= MAX_CHARACTERS):
+            raise ValueError(f"words={words[:50]!r}: give 1 to {MAX_CHARACTERS:,} characters of what is said")
         wanted, nots = ([part] if isinstance(part, str) else list(part) for part in (and_, not_))
         model, processor, examples = self.model, self.processor, []
         if image is not None:
@@ -375,7 +377,7 @@ class VideoIndex:
         sentences = [*wanted, *nots, *(query for query in queries if query is not None)]
         texts = encode_queries(model, processor, sentences) if sentences else []
         # Thresholds, and sentences with further parts, are about frames.
-        plain = words is None and not (wanted or nots or examples)
+        plain = words is None and not (no_words or wanted or nots or examples)
         plain = plain and options.get("min_score") is None and options.get("min_confidence") is None
         shared, nots, own = texts[: len(wanted)], texts[len(wanted) :][: len(nots)], iter(texts[len(wanted + nots) :])
         return self.search_features(
@@ -384,7 +386,7 @@ class VideoIndex:
                     [*([] if query is None else [next(own)]), *shared],
                     examples,
                     nots,
-                    words=((query or "") if plain else words) or "",
+                    words=(query if plain else words) or "",
                     every_word=plain,
                 )
                 for query in queries

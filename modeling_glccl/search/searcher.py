@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
+from lancedb.table import Table
 
 from ..confidence import FOLLOWING, confidences
 from ..features_glccl import GLCCLVideoFeatures, Moment, find_moment
@@ -68,11 +69,16 @@ class Searcher:
     ) -> list[list[SearchResult]]:
         """The k best videos for every query; the arguments are those of [`VideoIndex.search_features`]."""
         snapshot = self._filtered(self.snapshot(), filters)
-        said = [self._find_words(snapshot, query, max(k, FUSED), moments, filters) for query in queries]
+        with explained(self._store.uri):
+            table = self._store.open_words() if any(query.words for query in queries) else None
+        # Of the filters, `where` alone can tell clips of one video apart.
+        said = [self._said(table, snapshot, query, max(k, FUSED), moments, bool(filters.where)) for query in queries]
         # What has frames to be scored, and how many videos are wanted by them.
         counts = [max(k, FUSED) if by_words else k for by_words in said]
         asked = [(query, count) for query, count in zip(queries, counts, strict=True) if query.parts]
-        if exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
+        if not asked:
+            scored = []
+        elif exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
             clips = np.arange(len(snapshot.row_ids))
             scored = [(clips, scores) for scores in self._score(snapshot, clips, [query for query, _ in asked])]
         else:
@@ -95,14 +101,21 @@ class Searcher:
                 found.append((by_frames or by_words)[:k])
         return found
 
-    def _find_words(
-        self, snapshot: Snapshot, query: Query, k: int, moments: bool, filters: Filters
+    def _said(
+        self, table: Table | None, snapshot: Snapshot, query: Query, k: int, moments: bool, within_clips: bool
     ) -> list[SearchResult]:
         """The k best videos for the words of a query."""
         if not (query.words and len(snapshot.row_ids)):
             return []
-        # Of the filters, `where` alone can tell clips of one video apart.
-        clips, cues, scores = find_words(self._store, snapshot, query.words, query.every_word, k, bool(filters.where))
+        with explained(self._store.uri):
+            if not query.every_word and (table is None or not table.count_rows("cue > 0")):
+                raise ValueError(
+                    f"{self._store.uri}: holds no words: put subtitle files (.srt, .vtt) beside the videos and run "
+                    "glccl index again, or transcribe them with --speech MODEL"
+                )
+            if table is None:
+                return []
+            clips, cues, scores = find_words(table, snapshot, query, k, within_clips)
         results = self._results(snapshot, query, clips, scores, moments and bool(query.parts), measure="words")
         return [
             replace(

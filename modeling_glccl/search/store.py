@@ -137,7 +137,7 @@ class Store:
     def rows(self, columns: Sequence[str], condition: str, table: Table | None = None) -> Iterator[dict[str, Any]]:
         """The clips, or rows of another table, for which an SQL condition holds."""
         with explained(self.uri):
-            table = table or self.open_clips()
+            table = self.open_clips() if table is None else table
             for batch in table.search().where(condition).select(list(columns)).to_batches():
                 yield from batch.to_pylist()
 

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from lancedb.query import FullTextOperator, MatchQuery
+from lancedb.table import Table
 from tqdm.auto import tqdm
 
 from ..video_decoding_glccl import open_video
-from ..video_files import why_no_file
+from ..video_files import SUBTITLE_SUFFIXES, why_no_file
 from .candidates import Snapshot
-from .store import OK, Store, explained, is_in
+from .queries import Query
+from .store import OK, Store, is_in
 
 # A subtitle file may have so many bytes, each source of a video so many cues, and a cue so many characters.
 MAX_BYTES, MAX_CUES, MAX_CUE_CHARACTERS = 2**24, 50_000, 2000
@@ -45,7 +47,7 @@ def find_sidecars(folder: str) -> dict[str, list[str]]:
     found = defaultdict(list)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() in (".srt", ".vtt"):
+        if suffix.lower() in SUBTITLE_SUFFIXES:
             for video in {stem, _LANGUAGE.sub("", stem)}:
                 found[video].append(os.path.join(folder, name))
     return found
@@ -226,45 +228,35 @@ def _read(path: str, sidecars: Sequence[str], model: Any, heard: str) -> tuple[l
 
 
 def find_words(
-    store: Store, snapshot: Snapshot, words: str, every_word: bool, k: int, within_clips: bool
+    table: Table, snapshot: Snapshot, query: Query, k: int, within_clips: bool
 ) -> tuple[np.ndarray, list[Cue], np.ndarray]:
-    """The best cue of each of the k videos of a snapshot that match best what is said.
+    """The best cue of each of the k videos of a snapshot that match best what a query wants said.
 
     Args:
-        every_word: a cue must have all words; else it may have any.
         within_clips: leave out what is said outside the snapshot's clips.
 
     Returns:
         int64 [n <= k], the clip in which each cue begins, or the next one; the cues; their scores (BM25), descending.
-
-    Raises ValueError if the index holds no words at all, and not `every_word`.
     """
-    found, limit = {}, 1000
-    with explained(store.uri):
-        table = store.open_words()
-        if not every_word and (table is None or not table.count_rows("cue > 0")):
-            raise ValueError(
-                f"{store.uri}: holds no words: put subtitle files (.srt, .vtt) beside the videos and run glccl index "
-                "again, or transcribe them with --speech MODEL"
-            )
-        operator = FullTextOperator.AND if every_word else FullTextOperator.OR
-        query = MatchQuery(words, "text", operator=operator)  # pyright: ignore[reportCallIssue]
-        while table is not None:
-            columns = ["video_key", "cue", "start", "end", "text", "_score"]
-            rows = table.search(query, query_type="fts").select(columns).limit(limit).to_list()
-            rows.sort(key=lambda row: (-row["_score"], row["video_key"], row["cue"]))
-            spans, found = _spans(snapshot, {row["video_key"] for row in rows}), {}
-            for row in rows:
-                # Seconds from the beginning of the cue to the clip, 0 within it, and to the middle of the clip.
-                near = [
-                    (max(start - row["start"], row["start"] - end, 0), abs((start + end) / 2 - row["start"]), clip)
-                    for clip, start, end in spans.get(row["video_key"], ())
-                ]
-                if near and not (within_clips and min(near)[0] > 0):
-                    found.setdefault(row["video_key"], (min(near)[2], row))
-            if len(found) >= k or len(rows) < limit:
-                break
-            limit *= 4
+    operator = FullTextOperator.AND if query.every_word else FullTextOperator.OR
+    match = MatchQuery(query.words, "text", operator=operator)  # pyright: ignore[reportCallIssue]
+    columns, limit = ["video_key", "cue", "start", "end", "text", "_score"], 1000
+    while True:
+        rows = table.search(match, query_type="fts").select(columns).limit(limit).to_list()
+        rows.sort(key=lambda row: (-row["_score"], row["video_key"], row["cue"]))
+        spans, found = _spans(snapshot, {row["video_key"] for row in rows}), {}
+        for row in rows:
+            # Seconds from the beginning of the cue to the clip, 0 within it, and to the middle of the clip.
+            near = [
+                (max(start - row["start"], row["start"] - end, 0), abs((start + end) / 2 - row["start"]), clip)
+                for clip, start, end in spans.get(row["video_key"], ())
+            ]
+            if near and not (within_clips and min(near)[0] > 0):
+                found.setdefault(row["video_key"], (min(near)[2], row))
+        # What passes no filter, and videos that say it again and again, can fill the list.
+        if len(found) >= k or len(rows) < limit:
+            break
+        limit *= 4
     best = list(found.values())[:k]
     cues = [Cue(row["start"], row["end"], row["text"]) for _, row in best]
     return np.array([clip for clip, _ in best], np.int64), cues, np.array([row["_score"] for _, row in best])
