@@ -227,7 +227,7 @@ class VideoIndex:
         ingest(self._store, jobs, partial(finish, settings=settings), len(files), report, progress)
         if not searcher.processor.video_processor.deadline:  # with one, this process opens no video
             options: dict[str, Any] = {"speech": speech, "retry_failed": retry_failed, "progress": progress}
-            report["words"] = update_words(self._store, files, **options)
+            report["subtitled"] = update_words(self._store, files, **options)
         return IngestReport(**report, seconds=time.monotonic() - started)
 
     def update(

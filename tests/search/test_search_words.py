@@ -159,12 +159,12 @@ def update(index: VideoIndex, folder: Path, **options) -> dict[str, int]:
 
 def test_words_follow_their_files_and_no_video_is_encoded_again(index, videos, monkeypatch):
     track = write_with_track(videos / "track.mkv", "subrip")
-    assert update(index, videos) == {"added": 6, "words": 1}
+    assert update(index, videos) == {"added": 6, "subtitled": 1}
     monkeypatch.setattr(ingest, "read_clips", None)
     sidecar = videos / "v1.en.srt"
     sidecar.write_text(said("a dog barks"))
     (videos / "v2.srt").write_text("broken")
-    assert update(index, videos) == {"unchanged": 6, "words": 1}
+    assert update(index, videos) == {"unchanged": 6, "subtitled": 1}
     v1, v2 = str(videos / "v1.mp4"), str(videos / "v2.mp4")
     assert texts(index) == {str(track): TEXTS, v1: ["a dog barks"]}
     assert list(index.errors()) == [v2]
@@ -172,7 +172,7 @@ def test_words_follow_their_files_and_no_video_is_encoded_again(index, videos, m
     assert (len(index), update(index, videos)) == (6, {"unchanged": 6})
     sidecar.write_text(said("a cat meows"))
     (videos / "v2.srt").write_text(said("repaired"))
-    assert update(index, videos) == {"unchanged": 6, "words": 2}
+    assert update(index, videos) == {"unchanged": 6, "subtitled": 2}
     assert texts(index) == {str(track): TEXTS, v1: ["a cat meows"], v2: ["repaired"]}
     assert index.errors() == {}
     assert [result.path for result in index.search(words="cat")] == [v1]
@@ -185,14 +185,14 @@ def test_words_follow_their_files_and_no_video_is_encoded_again(index, videos, m
     assert [result.path for result in index.search(words="cat")] == [moved]
     monkeypatch.undo()
     (videos / "more" / "v1.en.srt").unlink()
-    assert update(index, videos) == {"unchanged": 6, "words": 1}
+    assert update(index, videos) == {"unchanged": 6, "subtitled": 1}
     assert texts(index) == {str(track): TEXTS, v2: ["repaired"]}
     index.remove([v2])
     assert texts(index) == {str(track): TEXTS}
     assert index._store.open_words().count_rows() == 5 + len(TEXTS)
     shutil.copyfile(videos / "v0.mp4", track)  # the content is another one
     assert update(index, videos / "more") == {"unchanged": 3}
-    assert "words" in update(index, videos)
+    assert "subtitled" in update(index, videos)
     assert texts(index) == {v2: ["repaired"]}
 
 
@@ -233,7 +233,7 @@ def test_without_words_nothing_changes(index, videos, model, monkeypatch):
     assert update(reopened, videos) == {"unchanged": 5}
     assert [reopened.search(caption, k=3) for caption in CAPTIONS] == before
     (videos / "v1.srt").write_text(said("not a word of it"))
-    assert update(reopened, videos) == {"unchanged": 5, "words": 1}
+    assert update(reopened, videos) == {"unchanged": 5, "subtitled": 1}
     assert [reopened.search(caption, k=3) for caption in CAPTIONS] == before
     for result in before[0]:
         assert (result.measure, result.found_by, result.words) == ("logit", "frames", None)
@@ -391,8 +391,8 @@ def test_videos_without_subtitles_are_transcribed(index, tmp_path, whisper):
     write_video(folder / "mute.mp4", 10, fps=5)
     (folder / "titled.srt").write_text(SRT)
     loud, titled = str(folder / "loud.mp4"), str(folder / "titled.mp4")
-    assert update(index, folder)["words"] == 1
-    assert update(index, folder, speech="small") == {"unchanged": 3, "words": 1}
+    assert update(index, folder)["subtitled"] == 1
+    assert update(index, folder, speech="small") == {"unchanged": 3, "subtitled": 1}
     assert whisper.heard == [("loud.mp4", {"vad_filter": True})]
     assert whisper.made == [("small", {"device": "cpu", "compute_type": "int8"})]
     expected = {loud: ["a whispered word"], titled: TEXTS}
@@ -432,7 +432,7 @@ def test_words_on_the_command_line(videos, checkpoint, tmp_path, monkeypatch, ca
     (videos / "v1.srt").write_text(said("a &lt;dog&gt; in the snow"))
     (videos / "v2.srt").write_bytes(b"\0")
     printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
-    assert "5 videos (5 added, 1 words)" in printed
+    assert "5 videos (5 added, 1 subtitled)" in printed
     assert "v2.srt: is no text" in run("index", "--index", "my.index", "--errors")
     search = ("search", "--index", "my.index")
     printed = run(*search, "a dog in the snow", "--html", "page.html")
@@ -467,4 +467,4 @@ def test_watching_notices_subtitles(videos, checkpoint, tmp_path, monkeypatch, c
 
     monkeypatch.setattr("modeling_glccl.search.commands.time.sleep", step)
     main(["index", str(videos), "--index", "my.index", "--model", str(checkpoint), "--watch", "0.5"])
-    assert "(5 unchanged, 1 words)" in capsys.readouterr().out
+    assert "(5 unchanged, 1 subtitled)" in capsys.readouterr().out
