@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("checkpoint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = load_benchmark("shapes", data_dir=arguments.data, split="test")
+    dataset: Any = load_benchmark("shapes", data_dir=arguments.data, split="test")
     captions = list(dataset["caption"])
     rng = np.random.default_rng(0)
     syllables = [a + b for a in "bdfgklmnprtvz" for b in "aeiou"]

@@ -9,6 +9,7 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -107,12 +108,12 @@ def write_with_track(path: Path, codec: str) -> Path:
     video = write_video(path.with_name("plain.mp4"), 50, fps=5)
     with (
         av.open(str(video)) as pictures,
-        av.open(io.BytesIO(SRT.encode()), format="srt") as subtitles,
+        av.open(io.BytesIO(SRT.encode()), "r", format="srt") as subtitles,
         av.open(str(path), "w") as target,
     ):
         picture = target.add_stream_from_template(pictures.streams.video[0])
         (source,) = subtitles.streams.subtitles
-        track = target.add_stream_from_template(source) if codec == "subrip" else target.add_stream(codec)
+        track: Any = target.add_stream_from_template(source) if codec == "subrip" else target.add_stream(codec)
         if codec != "subrip":
             track.codec_context.subtitle_header = b"[Script Info]\n\n[V4+ Styles]\n\n[Events]\n"
             track.time_base = Fraction(1, 1000)
