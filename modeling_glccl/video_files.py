@@ -11,6 +11,8 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".m2v"),
     *(".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf", ".divx", ".dv", ".gif", ".avif"),
 )
+# Of files that belong to the video of the same name.
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
 
 
 @dataclass
@@ -60,9 +62,10 @@ def find_videos(folder: str | os.PathLike) -> FoundVideos:
         what = "is a file, but a folder of videos was expected" if exists else "no such folder of videos"
         raise FileNotFoundError(f"{folder}: {what}")
     for path in walk_files(folder, on_error=lambda error: found.unreadable.append(error.filename)):
-        if os.path.splitext(path)[1].lower() not in VIDEO_SUFFIXES:
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix not in (*VIDEO_SUFFIXES, *SUBTITLE_SUFFIXES):
             found.ignored.append(path)
-        else:
+        elif suffix in VIDEO_SUFFIXES:
             (found.irregular if why_no_file(path) else found.videos).append(path)
     for paths in (found.videos, found.irregular, found.ignored):
         paths.sort()

@@ -46,11 +46,11 @@ class Worker:
 
 def _work(path: str, checkpoint: str, folder: str, notes: str, commit_videos: int, start) -> None:
     from modeling_glccl import GLCCLModel, GLCCLProcessor
-    from modeling_glccl.search import VideoIndex, ingest, store
+    from modeling_glccl.search import VideoIndex, ingest, store, words
     from modeling_glccl.search.store import Store
 
     warnings.simplefilter("ignore")
-    ingest._COMMIT_VIDEOS = commit_videos
+    ingest._COMMIT_VIDEOS = words._CHUNK = commit_videos
     # So that indexes are made and files merged in the middle of these short runs too.
     ingest._INDEX_COMMITS, store._INDEXED_ROWS, store._FRAGMENTS_GROWING, store._FRAGMENTS = 2, 1, 4, 2
     commit = Store.commit

@@ -7,6 +7,7 @@ import time
 import webbrowser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from .index import VideoIndex
 from .ingest import IngestReport
 from .rendering import clock, results_html, results_json, results_table
 from .shot_list import Shot, check_shot_list, write_shot_list
+from .words import find_sidecars, sidecar_states
 
 EXAMPLES = ("image", "video", "like")
 # Queries of a file that are searched for together.
@@ -73,17 +75,19 @@ def index_command(
 
 
 def _settled(folders: Sequence[str], seconds: float) -> Iterator[set[str]]:
-    """Absolute paths of the videos that are as they were at the look before, whenever these have become others.
+    """Absolute paths of the videos that are as they were at the look before, whenever these have become others, or
+    their subtitle files have.
 
     Looks that often; a file that is still being written waits. Polls, as network drives do not tell of changes.
     """
     before, settled, problem = {}, None, ""
     while True:
         try:
-            now = {}
+            now, find = {}, cache(find_sidecars)
             for path in (path for folder in folders for path in find_videos(Path(folder).absolute()).check().videos):
                 status = os.stat(path)
-                now[path] = status.st_size, status.st_mtime_ns
+                subtitles = sidecar_states(path, find(os.path.dirname(path)))
+                now[path] = status.st_size, status.st_mtime_ns, subtitles
             problem = ""
         except (OSError, ValueError) as error:  # a drive that is away for a while, a file that has just gone
             if str(error) != problem:
@@ -119,7 +123,7 @@ def search_command(query: str | None, index_path: str, *, queries: TextIO | None
         for name in ("as_json", "html_path", "open_page", "shot_list"):
             options.pop(name)
         return answer_lines(index, queries, {**options, "query": query})
-    if query is not None or any(options[name] for name in EXAMPLES):
+    if query is not None or any(options[name] is not None for name in ("words", *EXAMPLES)):
         return _search(index, index_path, query, **options)
     if not options["as_json"]:
         print(f"{len(index)} videos; a sentence a line, an empty line ends")
@@ -163,7 +167,7 @@ def _search(
     elif len(index):
         asked = {f"a {name} of": options[f"min_{name}"] for name in ("score", "confidence")}
         least = " and ".join(f"{text} {value:g}" for text, value in asked.items() if value is not None)
-        print(f"nothing fits: no video has {least}")
+        print(f"nothing fits: no video has {least or 'such words'}")
     else:
         print(f"{index_path} is empty")
     if html_path or open_page:
@@ -185,7 +189,8 @@ def _title(query: str | None, options: dict[str, Any]) -> str:
     """What was searched for, in words."""
     examples = [f"like {options[name]}" for name in EXAMPLES if options[name]]
     others = [f"{name.strip('_')} {text}" for name in ("and_", "not_") for text in options[name]]
-    return ", ".join([*([] if query is None else [query]), *others, *examples])
+    said = [f'"{options["words"]}" is said'] if options["words"] else []
+    return ", ".join([*([] if query is None else [query]), *others, *examples, *said])
 
 
 def cut_command(

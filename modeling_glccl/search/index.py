@@ -24,9 +24,10 @@ from .filters import Filters
 from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .queries import Query, read_image, read_stored, read_video
-from .ranking import encode_queries
+from .ranking import MAX_CHARACTERS, encode_queries
 from .searcher import Searcher, SearchResult
-from .store import ERROR, OK, Store
+from .store import ERROR, OK, Store, is_in
+from .words import load_speech, update_words
 
 _SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "clip_kind", "created")
 # Of results, which come with the best score first; sorting keeps the order of equal ones.
@@ -177,6 +178,7 @@ class VideoIndex:
         videos: str | PathLike | Iterable[str | PathLike[str]] | Mapping[str, str | PathLike[str]],
         *,
         retry_failed: bool = False,
+        speech: str | None = None,
         num_workers: int = 2,
         batch_size: int = 16,
         engine: str = "threads",
@@ -191,6 +193,7 @@ class VideoIndex:
         Args:
             videos: a file, several files, or ids with their files. Without ids the absolute path is the id.
             retry_failed: try again what could not be read before and has not changed since.
+            speech: a model of faster-whisper, name or folder, which transcribes videos without subtitles.
             num_workers: threads that decode; on Ray, processes that decode and encode.
             batch_size: clips encoded at a time.
             engine: "threads" of this process, or "ray", a cluster (docs/search.md).
@@ -199,6 +202,8 @@ class VideoIndex:
         Raises OSError if no space is left on the disk; the index is intact.
         """
         started = time.monotonic()
+        if speech is not None:
+            load_speech(speech)  # fails before hours of other work
         if min(num_workers, batch_size) < 1:
             raise ValueError(f"num_workers={num_workers} and batch_size={batch_size} must be 1 or more")
         if engine == "threads":
@@ -224,6 +229,9 @@ class VideoIndex:
         report = Counter()
         jobs = plan(self._store, files, retry_failed, report)
         ingest(self._store, jobs, partial(finish, settings=settings), len(files), report, progress)
+        if not searcher.processor.video_processor.deadline:  # with one, this process opens no video
+            options: dict[str, Any] = {"speech": speech, "retry_failed": retry_failed, "progress": progress}
+            report["subtitled"] = update_words(self._store, files, **options)
         return IngestReport(**report, seconds=time.monotonic() - started)
 
     def update(
@@ -233,6 +241,7 @@ class VideoIndex:
         only: Container[str] | None = None,
         remove_missing: bool = False,
         retry_failed: bool = False,
+        speech: str | None = None,
         num_workers: int = 2,
         batch_size: int = 16,
         engine: str = "threads",
@@ -251,6 +260,7 @@ class VideoIndex:
         report = self.add(
             {name: path for name, path in videos.items() if only is None or path in only},
             retry_failed=retry_failed,
+            speech=speech,
             num_workers=num_workers,
             batch_size=batch_size,
             engine=engine,
@@ -272,8 +282,13 @@ class VideoIndex:
         return self._store.remove([video_ids] if isinstance(video_ids, str) else list(video_ids))
 
     def errors(self) -> dict[str, str]:
-        """Path -> error of the videos that could not be read, or not all of whose clips could."""
-        return {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
+        """Path -> error of the videos that could not be read, or not all of whose clips and subtitles could."""
+        errors = {row["path"]: row["error"] for row in self._store.videos(["path", "error"], "error != ''")}
+        rows = self._store.word_rows(["video_key", "error"], "error != ''")
+        unread = {row["video_key"]: row["error"] for row in rows}
+        for row in self._store.videos(["path", "video_key"], is_in("video_key", unread)):
+            errors[row["path"]] = "; ".join(filter(None, (errors.get(row["path"]), unread[row["video_key"]])))
+        return errors
 
     def duplicates(self, threshold: float = 0.93) -> list[list[Duplicate]]:
         """Groups of near-duplicate videos, those most alike first, by the features of all frames of all clips.
@@ -301,15 +316,20 @@ class VideoIndex:
             **{name: about[name] for name in _SETTINGS},
         }
 
-    def search(self, query: str, k: int = 10, **options: Any) -> list[SearchResult]:
+    def search(self, query: str | None = None, k: int = 10, **options: Any) -> list[SearchResult]:
         """The k best videos for a sentence, best first, by GLCCL's exact logits.
 
+        Where all words of a sentence without further parts or thresholds are said in a video, what is seen and what is
+        said are fused (docs/search.md); `found_by` and `words` of a result say why it is there.
+
         Args:
-            query: a sentence.
+            query: a sentence; None for `words` or examples alone.
             k: videos to return; fewer if the index, or what the filters keep of it, has fewer.
             and_, not_: further sentences, which shall hold too, or shall not.
             image, video, like: examples that the videos shall be like: an image file; a video file, or a span of it,
                 "FILE@start-end" in seconds; the id of a video of the index, or "ID@start-end", left out itself.
+            words: what is said, in subtitles or a transcript; alone, or fused with the rest.
+            no_words: do not look for the query in what is said.
             folder, ids, since, until, min_duration, max_duration, where: filters, see [`~search.filters.Filters`];
                 only what passes all of them is searched.
             min_score: leaves out those of the k with a lower score.
@@ -342,9 +362,13 @@ class VideoIndex:
         image: str | PathLike[str] | None = None,
         video: str | PathLike[str] | None = None,
         like: str | None = None,
+        words: str | None = None,
+        no_words: bool = False,
         **options: Any,
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for several sentences, which are encoded together; None for examples alone."""
+        if words is not None and not (words.strip() and len(words) <= MAX_CHARACTERS):
+            raise ValueError(f"words={words[:50]!r}: give 1 to {MAX_CHARACTERS:,} characters of what is said")
         wanted, nots = ([part] if isinstance(part, str) else list(part) for part in (and_, not_))
         model, processor, examples = self.model, self.processor, []
         if image is not None:
@@ -356,9 +380,21 @@ class VideoIndex:
             examples.append(example.to(model.device))
         sentences = [*wanted, *nots, *(query for query in queries if query is not None)]
         texts = encode_queries(model, processor, sentences) if sentences else []
+        # Thresholds, and sentences with further parts, are about frames.
+        plain = words is None and not (no_words or wanted or nots or examples)
+        plain = plain and options.get("min_score") is None and options.get("min_confidence") is None
         shared, nots, own = texts[: len(wanted)], texts[len(wanted) :][: len(nots)], iter(texts[len(wanted + nots) :])
         return self.search_features(
-            [Query([*([] if query is None else [next(own)]), *shared], examples, nots) for query in queries],
+            [
+                Query(
+                    [*([] if query is None else [next(own)]), *shared],
+                    examples,
+                    nots,
+                    words=(query if plain else words) or "",
+                    every_word=plain,
+                )
+                for query in queries
+            ],
             k,
             **options,
         )

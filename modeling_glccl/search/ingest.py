@@ -40,6 +40,7 @@ class IngestReport:
     unchanged: int = 0  # passed over
     failed: int = 0  # recorded with an error; `VideoIndex.errors` lists them
     removed: int = 0  # dropped, because their file is no longer there
+    subtitled: int = 0  # whose subtitles or transcript are new or have changed
     seconds: float = 0.0  # that the call took
 
 

@@ -24,15 +24,18 @@ _NOT_SHARE = 0.75
 
 @dataclass
 class Query:
-    """Sentences [1, D] and examples [1, F, D] that a clip should be like, and sentences that should not hold."""
+    """Sentences [1, D] and examples [1, F, D] that a clip should be like, sentences that should not hold, and `words`
+    that should be said."""
 
     texts: Sequence[GLCCLTextFeatures] = ()
     examples: Sequence[GLCCLVideoFeatures] = ()
     nots: Sequence[GLCCLTextFeatures] = ()
+    words: str = ""
+    every_word: bool = False  # in one subtitle; and where none has all of them, only the rest of the query counts
 
     def __post_init__(self):
-        if not (self.texts or self.examples):
-            raise ValueError("nothing to search for: give a sentence, an image, a video, or the id of one")
+        if not (self.texts or self.examples or (self.words and not self.nots)):
+            raise ValueError("nothing to search for: give a sentence, words, an image, a video, or the id of one")
 
     @property
     def parts(self) -> list[GLCCLTextFeatures | GLCCLVideoFeatures]:
@@ -41,7 +44,10 @@ class Query:
 
     @property
     def measure(self) -> str:
-        """What the score is: a "logit" of GLCCL, a "similarity" of frames to an example's, or a "combined" score."""
+        """What the score is: a "logit" of GLCCL, a "similarity" of frames to an example's, a "combined" score of such
+        parts, the match of "words", or "fused" ranks by words and by the rest."""
+        if self.words and not self.every_word:
+            return "fused" if self.parts else "words"
         if len(self.parts) == 1:
             return "logit" if self.texts else "similarity"
         return "combined"

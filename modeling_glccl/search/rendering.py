@@ -19,6 +19,7 @@ from .searcher import SearchResult
 
 _THUMBNAIL = (160, 120)
 _SCORES = {"logit": "score", "similarity": "similarity (not GLCCL's)", "combined": "combined score"}
+_SCORES |= {"words": "match of words (BM25)", "fused": "fused ranks"}
 STYLE = """<style>
 .glccl h3 { margin: .4rem 0 .1rem; font-size: 1rem; overflow-wrap: anywhere }
 .glccl p { margin: 0 0 .5rem; opacity: .75; font-size: .85rem }
@@ -59,13 +60,17 @@ def results_table(query: str, results: Sequence[SearchResult]) -> tuple[Table, s
     columns[2].justify = "left"
     if results[0].confidence is not None:
         columns.insert(2, Column("confidence", justify="right"))
+    spoken = any(result.words for result in results)
+    if spoken:
+        columns += [Column("found by"), Column("said", overflow="fold")]
     table = Table(*columns, title=query, title_justify="left")
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
         start, end, _ = result.moment
         name = os.path.relpath(result.path, folder)
         confidence = [] if result.confidence is None else [f"{result.confidence:.0%}"]
-        table.add_row(str(rank), f"{result.score:.2f}", *confidence, name, f"{clock(start)} - {clock(end)}")
+        said = [result.found_by, result.words.text if result.words else ""] if spoken else []
+        table.add_row(str(rank), f"{result.score:.2f}", *confidence, name, f"{clock(start)} - {clock(end)}", *said)
     return table, folder
 
 
@@ -83,6 +88,8 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
             "date": datetime.fromtimestamp(result.mtime_ns / 1e9).astimezone().isoformat(timespec="seconds"),
             "clip": [result.start, result.end],
             "moment": result.moment and result.moment._asdict(),
+            "found_by": result.found_by,
+            "words": result.words and result.words._asdict(),
         }
         for rank, result in enumerate(results, 1)
     ]
@@ -98,12 +105,13 @@ def results_html(
         start, end, _ = result.moment
         link = f"{Path(result.path).as_uri()}#t={start:.1f},{end:.1f}" if result.path.startswith("/") else result.path
         try:
-            images, problem = clip_frames(result, processor), ""
+            images, problem = clip_frames(result, processor) if result.frame_times is not None else [], ""
         except VideoDecodeError as error:
             images, problem = [], f"<p>{html.escape(str(error))}</p>"
         articles.append(
             f'<article><h3>{rank}. <a href="{html.escape(link)}">{html.escape(result.path)}</a></h3>'
-            f"<p>{score_text(result)}, best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
+            f"<p>{html.escape(score_text(result))}, "
+            f"best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
             f"{problem}{weights_table(query, result, processor, images)}</article>"
         )
     nothing = "<p>Nothing found.</p>"
@@ -119,8 +127,8 @@ def weights_table(
 ) -> str:
     """An HTML table with a column for each frame: its image, its weight for the sentence, and for each word."""
     times, weights, word_weights = result.frame_times, result.frame_weights, result.word_weights
-    assert times is not None
-    assert weights is not None
+    if times is None or weights is None:  # of what was found by words alone
+        return ""
     assert result.moment is not None
     start, end, _ = result.moment
     moments = ['class="moment"' if start <= time <= end else "" for time in times]
@@ -178,9 +186,10 @@ def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.I
 
 
 def score_text(result: SearchResult) -> str:
-    """The score of a result and, where there is one, its confidence."""
+    """The score of a result and, where there are such, its confidence and what is said."""
     confidence = "" if result.confidence is None else f", confidence {result.confidence:.0%}"
-    return f"{_SCORES[result.measure]} {result.score:.2f}{confidence}"
+    said = f', found by {result.found_by}: "{result.words.text}"' if result.words else ""
+    return f"{_SCORES[result.measure]} {result.score:.2f}{confidence}{said}"
 
 
 def clock(seconds: float) -> str:

@@ -2,12 +2,14 @@
 
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import torch
+from lancedb.table import Table
 
 from ..confidence import FOLLOWING, confidences
 from ..features_glccl import GLCCLVideoFeatures, Moment, find_moment
@@ -18,11 +20,14 @@ from .filters import Filters
 from .queries import Query
 from .ranking import exact_logits, prepare_text
 from .store import Store, explained, is_in
+from .words import Cue, find_words
 
 # Clips of an index that are all scored exactly: no shortlist, no loss.
 EXHAUSTIVE_CLIPS = 500
 # Clips whose frames are in memory at a time.
 _CHUNK = 4096
+# The best of two lists that are fused, at least, and the constant added to their ranks.
+FUSED, _RANK_CONSTANT = 10, 60
 _FRAME_COLUMNS = ["frames", "num_frames"]
 _RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration", "mtime_ns"]
 
@@ -37,10 +42,14 @@ class SearchResult:
     start: float  # seconds of that clip, which is the whole video unless it is a long one
     end: float
     duration: float  # seconds of the video
-    measure: str = "logit"  # or "similarity" of frames to an example's, or "combined" (docs/search.md)
+    measure: str = (
+        "logit"  # or "similarity" of frames to an example's, "combined", "words" or "fused" (docs/search.md)
+    )
     mtime_ns: int = 0  # when its file was last changed, nanoseconds since 1970
     confidence: float | None = None  # 0..1 that the library has what was asked for; None before `glccl calibrate`
-    moment: Moment | None = None  # the span within the clip that the query is about
+    found_by: str = "frames"  # or "words", or "frames and words"
+    words: Cue | None = None  # what is said, where it was found by that
+    moment: Moment | None = None  # the span within the clip that the query is about, or in which its words are said
     frame_times: np.ndarray | None = None  # float64 [n], seconds in the video of the clip's frames
     frame_weights: np.ndarray | None = None  # float32 [n], GLIM's weights of the sentence over them, which sum to 1
     word_weights: np.ndarray | None = None  # float32 [Nw, n], the same of every token, BOS and EOS included
@@ -60,20 +69,63 @@ class Searcher:
     ) -> list[list[SearchResult]]:
         """The k best videos for every query; the arguments are those of [`VideoIndex.search_features`]."""
         snapshot = self._filtered(self.snapshot(), filters)
-        if exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
+        with explained(self._store.uri):
+            table = self._store.open_words() if any(query.words for query in queries) else None
+        # Of the filters, `where` alone can tell clips of one video apart.
+        said = [self._said(table, snapshot, query, max(k, FUSED), moments, bool(filters.where)) for query in queries]
+        # What has frames to be scored, and how many videos are wanted by them.
+        counts = [max(k, FUSED) if by_words else k for by_words in said]
+        asked = [(query, count) for query, count in zip(queries, counts, strict=True) if query.parts]
+        if not asked:
+            scored = []
+        elif exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
             clips = np.arange(len(snapshot.row_ids))
-            scored = [(clips, scores) for scores in self._score(snapshot, clips, queries)]
+            scored = [(clips, scores) for scores in self._score(snapshot, clips, [query for query, _ in asked])]
         else:
-            chosen = [snapshot.candidates(self.model, query, k + FOLLOWING) for query in queries]
+            chosen = [snapshot.candidates(self.model, query, count + FOLLOWING) for query, count in asked]
             scored = [
-                (clips, self._score(snapshot, clips, [query])[0]) for clips, query in zip(chosen, queries, strict=True)
+                (clips, self._score(snapshot, clips, [query])[0])
+                for clips, (query, _) in zip(chosen, asked, strict=True)
             ]
-        found = []
-        for query, (clips, scores) in zip(queries, scored, strict=True):
+        seen = []
+        for (query, count), (clips, scores) in zip(asked, scored, strict=True):
             order = np.argsort(-scores, kind="stable")
-            best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][: k + FOLLOWING]
-            found.append(self._results(snapshot, query, clips[best[:k]], scores[best], moments))
+            best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][: count + FOLLOWING]
+            seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments))
+        found, lists = [], iter(seen)
+        for query, by_words in zip(queries, said, strict=True):
+            by_frames = next(lists) if query.parts else []
+            if query.parts and (by_words or query.measure == "fused"):
+                found.append(fuse(by_frames, by_words, k))
+            else:
+                found.append((by_frames or by_words)[:k])
         return found
+
+    def _said(
+        self, table: Table | None, snapshot: Snapshot, query: Query, k: int, moments: bool, within_clips: bool
+    ) -> list[SearchResult]:
+        """The k best videos for the words of a query."""
+        if not (query.words and len(snapshot.row_ids)):
+            return []
+        with explained(self._store.uri):
+            if not query.every_word and (table is None or not table.count_rows("cue > 0")):
+                raise ValueError(
+                    f"{self._store.uri}: holds no words: put subtitle files (.srt, .vtt) beside the videos and run "
+                    "glccl index again, or transcribe them with --speech MODEL"
+                )
+            if table is None:
+                return []
+            clips, cues, scores = find_words(table, snapshot, query, k, within_clips)
+        results = self._results(snapshot, query, clips, scores, moments and bool(query.parts), measure="words")
+        return [
+            replace(
+                result,
+                found_by="words",
+                words=cue,
+                moment=Moment(cue.start, cue.end, cue.start) if moments else None,
+            )
+            for result, cue in zip(results, cues, strict=True)
+        ]
 
     def snapshot(self) -> Snapshot:
         """The clips as they are now."""
@@ -127,17 +179,24 @@ class Searcher:
         return scores
 
     def _results(
-        self, snapshot: Snapshot, query: Query, clips: np.ndarray, scores: np.ndarray, moments: bool
+        self,
+        snapshot: Snapshot,
+        query: Query,
+        clips: np.ndarray,
+        scores: np.ndarray,
+        moments: bool,
+        measure: str | None = None,
     ) -> list[SearchResult]:
         """Of the clips, best first; `scores` has the logits of `FOLLOWING` more, which follow them."""
-        weights = self.model.config.confidence_weights if query.measure == "logit" else None
-        unit = self.model.clip.logit_scale.exp().item() if query.measure == "similarity" else 1
+        measure = measure or query.measure
+        weights = self.model.config.confidence_weights if measure == "logit" else None
+        unit = self.model.clip.logit_scale.exp().item() if measure == "similarity" else 1
         frames_needed = moments or weights is not None
         columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
         rows = self._take(snapshot, clips, columns)
         found = rows.select(_RESULT_COLUMNS).to_pylist()
         results = [
-            SearchResult(score=float(score) / unit, measure=query.measure, **row)
+            SearchResult(score=float(score) / unit, measure=measure, **row)
             for row, score in zip(found, scores, strict=False)
         ]
         if not (frames_needed and results):
@@ -164,3 +223,21 @@ class Searcher:
                 result.word_weights = own_words / own_words.sum(axis=1, keepdims=True).clip(min=1e-12)
             result.moment = find_moment(own, result.frame_times, result.start, result.end)
         return results
+
+
+def fuse(by_frames: Sequence[SearchResult], by_words: Sequence[SearchResult], k: int) -> list[SearchResult]:
+    """The k best of both lists, each video once: by the mean of 61 / (60 + rank), 1 for a video that leads both.
+
+    Of equal ones the list by frames comes first. A video of both lists keeps the moment at which the words are said.
+    """
+    scores, seen = defaultdict(float), {result.video_id: result for result in by_frames}
+    said = {result.video_id: result for result in by_words}
+    for results in (by_frames, by_words):
+        for rank, result in enumerate(results, 1):
+            scores[result.video_id] += (_RANK_CONSTANT + 1) / (_RANK_CONSTANT + rank) / 2
+    fused = []
+    for video_id in sorted(scores, key=lambda video_id: -scores[video_id])[:k]:
+        result = said.get(video_id) or seen[video_id]
+        found_by = "frames and words" if video_id in seen and video_id in said else result.found_by
+        fused.append(replace(result, score=scores[video_id], measure="fused", confidence=None, found_by=found_by))
+    return fused

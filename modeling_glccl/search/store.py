@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 from lancedb import DBConnection
-from lancedb.index import BTree
+from lancedb.index import FTS, BTree
 from lancedb.table import Table
 
 from .clips import ClipSettings
@@ -69,7 +69,7 @@ class VideoRecord:
 
 
 class Store:
-    """The tables below one path or object store URI: `clips` and, in one row of JSON, `about`.
+    """The tables below one path or object store URI: `clips`, `words` and, in one row of JSON, `about`.
 
     Writers of one machine take turns through a file lock. An object store has none: let one process write there.
     """
@@ -131,11 +131,22 @@ class Store:
             raise FileNotFoundError(f"{self.uri}: {_MOVED}")
         return table
 
-    def rows(self, columns: Sequence[str], condition: str) -> Iterator[dict[str, Any]]:
-        """The clips for which an SQL condition holds."""
+    def open_words(self) -> Table | None:
+        """The table of what is said, as it is now; None where no release has looked for it yet."""
+        return _open_table(self._connection, "words")
+
+    def rows(self, columns: Sequence[str], condition: str, table: Table | None = None) -> Iterator[dict[str, Any]]:
+        """The clips, or rows of another table, for which an SQL condition holds."""
         with explained(self.uri):
-            for batch in self.open_clips().search().where(condition).select(list(columns)).to_batches():
+            table = self.open_clips() if table is None else table
+            for batch in table.search().where(condition).select(list(columns)).to_batches():
                 yield from batch.to_pylist()
+
+    def word_rows(self, columns: Sequence[str], condition: str) -> list[dict[str, Any]]:
+        """The rows of what is said for which an SQL condition holds."""
+        with explained(self.uri):
+            table = self.open_words()
+        return [] if table is None else list(self.rows(columns, condition, table))
 
     def count(self, condition: str) -> int:
         """How many clips there are for which an SQL condition holds."""
@@ -190,6 +201,9 @@ class Store:
                 return []
             table = self.open_clips()
             data = pa.Table.from_pylist(rows, schema=table.schema)
+            self._delete_words(
+                {row["video_key"] for row in rows} - {row["video_key"] for row in rows if "path" in row}
+            )
             if replaces:
                 # One commit for rows that change, appear and leave: no reader or kill ever sees half of it.
                 merge = table.merge_insert(["video_key", "clip"])
@@ -203,9 +217,32 @@ class Store:
     def remove(self, video_ids: Sequence[str]) -> int:
         """Deletes videos; returns how many there were."""
         with _writing(self.uri):
-            found = {row["video_id"] for row in self.rows(["video_id"], is_in("video_id", video_ids))}
+            found = {row["video_key"] for row in self.rows(["video_key"], is_in("video_id", video_ids))}
+            self._delete_words(found)
             self.open_clips().delete(is_in("video_id", video_ids))
         return len(found)
+
+    def write_words(self, words: Mapping[int, Sequence[dict[str, Any]]]) -> None:
+        """Puts rows in the place of all that the index has of what is said in some videos, by `video_key`."""
+        with _writing(self.uri):
+            keys = {row["video_key"] for row in self.rows(["video_key"], is_in("video_key", words))}
+            data = pa.Table.from_pylist([row for key in keys for row in words[key]], schema=_WORDS)
+            table = self.open_words()
+            if table is None:
+                table = self._connection.create_table("words", schema=_WORDS, mode="overwrite")
+            if not table.list_indices():
+                table.create_index("text", config=FTS())
+            if table.count_rows(is_in("video_key", keys)):
+                merge = table.merge_insert(["video_key", "cue"])
+                merge = merge.when_matched_update_all().when_not_matched_insert_all()
+                merge.when_not_matched_by_source_delete(is_in("video_key", keys)).execute(data)
+            else:
+                table.add(data)
+
+    def _delete_words(self, video_keys: Iterable[int]) -> None:
+        # Before the clips: a kill in between leaves a video without words, which are read again, and none without it.
+        if video_keys and (words := self.open_words()) is not None:
+            words.delete(is_in("video_key", video_keys))
 
     def compact(self, *, growing: bool = False) -> None:
         """Merges small files once there is enough to gain, and brings the lookup indexes up to date.
@@ -222,9 +259,22 @@ class Store:
         with _writing(self.uri):
             table = self.open_clips()
             if table.count_rows() >= _INDEXED_ROWS:
-                for column in ("video_id", "size"):
+                for column in ("video_id", "video_key", "size"):
                     table.create_index(column, config=BTree(), replace=True)
             if merge:
+                table.optimize(cleanup_older_than=_KEPT_VERSIONS)
+
+    def compact_words(self, *, growing: bool = False) -> None:
+        """Brings the full-text index up to date, and merges small files, once a search has many rows to read without.
+
+        In the middle of a long run (`growing`) there may be more of them: the work grows with the table.
+        """
+        with _writing(self.uri):
+            if (table := self.open_words()) is None:
+                return
+            index = table.index_stats("text_idx")
+            if index and index.num_unindexed_rows > 1000 + index.num_indexed_rows // (4 if growing else 100):
+                table.create_index("video_key", config=BTree(), replace=True)
                 table.optimize(cleanup_older_than=_KEPT_VERSIONS)
 
     def bytes_on_disk(self) -> int | None:
@@ -281,6 +331,20 @@ def _schema(about: dict[str, Any]) -> pa.Schema:
             "error": pa.string(),
         }
     )
+
+
+_WORDS = pa.schema(
+    {
+        "video_key": pa.int64(),  # as in the table of clips: it stays where a video is moved
+        "cue": pa.int32(),  # from 1; 0 is the state of the video, which has no text
+        "start": pa.float64(),
+        "end": pa.float64(),
+        "text": pa.string(),
+        "stamp": pa.string(),  # what it was read from: content of the video, sizes and times of subtitle files
+        "source": pa.string(),
+        "error": pa.string(),
+    }
+)
 
 
 def _open_table(connection: DBConnection, name: str) -> Table | None:

@@ -39,11 +39,17 @@ def prepare_index(inputs: Path) -> None:
     save_tiny_checkpoint(inputs / "checkpoint", CAPTIONS)
     for number in range(24):
         write_video(inputs / "videos" / f"v{number:02}.mp4", 30 + 3 * number, fps=5)
+        cue = f"1\n00:00:01,000 --> 00:00:02,000\nvideo {number}\n"
+        (inputs / "videos" / f"v{number:02}.srt").write_text(cue)
     (inputs / "videos" / "v99.mp4").write_bytes(b"no video")
 
 
 def compare_indexes(one: Path, whole: Path) -> None:
-    assert_same_contents(VideoIndex.open(one / "my.index"), VideoIndex.open(whole / "my.index"))
+    indexes = [VideoIndex.open(folder / "my.index") for folder in (one, whole)]
+    assert_same_contents(*indexes)
+    said = [sorted(row["text"] for row in index._store.word_rows(["text"], "cue > 0")) for index in indexes]
+    assert said[0] == said[1]
+    assert len(said[1]) == 24
 
 
 def prepare_training(inputs: Path) -> None:

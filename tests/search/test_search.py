@@ -160,7 +160,7 @@ def test_a_long_run_keeps_its_lookups_fast_and_merges_its_files(index, videos, m
     assert reader(CAPTIONS)[0] == []
     assert update(index, videos) == {"added": 5}
     assert fragments == [2, 4, 1]  # in the middle of the run only the indexes are made
-    assert indexed == [{"video_id": count, "size": count} for count in (2, 4, 5)]
+    assert indexed == [{"video_id": count, "video_key": count, "size": count} for count in (2, 4, 5)]
     assert update(index, videos) == {"unchanged": 5}
     assert [len(results) for results in reader(CAPTIONS)] == [5] * 4
 

@@ -1,40 +1,16 @@
 """Moments as files: copied from a key frame on, or re-encoded to the frame."""
 
 import warnings
-from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from videos import CODEC_OPTIONS, frame_image, frame_number, write_video
+from videos import frame_number, write_video, write_with_sound
 
 from modeling_glccl.search import cut_moment
 from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video, open_video
 
 SUFFIXES = {".mp4": "libx264", ".mkv": "libx265", ".mov": "mpeg4", ".ts": "libx264", ".webm": "libvpx-vp9"}
-
-
-def write_with_sound(
-    path: Path, num_frames: int = 100, codec: str = "libx264", sound: str = "aac", start: float = 0.0
-) -> Path:
-    """Numbered frames, 25 a second and a key frame every 12, and a tone that begins with them."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=CODEC_OPTIONS.get(codec, {}))
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.codec_context.gop_size = 12
-        tone = container.add_stream(sound, rate=48_000, layout="mono", bit_rate=64_000)
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(frame_image(number))
-            frame.pts, frame.time_base = number + round(25 * start), Fraction(1, 25)
-            container.mux(stream.encode(frame))
-            wave = np.sin(np.arange(number * 1920, (number + 1) * 1920) / 20) * 8000
-            samples = av.AudioFrame.from_ndarray(wave.astype(np.int16)[None], "s16", "mono")
-            samples.sample_rate, samples.pts = 48_000, number * 1920 + round(48_000 * start)
-            container.mux(tone.encode(samples))
-        container.mux(stream.encode(None))
-        container.mux(tone.encode(None))
-    return path
 
 
 def numbers(path) -> list[int]:
