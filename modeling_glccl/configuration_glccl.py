@@ -177,7 +177,7 @@ class GLCCLConfig(PreTrainedConfig):
     @property
     def max_positions(self) -> int:
         """Rows of the text position table, which is also the size of the frame position table (77 of CLIP)."""
-        return self.clip_config.text_config.max_position_embeddings
+        return self.text_config.max_position_embeddings
 
     @property
     def text_slots(self) -> int | None:
@@ -185,15 +185,29 @@ class GLCCLConfig(PreTrainedConfig):
         return self.max_positions if self.family.reads_padding else None
 
     @property
+    def text_config(self) -> Any:
+        """That of the text tower, where transformers looks for it."""
+        return self.clip_config.text_config
+
+    @property
+    def vision_config(self) -> Any:
+        """That of the vision tower."""
+        return self.clip_config.vision_config
+
+    @property
     def eos_token_id(self) -> int:
         """Id of the token that ends a text."""
         return self.family.eos_token_id(self.clip_config)
+
+    @eos_token_id.setter
+    def eos_token_id(self, value: int) -> None:
+        self.text_config.eos_token_id = value
 
     @property
     def temporal_config(self) -> CLIPTextConfig:
         """The temporal encoder as a CLIP encoder configuration: its blocks are the text tower's where widths agree."""
         assert self.temporal_num_attention_heads is not None  # see __post_init__
-        text = self.clip_config.text_config
+        text = self.text_config
         config = CLIPTextConfig(
             hidden_size=self.width,
             intermediate_size=text.intermediate_size if text.hidden_size == self.width else 4 * self.width,

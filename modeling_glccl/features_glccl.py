@@ -16,6 +16,8 @@ from transformers.utils.generic import ModelOutput
 
 # A tensor that is always given: ModelOutput wants None as the default of every field but the first.
 REQUIRED = cast(Tensor, None)
+# States of the layers that made the features, one tensor a layer.
+LAYERS = ("hidden_states", "attentions")
 
 
 @dataclass
@@ -42,19 +44,23 @@ class GLCCLFeatures(ModelOutput):
         """Word or frame slots, padding included."""
         return self.mask.shape[1]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What has one row a text or video: all but the states of single layers, which nothing below keeps."""
+        return {name: values for name, values in self.items() if isinstance(values, Tensor)}
+
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """These rows, in this order."""
         rows = torch.as_tensor(rows, device=self.mask.device)
-        return type(self)(**{name: values[rows] for name, values in self.items()})
+        return type(self)(**{name: values[rows] for name, values in self.tensors().items()})
 
     def pad(self, slots: int) -> Self:
         """With that many slots: zeros that the mask does not count, or without slots that it does not count anyway."""
         if self.mask[:, slots:].any():
             raise ValueError(f"{slots} slots are less than the features count")
-        padded = dict(self)
+        padded = self.tensors()
         for name in self.slotted:
             if name in self:
-                kept = self[name][:, :slots]
+                kept = padded[name][:, :slots]
                 padded[name] = kept.new_zeros(len(kept), slots, *kept.shape[2:])
                 padded[name][:, : kept.shape[1]] = kept
         return type(self)(**padded)
@@ -69,12 +75,15 @@ class GLCCLFeatures(ModelOutput):
         """The rows of all parts, padded to the most slots; gradients flow through."""
         slots = max(part.num_slots for part in parts)
         padded = [part if part.num_slots == slots else part.pad(slots) for part in parts]
-        return type(parts[0])(**{name: torch.cat([part[name] for part in padded]) for name in padded[0]})
+        return type(parts[0])(**{name: torch.cat([part[name] for part in padded]) for name in padded[0].tensors()})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """On another device; with `dtype` also as other numbers, masks as they are."""
         return type(self)(
-            **{name: values.to(device, dtype if values.is_floating_point() else None) for name, values in self.items()}
+            **{
+                name: value.to(device, dtype if value.is_floating_point() else None)
+                for name, value in self.tensors().items()
+            }
         )
 
     def save(self, path: str | os.PathLike, metadata: dict[str, str] | None = None, **more: Tensor) -> None:
@@ -90,7 +99,7 @@ class GLCCLFeatures(ModelOutput):
         """
         path = Path(path)
         new = path.with_name(f".{path.name}.{secrets.randbits(62)}.partial")
-        tensors = {name: values.detach().contiguous().cpu() for name, values in {**self, **more}.items()}
+        tensors = {name: values.detach().contiguous().cpu() for name, values in {**self.tensors(), **more}.items()}
         try:
             save_file(tensors, new, {"format": "pt", **(metadata or {})})
             new.replace(path)
@@ -114,7 +123,7 @@ class GLCCLFeatures(ModelOutput):
                 tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is not a feature file, or damaged: {error}") from error
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name not in LAYERS]
         if lacking := [name for name in names if name not in tensors and name not in cls.optional]:
             raise ValueError(f"{path} is not a feature file of this kind: it has no tensor {lacking[0]!r}")
         own = {name: tensors.pop(name) for name in names if name in tensors}
@@ -134,6 +143,8 @@ class GLCCLTextFeatures(GLCCLFeatures):
         sentence: [A, D], the projected state of the first EOS.
         words: [A, Nw, D], the projected state of every position, BOS and EOS included.
         word_mask: [A, Nw] bool, the slots that count in the scores; the counted slots come first.
+        hidden_states: of the text tower, before its first and after every layer, each [A, Nw, its width]; on request.
+        attentions: of every layer, [A, heads, Nw, Nw]; on request.
     """
 
     slotted: ClassVar[tuple[str, ...]] = ("words", "word_mask")
@@ -141,6 +152,18 @@ class GLCCLTextFeatures(GLCCLFeatures):
     sentence: Tensor = REQUIRED
     words: Tensor = REQUIRED
     word_mask: Tensor = REQUIRED
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        """[A, Nw, D], the words by the name that they have in transformers."""
+        return self.words
+
+    @property
+    def pooler_output(self) -> Tensor:
+        """[A, D], the sentences by the name that they have in transformers."""
+        return self.sentence
 
 
 @dataclass
@@ -150,12 +173,28 @@ class GLCCLVideoFeatures(GLCCLFeatures):
     Args:
         frames: [V, Nf, D], frame features after the temporal encoder.
         frame_mask: [V, Nf] bool, the frames that count in the scores.
+        hidden_states: of the vision tower, before its first and after every layer, each [encoded frames, patches, its
+            width], then of the temporal encoder, each [V, Nf, D]; on request.
+        attentions: of every layer of the two, [encoded frames or V, heads, N, N]; on request.
     """
 
     slotted: ClassVar[tuple[str, ...]] = ("frames", "frame_mask")
 
     frames: Tensor = REQUIRED
     frame_mask: Tensor = REQUIRED
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        """[V, Nf, D], the frames by the name that they have in transformers."""
+        return self.frames
+
+    @property
+    def pooler_output(self) -> Tensor:
+        """[V, D], the mean of each video's counted frames: GLCCL itself pools them anew for every text."""
+        counted = self.frame_mask[..., None]
+        return self.frames.masked_fill(~counted, 0.0).sum(dim=1) / counted.sum(dim=1)
 
 
 class Moment(NamedTuple):

@@ -8,6 +8,8 @@ frames are enough (docs/method.md).
 Shapes: A texts, V videos, Nw word slots, Nf frame slots, D joint width, Q = 2 Nw + 2 stacked queries.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -130,7 +132,7 @@ class GLCCLInteraction(nn.Module):
         words, lengths, order = _pack(text.words, text.word_mask)
         if lengths and lengths[-1] > (max_words := len(self.word_logit_weight)):
             raise ValueError(f"texts of up to {lengths[-1]} words but max_words={max_words}")
-        with torch.autocast(words.device.type, enabled=False):
+        with torch.autocast(words.device.type, enabled=False), loaded(self):
             sentence = text.sentence[order].float() / self.config.glim_temperature
             words = words.float() / self.config.glim_temperature
             sentence_norm = sentence.norm(dim=-1)
@@ -149,7 +151,7 @@ class GLCCLInteraction(nn.Module):
         """Everything the scores need that depends on the videos alone. Raises ValueError for unusable features."""
         check_features("frame", video.frames, video.frame_mask, self.config.width)
         frames, lengths, order = _pack(video.frames, video.frame_mask)
-        with torch.autocast(frames.device.type, enabled=False):
+        with torch.autocast(frames.device.type, enabled=False), loaded(self):
             frames = frames.float()
             tensors = VideoTensors(frames=frames, frames_local=frames @ self.local_mat_weight.float().T)
             return GLCCLVideoState(tensors, frame_factors(frames, lengths), order, lengths)
@@ -170,6 +172,20 @@ class GLCCLInteraction(nn.Module):
             sentence=glim(text.sentence[:, None], self.config.glim_global)[:, :, 0],
             words=glim(text.words, self.config.glim_local) * text.word_mask[:, None, :, None],
         )
+
+
+@contextmanager
+def loaded(module: nn.Module) -> Iterator[None]:
+    """Within, the module's own weights are there; accelerate's offloading loads them for `forward` alone."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None or not any(weight.is_meta for weight in module.parameters(recurse=False)):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
 
 
 def _pack(values: Tensor, mask: Tensor) -> tuple[Tensor, list[int], Tensor]:

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel
 from transformers.utils import logging
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_glccl import GLCCLConfig
-from .features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
-from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite
+from .features_glccl import LAYERS, GLCCLTextFeatures, GLCCLVideoFeatures
+from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite, loaded
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
 from .towers_glccl import family_of, read_config, refuse_incomplete, refuse_not_finite
@@ -69,11 +71,13 @@ class GLCCLTemporalEncoder(CLIPPreTrainedModel):
         self.encoder = CLIPEncoder(cast(Any, config))
         self.post_init()
 
-    def forward(self, frames: Tensor, padding_mask: Tensor) -> Tensor:
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, frames: Tensor, padding_mask: Tensor, **outputs: Any) -> BaseModelOutput:
         """[V, Nf, D] frames and [V, Nf] mask (1 = real frame) -> [V, Nf, D]; padded frames are masked as keys."""
-        hidden = frames + self.position_embedding.weight[: frames.shape[1]]
+        hidden = frames + self.position_embedding(torch.arange(frames.shape[1], device=frames.device))
         mask = create_bidirectional_mask(self.config, inputs_embeds=hidden, attention_mask=padding_mask)
-        return self.encoder(inputs_embeds=hidden, attention_mask=mask).last_hidden_state + frames
+        encoded = self.encoder(inputs_embeds=hidden, attention_mask=mask, **outputs)
+        return BaseModelOutput(last_hidden_state=encoded.last_hidden_state + frames)
 
 
 class GLCCLModel(PreTrainedModel):
@@ -112,7 +116,7 @@ class GLCCLModel(PreTrainedModel):
     works_untrained = True
     # A plain CLIP checkpoint then loads straight into the attribute of this name.
     base_model_prefix = "clip"
-    main_input_name = "pixel_values_videos"
+    main_input_name = "input_ids"
     input_modalities = ["video", "text"]  # noqa: RUF012
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "GLCCLInteraction"]  # noqa: RUF012
     supports_gradient_checkpointing = True
@@ -144,20 +148,33 @@ class GLCCLModel(PreTrainedModel):
         super().__init_subclass__(**kwargs)
         cls._auto_class = None  # the code of a subclass lies elsewhere and is not saved beside its weights
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As the base class; the pipeline's code, which this file imports, is saved with the model's and named so."""
         if not self.is_remote_code():
-            return super().save_pretrained(save_directory, **kwargs)
+            return super().save_pretrained(save_directory, *args, **kwargs)
         loaded = getattr(self.config, "custom_pipelines", None)
         pipeline = f"pipeline_glccl.{TextVideoRetrievalPipeline.__name__}"
         self.config.custom_pipelines = {
             "text-video-retrieval": {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}
         }
         try:
-            super().save_pretrained(save_directory, **kwargs)
+            super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             if loaded is None:
                 delattr(self.config, "custom_pipelines")
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text tower's embeddings of tokens."""
+        return self.clip.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Puts others in their place."""
+        self.clip.text_model.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As the base class; EOS keeps its id, which early CLIP configurations count from the vocabulary's end."""
+        self.config.eos_token_id = self.config.eos_token_id
+        return super().resize_token_embeddings(*args, **kwargs)
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -247,7 +264,7 @@ class GLCCLModel(PreTrainedModel):
                 f"{name} is a plain {clip['model_type']} model: used as zero-shot GLCCL. "
                 "To train it on your own videos and captions: docs/own_data.md"
             )
-        return model
+        return cast(Any, (model, report)) if clip_kwargs.get("output_loading_info") else model
 
     @torch.no_grad()
     def zero_shot_temperature(self) -> float:
@@ -267,9 +284,10 @@ class GLCCLModel(PreTrainedModel):
         side = config.vision_config.image_size
         coarse = torch.randn(32, config.vision_config.num_channels, 4, 4, generator=generator)
         pictures = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").to(device, self.dtype)
-        frames = torch.cat([self._encode_frames(part) for part in pictures.split(8)])
+        frames = torch.cat([self._encode_frames(part).pooler_output for part in pictures.split(8)])
         norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
-        temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
+        with loaded(self.clip):
+            temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
         if not 0 < temperature < float("inf"):
             raise ValueError(
                 f"GLIM's temperature comes out as {temperature}: are the weights those of a trained CLIP?"
@@ -321,12 +339,21 @@ class GLCCLModel(PreTrainedModel):
                 if name.startswith(("self_attn.out_proj.", "mlp.fc2.")):
                     weight.zero_()
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> GLCCLTextFeatures:
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> GLCCLTextFeatures:
         """Encodes texts with CLIP's text tower.
 
         Args:
             input_ids: [A, Nw] int64, BOS, words, EOS, then padding; as [`GLCCLProcessor`] makes them.
             attention_mask: [A, Nw], 1 up to and including the first EOS. Optional: the first EOS says the same.
+            output_hidden_states, output_attentions: return the states and attentions of the tower's layers with the
+                features, the latter with `attn_implementation="eager"`; as the configuration says by default.
 
         Returns:
             sentence [A, D] (state of the first EOS), words [A, Nw, D] (state of every position), word_mask [A, Nw]
@@ -337,12 +364,19 @@ class GLCCLModel(PreTrainedModel):
                 `mask_padding=False`), a mask that disagrees with the ids, non-finite features.
         """
         word_mask = self._word_mask(input_ids, attention_mask)
-        words, sentence = self.config.family.encode_text(self.clip, input_ids, word_mask.sum(dim=1))
+        outputs = self._outputs(output_hidden_states, output_attentions)
+        words, sentence, tower = self.config.family.encode_text(self.clip, input_ids, word_mask.sum(dim=1), **outputs)
         word_mask = word_mask[:, : words.shape[1]]
         if not self.config.mask_padding:
             word_mask = torch.ones_like(word_mask)
         check_finite("word features", words, word_mask)
-        return GLCCLTextFeatures(sentence=sentence, words=words, word_mask=word_mask)
+        text = GLCCLTextFeatures(sentence=sentence, words=words, word_mask=word_mask)
+        return _with_layers(text, tower)
+
+    def _outputs(self, hidden_states: bool | None, attentions: bool | None) -> dict[str, Any]:
+        """What is asked of the towers: as the configuration says where the call does not."""
+        given = {"output_hidden_states": hidden_states, "output_attentions": attentions, "return_dict": True}
+        return {name: getattr(self.config, name) if value is None else value for name, value in given.items()}
 
     def _word_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[A, Nw] bool, True up to and including the first EOS of each row."""
@@ -385,8 +419,13 @@ class GLCCLModel(PreTrainedModel):
             )
         return word_mask
 
+    @can_return_tuple
     def get_video_features(
-        self, pixel_values_videos: Tensor, padding_mask_videos: Tensor | None = None
+        self,
+        pixel_values_videos: Tensor,
+        padding_mask_videos: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> GLCCLVideoFeatures:
         """Encodes every frame with CLIP's vision tower, then the frames of each video with the temporal encoder.
 
@@ -394,6 +433,8 @@ class GLCCLModel(PreTrainedModel):
             pixel_values_videos: [V, Nf, 3, H, W] normalised pixels; 1 <= Nf, and Nf <= the position table (77) where
                 there is a temporal encoder.
             padding_mask_videos: [V, Nf], 1 = real frame, 0 = padding. Optional: all frames are real.
+            output_hidden_states, output_attentions: as of [`~GLCCLModel.get_text_features`], of the vision tower and
+                of the temporal encoder.
 
         Returns:
             frames [V, Nf, D], not normalised, and frame_mask [V, Nf] bool. With `mask_padding=False` padded frames
@@ -423,13 +464,18 @@ class GLCCLModel(PreTrainedModel):
         if not real.any(dim=1).all():
             raise ValueError(f"video {_first(~real.any(dim=1))} of the batch has no real frame")
 
+        outputs = self._outputs(output_hidden_states, output_attentions)
         if real.all() or not self.config.mask_padding:
-            frames = self._encode_frames(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])
+            tower = self._encode_frames(pixel_values_videos.flatten(0, 1), **outputs)
+            frames = tower.pooler_output.unflatten(0, shape[:2])
         else:
-            encoded = self._encode_frames(pixel_values_videos[real])
-            frames = encoded.new_zeros(*shape[:2], encoded.shape[-1])
-            frames[real] = encoded
-        return self._video_features(frames, frames if self.temporal is None else self.temporal(frames, real), real)
+            tower = self._encode_frames(pixel_values_videos[real], **outputs)
+            frames = tower.pooler_output.new_zeros(*shape[:2], tower.pooler_output.shape[-1])
+            frames[real] = tower.pooler_output
+        if self.temporal is None:
+            return _with_layers(self._video_features(frames, frames, real), tower)
+        temporal = self.temporal(frames, real, **outputs)
+        return _with_layers(self._video_features(frames, temporal.last_hidden_state, real), tower, temporal)
 
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
         """What the interaction gets of frames [V, Nf, D] before and after the temporal encoder, with the real ones."""
@@ -437,14 +483,14 @@ class GLCCLModel(PreTrainedModel):
         check_finite("frame features", frames, frame_mask)
         return GLCCLVideoFeatures(frames=frames.masked_fill(~frame_mask[..., None], 0.0), frame_mask=frame_mask)
 
-    def _encode_frames(self, pixel_values: Tensor) -> Tensor:
-        """[N, 3, H, W] -> [N, D], CLIP's projected image features, not normalised."""
-        features: Any = self.clip.get_image_features(pixel_values)
-        return features.pooler_output
+    def _encode_frames(self, pixel_values: Tensor, **outputs: Any) -> Any:
+        """[N, 3, H, W] -> `pooler_output` [N, D], CLIP's projected image features, not normalised."""
+        return self.clip.get_image_features(pixel_values, **outputs)
 
     def get_scores(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLScores:
         """The four scores of every text with every video, each [A, V] float32 and times exp(logit_scale)."""
-        return self.interaction(text, video, self.clip.logit_scale)
+        with loaded(self.clip):
+            return self.interaction(text, video, self.clip.logit_scale)
 
     def prepare_videos(self, video: GLCCLVideoFeatures) -> Any:
         """What [`~GLCCLModel.similarity`] takes in place of video features, made once for any number of texts."""
@@ -491,6 +537,8 @@ class GLCCLModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         padding_mask_videos: Tensor | None = None,
         return_loss: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> GLCCLOutput | tuple[Any, ...]:
         """Scores A texts against V videos; with `return_loss=True` (A = V, in the same order) also the losses.
@@ -501,14 +549,17 @@ class GLCCLModel(PreTrainedModel):
             attention_mask: [A, Nw], 1 up to and including the first EOS.
             padding_mask_videos: [V, Nf], 1 = real frame.
             return_loss: whether to compute the losses.
+            output_hidden_states, output_attentions: those of the towers' layers, in `text_features` and
+                `video_features`.
             return_dict: `False` returns a plain tuple.
 
         Raises:
             ValueError: see [`~GLCCLModel.get_text_features`], [`~GLCCLModel.get_video_features`]; with
                 `return_loss=True` also A != V, or a batch of one while `csc_weight` is above 0.
         """
-        text = self.get_text_features(input_ids, attention_mask)
-        video = self.get_video_features(pixel_values_videos, padding_mask_videos)
+        outputs = self._outputs(output_hidden_states, output_attentions)
+        text = self.get_text_features(input_ids, attention_mask, **outputs)
+        video = self.get_video_features(pixel_values_videos, padding_mask_videos, **outputs)
         scores = self.get_scores(text, video)
         logits = scores.logits
         loss = retrieval = consistency = auxiliary = None
@@ -537,6 +588,14 @@ class GLCCLModel(PreTrainedModel):
 def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
     """The names of a configuration's own values, without those that every configuration has."""
     return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
+
+
+def _with_layers(features: Any, *towers: Any) -> Any:
+    """The features with the hidden states and attentions of the towers that made them, where these were asked for."""
+    for name in LAYERS:
+        if name in towers[0]:
+            features[name] = tuple(state for tower in towers for state in tower[name])
+    return features
 
 
 def _first(rows: Tensor) -> int:

@@ -81,17 +81,21 @@ class CLIPFamily:
         """Both towers with random weights."""
         return AutoModel.from_config(config)
 
-    def encode_text(self, clip: CLIPModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Words [A, Nw, D] and sentences [A, D], not normalised.
+    def encode_text(
+        self, clip: CLIPModel, input_ids: Tensor, lengths: Tensor, **outputs: Any
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Words [A, Nw, D] and sentences [A, D], not normalised, and the output of the text tower.
 
         Args:
             clip: the towers.
             input_ids: [A, Nw] int64, as [`GLCCLProcessor`] makes them for this family.
             lengths: [A], tokens up to and including the first EOS.
+            **outputs: for the tower: `output_hidden_states`, `output_attentions`.
         """
         # The tower is causal, so padding after EOS cannot reach the words and needs no attention mask.
-        words = clip.text_projection(clip.text_model(input_ids=input_ids).last_hidden_state)
-        return words, words[torch.arange(len(words), device=words.device), lengths - 1]
+        states = clip.text_model(input_ids=input_ids, **outputs)
+        words = clip.text_projection(states.last_hidden_state)
+        return words, words[torch.arange(len(words), device=words.device), lengths - 1], states
 
 
 class MetaCLIP2Family(CLIPFamily):
@@ -157,11 +161,13 @@ class SigLIPFamily(CLIPFamily):
         clip.register_buffer("logit_bias", bias)  # loading would make a frozen parameter one to train again
         return clip
 
-    def encode_text(self, clip: SiglipModel, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_text(
+        self, clip: SiglipModel, input_ids: Tensor, lengths: Tensor, **outputs: Any
+    ) -> tuple[Tensor, Tensor, Any]:
         """As the base class, of texts padded to all slots; words are cut to the longest text's."""
-        states = clip.text_model(input_ids=input_ids).last_hidden_state
-        head = cast(nn.Linear, clip.text_model.head)
-        return head(states[:, : int(lengths.max())]), head(states[:, -1])
+        output = clip.text_model(input_ids=input_ids, **outputs)
+        states, head = output.last_hidden_state, cast(nn.Linear, clip.text_model.head)
+        return head(states[:, : int(lengths.max())]), head(states[:, -1]), output
 
 
 # By the model_type of their configurations.

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload, disk_offload
 from models import EOS, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, CLIPModel
@@ -62,9 +63,9 @@ def test_frames_cost_nothing_where_they_are_padding_and_are_not_copied_where_non
     encoded = []
     encode = model._encode_frames
 
-    def spy(pixels):
+    def spy(pixels, **outputs):
         encoded.append(pixels)
-        return encode(pixels)
+        return encode(pixels, **outputs)
 
     monkeypatch.setattr(model, "_encode_frames", spy)
     padded, whole = tiny_video([3, 1]), tiny_video([3, 3])
@@ -246,6 +247,71 @@ def test_return_dict_false_gives_a_tuple(model, batch):
     assert all(torch.equal(a, b) for a, b in zip(values[5], output.scores.to_tuple(), strict=True))
 
 
+# What transformers expects of a model
+
+
+def test_states_of_all_layers_come_with_the_features(batch):
+    model = GLCCLModel._from_config(tiny_config(), attn_implementation="eager").eval()
+    output = model(**batch, output_hidden_states=True, output_attentions=True)
+    text, video = output.text_features, output.video_features
+    clip = model.clip.text_model(batch["input_ids"], output_hidden_states=True)
+    assert all(map(torch.equal, text.hidden_states, clip.hidden_states))
+    encoded = int(batch["padding_mask_videos"].sum())
+    assert [tuple(states.shape) for states in video.hidden_states] == 3 * [(encoded, 5, 32)] + 3 * [(4, 4, 32)]
+    assert [tuple(weights.shape) for weights in text.attentions] == 2 * [(4, 2, 8, 8)]
+    assert [tuple(weights.shape) for weights in video.attentions] == 2 * [(encoded, 2, 5, 5)] + 2 * [(4, 2, 4, 4)]
+    text.hidden_states[0].retain_grad()
+    video.attentions[0].retain_grad()
+    output.logits_per_text.sum().backward()
+    assert text.hidden_states[0].grad.any()
+    assert video.attentions[0].grad.any()
+    assert video.select([0]).hidden_states is None
+    model.config.output_hidden_states = True
+    assert len(model.get_text_features(batch["input_ids"]).hidden_states) == 3
+    plain = model(**batch, output_hidden_states=False)
+    assert plain.text_features.hidden_states is plain.video_features.attentions is None
+    assert torch.equal(plain.logits_per_text, output.logits_per_text)
+
+
+def test_features_have_the_names_of_transformers_and_can_be_a_tuple(model, batch):
+    text = model.get_text_features(batch["input_ids"])
+    video = model.get_video_features(batch["pixel_values_videos"], batch["padding_mask_videos"])
+    assert text.pooler_output is text.sentence
+    assert text.last_hidden_state is text.words
+    assert video.last_hidden_state is video.frames
+    for row, frames, mask in zip(video.pooler_output, video.frames, video.frame_mask, strict=True):
+        torch.testing.assert_close(row, frames[mask].mean(dim=0))
+    assert torch.equal(model.get_text_features(batch["input_ids"], return_dict=False)[0], text.sentence)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "disk"])
+@torch.no_grad()
+def test_offloaded_weights_are_there_where_they_are_read(model, batch, tmp_path, kind):
+    offloaded = tiny_model()
+    if kind == "cpu":
+        cpu_offload(offloaded, torch.device("cpu"))
+    else:
+        disk_offload(offloaded, tmp_path, torch.device("cpu"))
+    assert all(weight.is_meta for weight in offloaded.parameters())
+    output = offloaded(**batch)
+    assert torch.equal(output.logits_per_text, model(**batch).logits_per_text)
+    prepared = offloaded.prepare_videos(output.video_features)
+    assert torch.equal(offloaded.similarity(output.text_features, prepared), output.logits_per_text)
+    assert offloaded.zero_shot_temperature() == model.zero_shot_temperature()
+    assert all(weight.is_meta for weight in offloaded.parameters())
+
+
+def test_tokens_can_be_added(batch):
+    config = tiny_config()
+    config.eos_token_id = 2  # as early CLIP configurations say: the last of the vocabulary
+    model = GLCCLModel(config).eval()
+    before = model.get_text_features(batch["input_ids"])
+    assert model.resize_token_embeddings(110) is model.get_input_embeddings()
+    assert model.config.get_text_config().vocab_size == 110
+    assert model.config.eos_token_id == EOS
+    assert torch.equal(model.get_text_features(batch["input_ids"]).words, before.words)
+
+
 # Precision and attention
 
 
@@ -290,6 +356,12 @@ def test_a_round_trip_is_bit_equal(model, batch, tmp_path, max_shard_size):
         assert settings(loaded.config.to_dict()) == settings(model.config.to_dict())
         assert all(torch.equal(weight, state(model)[name]) for name, weight in loaded.state_dict().items())
         assert torch.equal(loaded(**batch).logits_per_text, model(**batch).logits_per_text)
+
+
+def test_saving_takes_positional_arguments_as_transformers_does(model, tmp_path):
+    weights = {name: weight + 1 for name, weight in state(model).items()}
+    model.save_pretrained(tmp_path, True, weights)
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["clip.logit_scale"], weights["clip.logit_scale"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -410,9 +482,8 @@ def test_temporal_blocks_without_a_text_block_of_their_shape_keep_the_directions
         other_heads.temporal.position_embedding.weight.zero_()
     for model in (narrow, other_heads):
         video = model.get_video_features(**tiny_video([4, 2]))
-        clip_frames = model._encode_frames(tiny_video([4, 2])["pixel_values_videos"].flatten(0, 1)).view_as(
-            video.frames
-        )
+        pixels = tiny_video([4, 2])["pixel_values_videos"].flatten(0, 1)
+        clip_frames = model._encode_frames(pixels).pooler_output.view_as(video.frames)
         real = video.frame_mask
         torch.testing.assert_close(video.frames[real], 2 * clip_frames[real])
     deeper = from_clip(clip_folder, temporal_num_hidden_layers=3)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -196,7 +196,7 @@ def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarr
     return list(position), np.array(video_rows), captions, np.array(caption_rows), np.array(video_index)
 
 
-def _inputs(batch: Mapping[str, Tensor], model: GLCCLModel) -> dict[str, Tensor]:
+def _inputs(batch: Mapping[str, Tensor], model: GLCCLModel) -> dict[str, Any]:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 

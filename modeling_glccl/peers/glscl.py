@@ -27,14 +27,14 @@ leaves them out there as well.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize, relu
 from transformers import initialization as init
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..interaction_glccl import GLCCLFrameWeights
@@ -170,9 +170,12 @@ class GLSCLModel(PeerModel):
         if isinstance(module, GLSCLInteraction):
             init.uniform_(module.queries)
 
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> GLSCLTextFeatures:
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **outputs: Any
+    ) -> GLSCLTextFeatures:
         """As [`~GLCCLModel.get_text_features`], with the concepts where the local score is used."""
-        text = super().get_text_features(input_ids, attention_mask)
+        text = super().get_text_features(input_ids, attention_mask, **{**outputs, "return_dict": True})
         return GLSCLTextFeatures(**text, concepts=self._concepts(text.words, text.word_mask))
 
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLSCLVideoFeatures:

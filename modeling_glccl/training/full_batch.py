@@ -92,7 +92,7 @@ class FullBatchLoss(nn.Module):
 
 def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
     """The videos of all processes, in the order of their ranks, padded to the most slots; gradients flow back."""
-    sizes = torch.tensor([value.shape[:2] for value in video.values()], device=video.frames.device)
+    sizes = torch.tensor([value.shape[:2] for value in video.tensors().values()], device=video.frames.device)
     all_sizes = [torch.empty_like(sizes) for _ in range(dist.get_world_size())]
     dist.all_gather(all_sizes, sizes)
     counts, slots = torch.stack(all_sizes).unbind(dim=-1)
@@ -103,7 +103,7 @@ def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
             "(drop_last=True)"
         )
     gathered = {}
-    for (name, value), most in zip(video.items(), slots.amax(dim=0).tolist(), strict=True):
+    for (name, value), most in zip(video.tensors().items(), slots.amax(dim=0).tolist(), strict=True):
         value = F.pad(value, (*[0] * (2 * value.ndim - 3), most - value.shape[1]))
         gathered[name] = _AllGather.apply(value.to(torch.uint8) if name == "frame_mask" else value)
     gathered["frame_mask"] = gathered["frame_mask"].bool()
