@@ -286,8 +286,7 @@ class GLCCLModel(PreTrainedModel):
         pictures = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").to(device, self.dtype)
         frames = torch.cat([self._encode_frames(part).pooler_output for part in pictures.split(8)])
         norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
-        with loaded(self.clip):
-            temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
+        temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
         if not 0 < temperature < float("inf"):
             raise ValueError(
                 f"GLIM's temperature comes out as {temperature}: are the weights those of a trained CLIP?"

@@ -1,6 +1,7 @@
 """The model card: filled from what a run wrote, its example run, its metadata accepted by huggingface_hub."""
 
 import json
+import re
 
 import pytest
 from checkpoints import save_tiny_checkpoint
@@ -11,6 +12,15 @@ from videos import write_video
 
 from modeling_glccl import model_card
 from modeling_glccl.model_card import TEMPLATE, make_card
+
+
+
+def test_the_least_version_of_transformers_is_the_same_everywhere():
+    places = ["pyproject.toml", "model_card.md", "hub/endpoint/requirements.txt", "hub/space/requirements.txt"]
+    texts = [TEMPLATE.read_text(), *((REPOSITORY / place).read_text() for place in places)]
+    assert {found for text in texts for found in re.findall(r"transformers(>=[\d.]+)", text)} == {">=5.23"}
+    assert all("transformers>=" in text for text in texts)
+
 
 METRICS = {
     "t2v": {"R@1": 24.5, "R@5": 65.75, "R@10": 79.5, "MdR": 3.0, "MnR": 8.47},

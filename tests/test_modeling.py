@@ -297,7 +297,6 @@ def test_offloaded_weights_are_there_where_they_are_read(model, batch, tmp_path,
     assert torch.equal(output.logits_per_text, model(**batch).logits_per_text)
     prepared = offloaded.prepare_videos(output.video_features)
     assert torch.equal(offloaded.similarity(output.text_features, prepared), output.logits_per_text)
-    assert offloaded.zero_shot_temperature() == model.zero_shot_temperature()
     assert all(weight.is_meta for weight in offloaded.parameters())
 
 
@@ -360,7 +359,7 @@ def test_a_round_trip_is_bit_equal(model, batch, tmp_path, max_shard_size):
 
 def test_saving_takes_positional_arguments_as_transformers_does(model, tmp_path):
     weights = {name: weight + 1 for name, weight in state(model).items()}
-    model.save_pretrained(tmp_path, True, weights)
+    model.save_pretrained(tmp_path, True, dict(weights))
     assert torch.equal(load_file(tmp_path / "model.safetensors")["clip.logit_scale"], weights["clip.logit_scale"])
 
 
