@@ -28,7 +28,7 @@ def decode_in_process(
     max_frames: int,
     start: float | None,
     end: float | None,
-    sampling: str,
+    sampling: str | float,
     num_threads: int = 1,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     *,

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import BatchFeature, Pipeline
 
 from .features_glccl import GLCCLFeatures, GLCCLTextFeatures, GLCCLVideoFeatures, find_moment
 from .processing_glccl import GLCCLProcessor
+from .video_processing_glccl import is_frame
 
 FEATURE_FILE_SUFFIX = ".safetensors"
 
@@ -319,7 +319,7 @@ class TextVideoRetrievalPipeline(Pipeline):
 
 
 def _is_one_video(videos: Any) -> bool:
-    """Whether this is one video rather than several: a list of PIL images is one."""
+    """Whether this is one video rather than several: a list of frames is one."""
     if isinstance(videos, IndexedVideos):
         return False
     if isinstance(videos, np.ndarray | Tensor):
@@ -327,7 +327,7 @@ def _is_one_video(videos: Any) -> bool:
     if isinstance(videos, str | os.PathLike):
         return not str(videos).endswith(FEATURE_FILE_SUFFIX)
     if isinstance(videos, list | tuple):
-        return bool(videos) and isinstance(videos[0], Image.Image)
+        return bool(videos) and is_frame(videos[0])
     return isinstance(videos, bytes | bytearray | dict) or not isinstance(videos, Iterable) or hasattr(videos, "read")
 
 

@@ -157,6 +157,9 @@ class GLCCLProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         videos: Any = None,
         return_tensors: str | None = "pt",
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
         **video_kwargs,
     ) -> BatchFeature:
         """Prepares A texts, V videos, or both.
@@ -165,7 +168,12 @@ class GLCCLProcessor(ProcessorMixin):
             text: one caption or a list of them.
             videos: one video or a list, see [`GLCCLVideoProcessor`].
             return_tensors: "pt" or "np".
-            video_kwargs: for the video processor: `start`, `end`, `max_frames`, `sampling`, `num_workers`, ...
+            padding: "max_length" pads texts to `max_length`; `True` and "longest" say what happens anyway, and `False`
+                goes where no text needs padding.
+            truncation: `False` refuses texts that are too long instead of cutting them.
+            max_length: most tokens of a text, in place of `max_words` and not more than that.
+            video_kwargs: for the video processor: `start`, `end`, `max_frames`, `sampling`, `num_workers`, ... These
+                and the others may also come as `text_kwargs`, `videos_kwargs` and `common_kwargs`.
 
         Returns:
             `input_ids`, `attention_mask` int64 [A, Nw], padded with 0 (with the tokenizer's padding where that takes
@@ -178,9 +186,18 @@ class GLCCLProcessor(ProcessorMixin):
         """
         if text is None and videos is None:
             raise ValueError("pass text, videos or both")
+        for name in ("text_kwargs", "videos_kwargs", "common_kwargs"):
+            if name in video_kwargs:
+                nested = video_kwargs.pop(name)
+                given = {"padding": padding, "truncation": truncation, "max_length": max_length, **video_kwargs}
+                given = {key: value for key, value in given.items() if value is not None}
+                if twice := nested.keys() & given.keys():
+                    raise ValueError(f"{', '.join(sorted(twice))}: given in {name} and beside it")
+                return self(text, videos, **{"return_tensors": return_tensors, **given, **nested})
         data: dict[str, Any] = {}
         if text is not None:
-            data |= self._tokenize([text] if isinstance(text, str) else list(text))
+            texts = [text] if isinstance(text, str) else list(text)
+            data |= self._tokenize(texts, padding, truncation, max_length)
         if videos is not None:
             video_kwargs.setdefault("pad_to_max_frames", not self.mask_padding or None)
             data |= self.video_processor(videos, **video_kwargs)
@@ -188,10 +205,19 @@ class GLCCLProcessor(ProcessorMixin):
             raise TypeError(f"{', '.join(video_kwargs)}: only with videos")
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
-    def _tokenize(self, captions: list[str]) -> dict[str, torch.Tensor]:
+    def _tokenize(
+        self, captions: list[str], padding: bool | str | None, truncation: bool | str | None, max_length: int | None
+    ) -> dict[str, torch.Tensor]:
         """int64 [A, Nw] `input_ids` and `attention_mask`."""
         if not captions:
             raise ValueError("text is an empty list; pass at least one caption")
+        fixed = self.text_slots or (None if self.mask_padding else self.max_words)
+        limit = self.max_words if max_length is None or max_length == self.text_slots else max_length
+        if not 3 <= limit <= self.max_words or (not self.mask_padding and limit != fixed):
+            raise ValueError(
+                f"max_length={max_length}: texts of this model have {'exactly' if fixed else '3 to'} "
+                f"{fixed or self.max_words} tokens, BOS and EOS included; leave max_length out"
+            )
         eos = self.tokenizer.eos_token_id
         start = [self.tokenizer.bos_token_id] if self._towers.has_bos else []
         texts = [self._clean(i, caption) for i, caption in enumerate(captions)]
@@ -199,8 +225,8 @@ class GLCCLProcessor(ProcessorMixin):
             encoded = self.tokenizer(
                 texts,
                 add_special_tokens=False,
-                truncation=True,
-                max_length=self.max_words - 1 - len(start),
+                truncation=truncation not in (False, "do_not_truncate"),
+                max_length=limit - 1 - len(start),
                 split_special_tokens=self.mask_padding,  # "<|endoftext|>" in a caption is text, and does not end it
             )
         except Exception as error:  # what tokenizers raises has no other type
@@ -212,7 +238,15 @@ class GLCCLProcessor(ProcessorMixin):
                     f"text[{i}] {captions[i]!r} has characters that the tokenizer does not know and turns into EOS, "
                     "which would end the text; use a tokenizer that knows all bytes, as CLIP's does"
                 )
-        length = self.text_slots or (max(map(len, rows)) if self.mask_padding else self.max_words)
+        longest = max(range(len(rows)), key=lambda i: len(rows[i]))
+        if len(rows[longest]) > limit:  # with truncation=False alone
+            raise ValueError(
+                f"text[{longest}] {captions[longest]!r} has {len(rows[longest])} tokens, more than {limit}: pass "
+                "truncation=True, or shorten it"
+            )
+        length = fixed or (limit if padding == "max_length" else len(rows[longest]))
+        if padding in (False, "do_not_pad") and any(len(row) < length for row in rows):
+            raise ValueError(f"padding={padding!r}, but texts of one batch must be padded to {length}: leave it out")
         # Where it reaches no word, padding is 0, as in the release: CLIPTokenizer's own is EOS.
         padding = self.tokenizer.pad_token_id if self._towers.reads_padding else 0
         input_ids = torch.tensor([row + [padding] * (length - len(row)) for row in rows])

@@ -108,12 +108,15 @@ class FrameSampling:
     max_frames: int = 12
     start: float | None = None
     end: float | None = None
-    method: str = "uniform"
+    method: str | float = "uniform"
 
     def __post_init__(self):
         if self.max_frames < 1:
             raise ValueError(f"max_frames={self.max_frames} must be 1 or more")
-        if self.method not in ("uniform", "release"):
+        if isinstance(self.method, int | float):
+            if not 0 < self.method < math.inf:
+                raise ValueError(f"fps={self.method} must be a positive number of frames a second")
+        elif self.method not in ("uniform", "release"):
             raise ValueError(f"sampling={self.method!r} is unknown; use 'uniform' or 'release'")
         start, end = self.start or 0, math.inf if self.end is None else self.end
         if not 0 <= start < end:
@@ -133,7 +136,11 @@ class FrameSampling:
             last = len(times) if self.end is None else int(np.searchsorted(times, self.end))
             if first == last > 0 and (self.start or 0) < _end(times, frame_rate):
                 first -= 1  # the window lies between two frames: take the one on screen
-            positions = first + uniform_positions(times[first:last], self.max_frames)
+            count, times_in = self.max_frames, times[first:last]
+            if isinstance(self.method, int | float) and len(times_in):
+                seconds = _end(times_in, frame_rate) - times_in[0]
+                count = min(count, max(1, int(seconds * self.method + 1e-6)))
+            positions = first + uniform_positions(times_in, count)
         if not len(positions):
             raise VideoDecodeError(
                 f"{name}: no frame between start={self.start} and end={self.end} seconds; "
@@ -153,7 +160,7 @@ def decode_video(
     max_frames: int = 12,
     start: float | None = None,
     end: float | None = None,
-    sampling: str = "uniform",
+    sampling: str | float = "uniform",
     num_threads: int = 1,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> DecodedVideo:
@@ -170,7 +177,8 @@ def decode_video(
         source: path, bytes, binary file object, or `{"path", "bytes"}` as `datasets.Video(decode=False)` gives.
         max_frames: most frames to return.
         start, end: seconds. "uniform" samples the frames with start <= timestamp < end, "release" includes `end`.
-        sampling: "uniform" ([`uniform_positions`]) or "release" ([`release_positions`]).
+        sampling: "uniform" ([`uniform_positions`]), "release" ([`release_positions`]), or frames a second: "uniform"
+            with so many, but not more than `max_frames`.
         num_threads: threads of the codec. One is fastest where several videos are decoded at once; with more,
             FFmpeg's VP8 decoder does not always give the same pixels.
         transform: makes an array of one shape and type of each chosen frame, uint8 [H, W, 3]; `frames` holds the

@@ -1,9 +1,12 @@
 """Videos as files, arrays or images -> `pixel_values_videos` and `padding_mask_videos`."""
 
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any, TypedDict
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -15,8 +18,10 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from .decoding_process_glccl import decode_in_process
 from .video_decoding_glccl import FrameSampling, VideoDecodeError, decode_video
 
+MAX_URL_BYTES = 2**29  # of a video behind an address: it is held in memory
 
-class GLCCLVideosKwargs(TypedDict, total=False):
+
+class GLCCLVideoProcessorKwargs(TypedDict, total=False):
     """What `GLCCLVideoProcessor.from_pretrained` can override."""
 
     size: int
@@ -66,9 +71,10 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
     """
 
     model_input_names = ["pixel_values_videos", "padding_mask_videos"]  # noqa: RUF012 (transformers reads it)
-    valid_kwargs = GLCCLVideosKwargs
+    valid_kwargs = GLCCLVideoProcessorKwargs
     # For videos of strangers: reading of `time.monotonic()` until which files are decoded, in a process of their own.
     deadline: float | None = None
+    do_sample_frames: bool = True
 
     def __init__(
         self,
@@ -112,19 +118,31 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         num_workers: int = 0,
         return_metadata: bool = False,
         return_tensors: str | None = "pt",
+        num_frames: int | None = None,
+        fps: float | None = None,
+        do_sample_frames: bool | None = None,
+        video_metadata: Any = None,
+        allow_urls: bool = False,
     ) -> BatchFeature:
         """Prepares one video, or a list of V videos.
 
         Args:
             videos: each a path, bytes, binary file object or `{"path", "bytes"}` (see [`decode_video`]); or uint8
-                numpy [T, H, W, 3]; or uint8 tensor [T, 3, H, W] or [T, H, W, 3]; or a list of PIL images. The last
-                three have no timestamps: "uniform" takes their frames as equally spaced, "release" as one a second.
-            start, end: seconds; the clip to take, of all videos or one value for each. Files only.
+                numpy [T, H, W, 3]; or uint8 tensor [T, 3, H, W] or [T, H, W, 3]; or a list of PIL images or of such
+                frames; or `{"array", "video_metadata"}`; or torchcodec's `VideoDecoder`. Frames in memory without
+                `video_metadata` have no timestamps: "uniform" takes them as equally spaced, "release" as one a second.
+            start, end: seconds; the clip to take, of all videos or one value for each. Of videos with timestamps.
             max_frames, sampling, pad_to_max_frames: override the processor's own for this call.
             num_workers: threads that read videos side by side; 0 reads one after the other.
             return_metadata: add `video_metadata`: for each video a dict of `timestamps` (float64 [n], seconds) and
                 `duration` (seconds), both None for arrays.
             return_tensors: "pt" or "np".
+            num_frames: transformers' name of `max_frames`.
+            fps: frames a second in place of a number of frames; with `max_frames` not more than that.
+            do_sample_frames: `False` takes every frame.
+            video_metadata: of videos in memory, transformers' `VideoMetadata` or a mapping with `fps` (or `duration`
+                and `total_num_frames`), and `frames_indices` where frames are left out; for each video.
+            allow_urls: fetch http and https addresses, of at most `MAX_URL_BYTES`. Never where `deadline` is set.
 
         Returns:
             `pixel_values_videos` float32 [V, Nf, 3, crop_size, crop_size] and `padding_mask_videos` int64 [V, Nf],
@@ -135,13 +153,27 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             ValueError: arrays of another shape, type or channel count.
         """
         videos = _as_list(videos)
+        if num_frames is not None and max_frames is not None:
+            raise ValueError(f"num_frames={num_frames} and max_frames={max_frames} are two names of one: pass one")
+        if fps is not None and sampling is not None:
+            raise ValueError(f"fps={fps} and sampling={sampling!r} are two rules: pass one")
+        max_frames, rule = num_frames if max_frames is None else max_frames, sampling or self.sampling
+        if not (self.do_sample_frames if do_sample_frames is None else do_sample_frames):
+            max_frames, rule = sys.maxsize, "uniform"
+        elif fps is not None:
+            max_frames, rule = sys.maxsize if max_frames is None else max_frames, fps
         max_frames = self.max_frames if max_frames is None else max_frames
-        windows = zip(_per_video("start", start, videos), _per_video("end", end, videos), strict=True)
-        jobs = [(max_frames, *window, sampling or self.sampling) for window in windows]
-        with ThreadPoolExecutor(num_workers or 1) as pool:
-            loaded = list((pool.map if num_workers else map)(self._load, range(len(videos)), videos, jobs))
-
         pad = self.pad_to_max_frames if pad_to_max_frames is None else pad_to_max_frames
+        if pad and max_frames == sys.maxsize:
+            raise ValueError("videos are padded to max_frames (pad_to_max_frames, mask_padding=False): pass a number")
+        windows = zip(_per_video("start", start, videos), _per_video("end", end, videos), strict=True)
+        jobs = [(max_frames, *window, rule) for window in windows]
+        known = _per_video("video_metadata", video_metadata, videos)
+        if allow_urls and self.deadline is None:
+            videos = [_fetched(video) for video in videos]
+        with ThreadPoolExecutor(num_workers or 1) as pool:
+            loaded = list((pool.map if num_workers else map)(self._load, range(len(videos)), videos, jobs, known))
+
         length = max_frames if pad else max(len(crops) for crops, _ in loaded)
         mask = torch.tensor([[1] * len(crops) + [0] * (length - len(crops)) for crops, _ in loaded])
         pixel_values = torch.zeros(*mask.shape, 3, self.crop_size, self.crop_size)
@@ -153,10 +185,15 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             data["video_metadata"] = [metadata for _, metadata in loaded]
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
 
-    def _load(self, index: int, video: Any, job: tuple[Any, Any, Any, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    def _load(
+        self, index: int, video: Any, job: tuple[Any, Any, Any, Any], known: Any
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """One video: uint8 [n, 3, crop_size, crop_size] and its metadata; the job is [`FrameSampling`]'s arguments."""
         name = f"videos[{index}]"
-        if not isinstance(video, np.ndarray | torch.Tensor | list | tuple):
+        if isinstance(video, dict) and "array" in video:
+            video, known = video["array"], video.get("video_metadata", known)
+        decoder: Any = video if hasattr(video, "get_frames_at") else None
+        if decoder is None and not isinstance(video, np.ndarray | torch.Tensor | list | tuple):
             try:
                 if self.deadline is None:
                     decoded = decode_video(video, *job, self.num_threads, self._crop)
@@ -165,14 +202,25 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             except VideoDecodeError as error:
                 raise VideoDecodeError(f"{name}: {error}") from error
             return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}
-        sampling, images = FrameSampling(*job), _in_memory(video, name)
-        if sampling.start is not None or sampling.end is not None:
-            raise ValueError(f"{name}: start and end need timestamps, which arrays and images lack; cut it before")
-        positions = sampling.choose(np.arange(len(images)), frame_rate=1, name=name)
+        if decoder is not None:
+            known = {"fps": decoder.metadata.average_fps, "duration": decoder.metadata.duration_seconds}
+        images: Any = range(len(video)) if decoder is not None else _in_memory(video, name)
+        sampling, (times, rate, duration) = FrameSampling(*job), _times(len(images), known, name)
+        timed = sampling.start is not None or sampling.end is not None or isinstance(sampling.method, int | float)
+        if times is None and timed:
+            raise ValueError(
+                f"{name}: start, end and fps need timestamps, which arrays and images lack; pass "
+                "video_metadata={'fps': ...}, or cut it before"
+            )
+        positions = sampling.choose(np.arange(len(images)) if times is None else times, rate, name)
+        if decoder is not None:
+            wanted = sorted(set(positions.tolist()))
+            frames = decoder.get_frames_at(indices=wanted).data
+            images = dict(zip(wanted, _in_memory(frames, name), strict=True))
         crops = np.empty((len(positions), 3, self.crop_size, self.crop_size), np.uint8)
         for row, position in zip(crops, positions, strict=True):
             row[:] = self._crop(images[position])
-        return crops, {"timestamps": None, "duration": None}
+        return crops, {"timestamps": None if times is None else times[positions], "duration": duration}
 
     def _crop(self, image: np.ndarray | Image.Image) -> np.ndarray:
         """uint8 [3, crop_size, crop_size]: short side to `size`, the centre of that."""
@@ -192,10 +240,12 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
 
 def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
     """The frames of a video that is in memory already: PIL images or uint8 [T, H, W, 3]."""
+    if isinstance(video, list | tuple) and video and len({getattr(image, "shape", None) for image in video}) == 1:
+        video = np.stack([np.asarray(image) for image in video]) if hasattr(video[0], "shape") else video
     if isinstance(video, list | tuple):
         if not all(isinstance(image, Image.Image) for image in video):
-            kinds = ", ".join(sorted({type(image).__name__ for image in video}))
-            raise ValueError(f"{name}: a list must hold PIL images, got {kinds}; stack arrays to [T, H, W, 3]")
+            kinds = ", ".join(sorted({f"{type(image).__name__} {[*getattr(image, 'shape', [])]}" for image in video}))
+            raise ValueError(f"{name}: a list must hold PIL images, or frames [H, W, 3] of one size; got {kinds}")
         frames = video
     else:
         frames = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
@@ -210,6 +260,37 @@ def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
     return frames
 
 
+def _times(count: int, known: Any, name: str) -> tuple[np.ndarray | None, float, float | None]:
+    """Seconds of frames in memory, how many a second are declared, and the duration; without metadata 1 a second."""
+    known = known[0] if isinstance(known, list | tuple) and len(known) == 1 else known
+    if known is None:
+        return None, 1.0, None
+    fps, duration, indices = known.get("fps"), known.get("duration"), known.get("frames_indices")
+    if not fps and duration:
+        fps = (known.get("total_num_frames") or count) / duration
+    if not fps or not fps > 0 or (indices is not None and len(indices) != count):
+        raise ValueError(
+            f"{name}: video_metadata {dict(known)} must have fps above 0 (or duration), and frames_indices, where "
+            f"given, one of each of the {count} frames"
+        )
+    times = np.arange(count) / fps if indices is None else np.asarray(indices) / fps
+    return times, float(fps), float(duration or times[-1] + 1 / fps)
+
+
+def _fetched(video: Any) -> Any:
+    """What lies at an http or https address, in memory; anything else as it is."""
+    if not isinstance(video, str) or not video.lower().startswith(("http://", "https://")):
+        return video
+    try:
+        with urlopen(video, timeout=60) as response:
+            content = response.read(MAX_URL_BYTES + 1)
+    except (OSError, HTTPException, ValueError) as error:
+        raise VideoDecodeError(f"{video}: cannot be fetched ({error})") from error
+    if len(content) > MAX_URL_BYTES:
+        raise VideoDecodeError(f"{video}: is larger than {MAX_URL_BYTES:,} bytes; download it and pass the file")
+    return {"path": video, "bytes": content}
+
+
 def _as_list(videos: Any) -> list[Any]:
     if isinstance(videos, np.ndarray | torch.Tensor):
         return list(videos) if videos.ndim == 5 else [videos]
@@ -217,7 +298,12 @@ def _as_list(videos: Any) -> list[Any]:
         return [videos]
     if not videos:
         raise ValueError("videos is an empty list; pass at least one video")
-    return [videos] if isinstance(videos[0], Image.Image) else list(videos)
+    return [videos] if is_frame(videos[0]) else list(videos)
+
+
+def is_frame(value: Any) -> bool:
+    """Whether this is one frame, so that a list of such is one video: a PIL image, or three dimensions."""
+    return isinstance(value, Image.Image) or getattr(value, "ndim", None) == 3
 
 
 def _per_video(name: str, value: float | Sequence[float | None] | None, videos: list[Any]) -> list[float | None]:

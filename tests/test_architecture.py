@@ -30,7 +30,7 @@ CHECKPOINT_SET = {
     "decoding_process_glccl": {"video_decoding_glccl"},
     "video_processing_glccl": {"decoding_process_glccl", "video_decoding_glccl"},
     "processing_glccl": {"configuration_glccl", "towers_glccl", "video_processing_glccl"},
-    "pipeline_glccl": {"features_glccl", "processing_glccl"},
+    "pipeline_glccl": {"features_glccl", "processing_glccl", "video_processing_glccl"},
 }
 CHECKPOINT_THIRD_PARTY = {
     "torch",

@@ -14,7 +14,6 @@ from modeling_glccl import model_card
 from modeling_glccl.model_card import TEMPLATE, make_card
 
 
-
 def test_the_least_version_of_transformers_is_the_same_everywhere():
     places = ["pyproject.toml", "model_card.md", "hub/endpoint/requirements.txt", "hub/space/requirements.txt"]
     texts = [TEMPLATE.read_text(), *((REPOSITORY / place).read_text() for place in places)]

@@ -172,6 +172,42 @@ def test_nothing_to_do_and_stray_arguments_are_refused(processor):
         GLCCLProcessor(processor.tokenizer, processor.tokenizer)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_padding_and_truncation_are_taken_where_they_say_what_happens(processor, nested):
+    def call(**asked):
+        return processor(text=["a red ball", "ball"], **({"text_kwargs": asked} if nested else asked))["input_ids"]
+
+    plain = processor(text=["a red ball", "ball"])["input_ids"]
+    for padding in (True, "longest"):
+        assert torch.equal(call(padding=padding, truncation=True, max_length=32), plain)
+    padded = call(padding="max_length")
+    assert padded.shape == (2, 32)
+    assert torch.equal(padded[:, :5], plain)
+    assert not padded[:, 5:].any()
+    cut = call(max_length=4)
+    assert cut[:, -1].tolist() == [processor.tokenizer.eos_token_id, 0]
+    assert torch.equal(cut[:, :3], plain[:, :3])
+    with pytest.raises(ValueError, match=r"padding=False, but texts of one batch must be padded to 5"):
+        call(padding=False)
+    assert torch.equal(processor(text=["ball", "ball"], padding=False)["input_ids"], plain[[1, 1], :3])
+    for length in (2, 33):
+        with pytest.raises(ValueError, match=rf"max_length={length}: texts of this model have 3 to 32 tokens"):
+            call(max_length=length)
+    with pytest.raises(ValueError, match=r"text\[0\] 'a red ball' has 5 tokens, more than 4"):
+        call(max_length=4, truncation=False)
+    assert torch.equal(call(truncation=False), plain)
+    if nested:
+        with pytest.raises(ValueError, match="padding: given in text_kwargs and beside it"):
+            processor(text="ball", padding=True, text_kwargs={"padding": "max_length"})
+
+
+def test_where_padding_counts_texts_have_one_length(tokenizer, video_processor):
+    exact = GLCCLProcessor(tokenizer, video_processor, max_words=9, mask_padding=False)
+    assert exact(text="ball", padding="max_length", max_length=9)["input_ids"].shape == (1, 9)
+    with pytest.raises(ValueError, match="max_length=8: texts of this model have exactly 9 tokens"):
+        exact(text="ball", max_length=8)
+
+
 def test_video_arguments_reach_the_video_processor(tmp_path, processor):
     path = write_video(tmp_path / "a.mp4", 50)
     batch = processor(text="a ball", videos=[path], start=1, max_frames=2, return_metadata=True, return_tensors="np")

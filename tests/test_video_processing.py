@@ -1,15 +1,21 @@
 """Videos of every accepted kind become the same tensors."""
 
 import json
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.video_utils import VideoMetadata
 from videos import frame_image, write_video
 
-from modeling_glccl import GLCCLVideoProcessor
+from modeling_glccl import GLCCLVideoProcessor, video_processing_glccl
 from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
 
 
@@ -160,7 +166,10 @@ def test_numpy_on_request(processor):
         (np.full((2, 8, 8, 3), np.inf), "got float64 with NaN or infinite values"),
         (np.zeros((2, 8, 8, 3), np.int64), "got int64"),
         (np.zeros((0, 8, 8, 3), np.uint8), "has no frames"),
-        ([[np.zeros((8, 8, 3), np.uint8)]], "a list must hold PIL images, got ndarray"),
+        (
+            [[np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)]],
+            r"of one size; got ndarray \[8, 8, 3\], ndarray",
+        ),
         ([[]], "has no frames"),
         ([], "empty list"),
         (None, "cannot read a video from NoneType"),
@@ -169,8 +178,128 @@ def test_numpy_on_request(processor):
 def test_arrays_that_are_no_video_are_refused(processor, video, problem):
     with pytest.raises(ValueError, match=problem):
         processor(video)
-    with pytest.raises(ValueError, match="start and end need timestamps"):
+    with pytest.raises(ValueError, match="start, end and fps need timestamps"):
         processor(np.zeros((2, 8, 8, 3), np.uint8), start=1)
+
+
+# What users of transformers' other video processors type
+
+
+def numbers(batch):
+    """The numbers that the frames of the first video show, which are their red values."""
+    return (batch["pixel_values_videos"][0, :, 0, 0, 0] * 255).round().int().tolist()
+
+
+@pytest.fixture
+def showing():
+    """A processor that leaves pixels as they are, and eight frames whose value is their number."""
+    plain = GLCCLVideoProcessor(size=8, crop_size=8, max_frames=4, image_mean=[0] * 3, image_std=[1] * 3)
+    return plain, np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+
+
+def test_a_list_of_frames_is_one_video(showing):
+    processor, video = showing
+    for frames in (list(video), [torch.from_numpy(frame).permute(2, 0, 1) for frame in video], [list(video)]):
+        assert torch.equal(processor(frames)["pixel_values_videos"], processor(video)["pixel_values_videos"])
+    assert processor([list(video), list(video[:3])])["padding_mask_videos"].sum(dim=1).tolist() == [4, 3]
+
+
+class Decoder:
+    """What is used of torchcodec's VideoDecoder: frames [n, 3, H, W] at indices, and what it knows of the file."""
+
+    def __init__(self, video):
+        self.video = torch.from_numpy(video).permute(0, 3, 1, 2)
+        self.metadata = SimpleNamespace(average_fps=4.0, duration_seconds=len(video) / 4)
+
+    def __len__(self):
+        return len(self.video)
+
+    def get_frames_at(self, indices):
+        return SimpleNamespace(data=self.video[indices])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"num_frames": 2}, [2, 6]),
+        ({"do_sample_frames": False, "num_frames": 2}, [*range(8)]),
+        ({"fps": 3}, [0, 2, 3, 4, 6, 7]),
+        ({"fps": 3, "num_frames": 2}, [2, 6]),
+        ({"fps": 0.1}, [4]),
+        ({"fps": 8}, [*range(8)]),
+        ({"fps": 2, "start": 1}, [5, 7]),
+        ({"start": 0.5, "end": 1.25}, [2, 3, 4]),
+    ],
+)
+@pytest.mark.parametrize(
+    "metadata", [{"fps": 4}, {"duration": 2.0, "total_num_frames": 8}, [[VideoMetadata(total_num_frames=8, fps=4)]]]
+)
+def test_frames_are_sampled_by_number_rate_and_time(showing, asked, found, metadata):
+    processor, video = showing
+    batch = processor(video, video_metadata=metadata, return_metadata=True, **asked)
+    assert numbers(batch) == found
+    assert batch["video_metadata"][0]["timestamps"].tolist() == [number / 4 for number in found]
+    assert batch["video_metadata"][0]["duration"] == 2
+    entry = {"array": video, "video_metadata": {"fps": 4}}
+    assert numbers(processor(entry, **asked)) == numbers(processor(Decoder(video), **asked)) == found
+
+
+def test_files_are_sampled_by_rate(tmp_path, processor):
+    path = write_video(tmp_path / "a.mp4", 50)
+    found = processor(path, fps=4, return_metadata=True)["video_metadata"][0]["timestamps"]
+    assert found.tolist() == [0.12, 0.36, 0.6, 0.84, 1.12, 1.36, 1.6, 1.84]
+    assert processor(path, do_sample_frames=False)["pixel_values_videos"].shape[1] == 50
+
+
+def test_frames_that_were_chosen_before_keep_their_times(showing):
+    processor, video = showing
+    metadata = {"fps": 4, "duration": 10.0, "frames_indices": [0, 4, 8, 12, 16, 20, 24, 28]}
+    batch = processor(video, video_metadata=metadata, start=2, end=4.5, return_metadata=True)
+    assert numbers(batch) == [2, 3, 4]
+    assert batch["video_metadata"][0] == {"timestamps": pytest.approx([2, 3, 4]), "duration": 10}
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"num_frames": 2, "max_frames": 3}, "num_frames=2 and max_frames=3 are two names of one"),
+        ({"fps": 2, "sampling": "release"}, "fps=2 and sampling='release' are two rules"),
+        ({"fps": 0}, "fps=0 must be a positive number"),
+        ({"fps": 2}, "fps need timestamps.*video_metadata="),
+        ({"fps": 2, "pad_to_max_frames": True}, "padded to max_frames"),
+        ({"video_metadata": {"fps": 0}}, r"videos\[0\]: video_metadata {'fps': 0} must have fps above 0"),
+        (
+            {"video_metadata": {"fps": 4, "frames_indices": [1, 2]}},
+            "where given, one of each of the 8 frames",
+        ),
+        ({"video_metadata": [{"fps": 4}] * 2}, "video_metadata has 2 values for 1 videos"),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused(showing, asked, problem):
+    processor, video = showing
+    with pytest.raises(ValueError, match=problem):
+        processor(video, **asked)
+
+
+def test_addresses_are_fetched_where_the_caller_says_so(tmp_path, processor, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", 10)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.mp4"
+        with pytest.raises(VideoDecodeError, match="is a URL; nothing is fetched"):
+            processor(url)
+        fetched = processor([url], allow_urls=True)["pixel_values_videos"]
+        assert torch.equal(fetched, processor(path)["pixel_values_videos"])
+        with pytest.raises(VideoDecodeError, match=r"b\.mp4: cannot be fetched \(.*404"):
+            processor(url.replace("a.mp4", "b.mp4"), allow_urls=True)
+        monkeypatch.setattr(video_processing_glccl, "MAX_URL_BYTES", 100)
+        with pytest.raises(VideoDecodeError, match="is larger than 100 bytes"):
+            processor(url, allow_urls=True)
+        processor.deadline = time.monotonic() + 60  # as on a server
+        with pytest.raises(VideoDecodeError, match="no such file"):
+            processor(url, allow_urls=True)
+        server.shutdown()
 
 
 def test_save_and_load(tmp_path):

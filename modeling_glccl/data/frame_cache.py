@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..atomic import write_whole
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError
-from ..video_processing_glccl import GLCCLVideoProcessor, GLCCLVideosKwargs
+from ..video_processing_glccl import GLCCLVideoProcessor, GLCCLVideoProcessorKwargs
 from .pool import map_videos
 
 # A change of what a cached frame is, or of how it is stored, needs a new version, or old files pass for current ones.
@@ -122,7 +122,9 @@ def with_frame_cache(
     if format == "jpeg" and pixels.max_frames * pixels.crop_size > 65_500:
         raise ValueError(f"{pixels.max_frames} frames of {pixels.crop_size} pixels do not fit a JPEG: format='raw'")
     pixels.image_mean, pixels.image_std, pixels.pad_to_max_frames = [0.0] * 3, [1.0] * 3, False
-    settings = {name: getattr(pixels, name) for name in sorted(GLCCLVideosKwargs.__annotations__.keys() - _LATER)}
+    settings = {
+        name: getattr(pixels, name) for name in sorted(GLCCLVideoProcessorKwargs.__annotations__.keys() - _LATER)
+    }
     content = json.dumps(settings | {"image": IMAGE_FORMATS[format], "version": VERSION}, indent=2).encode()
     name = f"{format}-{pixels.max_frames}x{pixels.crop_size}px-{hashlib.sha256(content).hexdigest()[:8]}"
     folder = Path(cache_dir).absolute() / name

@@ -60,9 +60,7 @@ class GLCCLModelTest(ModelTesterMixin, unittest.TestCase):
     def _video_features_get_expected_num_hidden_states(self, model_tester=None):
         return self._video_features_get_expected_num_attentions() + 2  # what enters each of the two encoders
 
-    @unittest.skip(
-        "each tower's lie in text_features and video_features; test_get_*_features_attentions looks"
-    )
+    @unittest.skip("each tower's lie in text_features and video_features; test_get_*_features_attentions looks")
     def test_attention_outputs(self):
         pass
 
