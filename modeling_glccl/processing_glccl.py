@@ -248,8 +248,8 @@ class GLCCLProcessor(ProcessorMixin):
         if padding in (False, "do_not_pad") and any(len(row) < length for row in rows):
             raise ValueError(f"padding={padding!r}, but texts of one batch must be padded to {length}: leave it out")
         # Where it reaches no word, padding is 0, as in the release: CLIPTokenizer's own is EOS.
-        padding = self.tokenizer.pad_token_id if self._towers.reads_padding else 0
-        input_ids = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
+        filler = self.tokenizer.pad_token_id if self._towers.reads_padding else 0
+        input_ids = torch.tensor([row + [filler] * (length - len(row)) for row in rows])
         attention_mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 

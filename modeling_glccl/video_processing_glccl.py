@@ -190,7 +190,7 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """One video: uint8 [n, 3, crop_size, crop_size] and its metadata; the job is [`FrameSampling`]'s arguments."""
         name = f"videos[{index}]"
-        if isinstance(video, dict) and "array" in video:
+        if hasattr(video, "keys") and "array" in video:
             video, known = video["array"], video.get("video_metadata", known)
         decoder: Any = video if hasattr(video, "get_frames_at") else None
         if decoder is None and not isinstance(video, np.ndarray | torch.Tensor | list | tuple):

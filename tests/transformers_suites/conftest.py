@@ -1,6 +1,13 @@
 """Markers of transformers' own test configuration."""
 
-MARKERS = ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "torch_compile_test")
+MARKERS = (
+    "is_pipeline_test",
+    "accelerate_tests",
+    "flash_attn_test",
+    "flash_attn_3_test",
+    "flash_attn_4_test",
+    "torch_compile_test",
+)
 
 
 def pytest_configure(config):
