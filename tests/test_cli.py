@@ -109,7 +109,7 @@ def test_wrong_usage_is_explained(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "no/such/folder/here", "--benchmark", "shape"], "did you mean 'shapes'?"),
+        (["evaluate", "hub/models/glccl-shapes", "--benchmark", "shape"], "did you mean 'shapes'?"),
         (["train", "recipes/none.yaml"], "recipes/none.yaml"),
     ],
 )
