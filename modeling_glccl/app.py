@@ -148,7 +148,7 @@ def players_html(query: str, results: Sequence[SearchResult], processor: GLCCLPr
         articles.append(
             f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls '
             f'ontimeupdate="{_FOLLOW}"></video><h3>{html.escape(Path(result.path).name)}</h3>'
-            f"<p>{score_text(result)}, best moment {start:.1f} to {end:.1f} s</p>{table}</article>"
+            f"<p>{html.escape(score_text(result))}, best moment {start:.1f} to {end:.1f} s</p>{table}</article>"
         )
     if not articles:
         return "There is no video yet: upload one."

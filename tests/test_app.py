@@ -37,6 +37,7 @@ from modeling_glccl.cli import main  # noqa: E402
 from modeling_glccl.features_glccl import Moment  # noqa: E402
 from modeling_glccl.search import SearchResult  # noqa: E402
 from modeling_glccl.search.rendering import group_words  # noqa: E402
+from modeling_glccl.search.words import Cue  # noqa: E402
 from modeling_glccl.video_files import find_videos  # noqa: E402
 
 SPACE = REPOSITORY / "hub" / "space"
@@ -276,6 +277,7 @@ def test_names_and_words_cannot_become_markup(pipe):
         frame_times=np.array([0.5, 1.5]),
         frame_weights=np.array([0.2, 0.8]),
         word_weights=np.full((slots, 2), 0.5),
+        words=Cue(1.0, 2.0, "<i>said</i>"),
     )
     page = players_html(query, [result], pipe.processor)
     assert "<i>" not in page
