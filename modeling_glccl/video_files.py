@@ -1,6 +1,7 @@
 """The video files below a folder: the one way in which every command finds them."""
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ VIDEO_SUFFIXES = (
 )
 # Of files that belong to the video of the same name.
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass
@@ -27,7 +29,7 @@ class FoundVideos:
 
     def notes(self) -> list[str]:
         """A line for the screen about each kind of what was left out."""
-        lines = [f"{folder}: this folder may not be read and is left out" for folder in self.unreadable]
+        lines = [f"{harmless(folder)}: this folder may not be read and is left out" for folder in self.unreadable]
         if self.ignored:
             suffixes = sorted({os.path.splitext(path)[1].lower() or "none" for path in self.ignored})
             lines.append(f"{len(self.ignored)} other files ignored (suffixes {', '.join(suffixes[:5])})")
@@ -84,3 +86,8 @@ def why_no_file(path: str | os.PathLike) -> str | None:
 def printable(path: str) -> str:
     """A path as text that any encoding can hold: bytes of a name that are not UTF-8 become \\xe9 and the like."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def harmless(text: str) -> str:
+    """Text without what a terminal would obey, or that would turn its lines around: each such character is a space."""
+    return _CONTROL.sub(" ", text)

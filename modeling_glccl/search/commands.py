@@ -17,7 +17,7 @@ from rich.console import Console
 from transformers.utils import logging
 
 from ..checkpoints import load_checkpoint
-from ..video_files import find_videos
+from ..video_files import find_videos, harmless
 from .cut import cut_moment
 from .index import VideoIndex
 from .ingest import IngestReport
@@ -219,10 +219,10 @@ def cut_command(
         try:
             cut = cut_moment(source, start, end, output / name, exact)
         except (ValueError, OSError) as error:
-            print(error if result.path in str(error) else f"{result.path}: {error}", file=sys.stderr)
+            print(harmless(str(error) if result.path in str(error) else f"{result.path}: {error}"), file=sys.stderr)
         else:
             shots.append(Shot(result.path, start, end, result.score))
-            print(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}")
+            print(harmless(f"{cut.path}: {clock(cut.start)} - {clock(cut.end)} of {result.path}"))
     if shot_list:
         write_shot_list(shot_list, title, shots)
         print(f"wrote {shot_list}")
@@ -240,7 +240,7 @@ def duplicates_command(index_path: str, *, threshold: float, as_json: bool) -> N
     for number, group in enumerate(groups, 1):
         print(f"{number}.")
         for video in group:
-            print(f"  {video.score:.3f}  {clock(video.duration):>9}  {video.path}")
+            print(f"  {video.score:.3f}  {clock(video.duration):>9}  {harmless(video.path)}")
     print(f"{sum(map(len, groups))} of {len(index)} videos in {len(groups)} groups of near-duplicates")
 
 
@@ -318,4 +318,4 @@ def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, An
 def print_errors(index: VideoIndex) -> None:
     """A line for each video of which something could not be read."""
     for path, error in index.errors().items():
-        print(error if error.startswith(path) else f"{path}: {error}")
+        print(harmless(error if error.startswith(path) else f"{path}: {error}"))

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError, decode_video
+from ..video_files import harmless
 from .searcher import SearchResult
 
 _THUMBNAIL = (160, 120)
@@ -67,11 +68,11 @@ def results_table(query: str, results: Sequence[SearchResult]) -> tuple[Table, s
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
         start, end, _ = result.moment
-        name = os.path.relpath(result.path, folder)
+        name = harmless(os.path.relpath(result.path, folder))
         confidence = [] if result.confidence is None else [f"{result.confidence:.0%}"]
         said = [result.found_by, result.words.text if result.words else ""] if spoken else []
         table.add_row(str(rank), f"{result.score:.2f}", *confidence, name, f"{clock(start)} - {clock(end)}", *said)
-    return table, folder
+    return table, harmless(folder)
 
 
 def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from lancedb.table import Table
 from tqdm.auto import tqdm
 
 from ..video_decoding_glccl import open_video
-from ..video_files import SUBTITLE_SUFFIXES, why_no_file
+from ..video_files import SUBTITLE_SUFFIXES, harmless, why_no_file
 from .candidates import Snapshot
 from .queries import Query
 from .store import OK, Store, is_in
@@ -123,7 +123,7 @@ def _read_streams(container: Any, streams: Sequence[Any], path: str, errors: lis
             # Every decoder gives the dialogue of the ASS format: {...} are its styles.
             lines = [getattr(rectangle, "dialogue", b"").decode(errors="replace") for rectangle in rectangles]
             text = re.sub(r"\{[^}]*\}|</?[a-zA-Z][^<>]*>", "", " ".join(lines)).replace("\\h", " ")
-            if text := " ".join(text.split())[:MAX_CUE_CHARACTERS]:
+            if text := " ".join(harmless(text).split())[:MAX_CUE_CHARACTERS]:
                 cues.append(Cue(start, end, text))
             if len(cues) == MAX_CUES:
                 errors.append(f"{path}: only its first {MAX_CUES:,} subtitles are kept")
@@ -159,7 +159,10 @@ def transcribe(path: str, model: Any) -> list[Cue]:
         sound, begin = container.streams.audio[0], (container.start_time or 0) / av.time_base
         offset = float((sound.start_time or 0) * sound.time_base) - begin
     segments, _ = model.transcribe(path, vad_filter=True)
-    return [Cue(part.start + offset, part.end + offset, part.text.strip()[:MAX_CUE_CHARACTERS]) for part in segments]
+    return [
+        Cue(part.start + offset, part.end + offset, harmless(part.text).strip()[:MAX_CUE_CHARACTERS])
+        for part in segments
+    ]
 
 
 def update_words(

@@ -71,15 +71,16 @@ def test_filters_and_order(run, videos, checkpoint):
     assert (code, printed) == (0, "nothing fits: no video has a score of 1e+06\n")
 
 
-def test_brackets_are_printed_as_they_are(run, videos, checkpoint):
+def test_brackets_are_printed_as_they_are_and_control_characters_are_not(run, videos, checkpoint):
     folder = videos / "["
     folder.mkdir()
     (videos / "v1.mp4").rename(folder / "x].mp4")
     (videos / "v2.mp4").rename(videos / ":smile:.mp4")
+    (videos / "v0.mp4").rename(videos / "red\x1b[31m.mp4")  # a terminal would obey
     run("index", videos, "--index", "my.index", "--model", checkpoint)
     code, printed = run("search", "close tag [/b]", "--index", "my.index")
     assert code == 0
-    for text in ("close tag [/b]", "[/x].mp4", ":smile:.mp4"):
+    for text in ("close tag [/b]", "[/x].mp4", ":smile:.mp4", "red [31m.mp4"):
         assert text in printed
 
 

@@ -45,6 +45,7 @@ def said(text: str) -> str:
         ("a.vtt", VTT.encode()),
         ("a.vtt", SRT.encode()),
         ("a.srt", VTT.encode()),
+        ("a.srt", SRT.replace("dough", "\x1b\u202e dough\x07").encode()),  # what a terminal would obey
     ],
 )
 def test_subtitle_files_are_read(tmp_path, name, content):
