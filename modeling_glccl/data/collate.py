@@ -1,5 +1,7 @@
 """Rows of a benchmark -> a batch."""
 
+import sys
+from types import TracebackType
 from typing import Any
 
 from transformers import BatchFeature
@@ -42,3 +44,16 @@ class RetrievalCollator:
             error.add_note(f"in the batch of {', '.join(names)}")
             raise
         return {"inputs": inputs, "videos": names}
+
+
+def part_quietly(_worker: int) -> None:
+    """`worker_init_fn` of every DataLoader: a worker says nothing if the run that it hands tensors to has ended.
+
+    Python's thread that hands them over would print a traceback when nobody takes them.
+    """
+
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, EOFError | ConnectionError):
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = excepthook

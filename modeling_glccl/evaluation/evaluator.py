@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils.generic import ModelOutput
 
-from ..data.collate import video_inputs
+from ..data.collate import part_quietly, video_inputs
 from .metrics import retrieval_ranks, summarize_ranks
 from .post_processing import QueryBank
 
@@ -124,6 +124,7 @@ def evaluate(
                 batch_size,
                 collate_fn=partial(video_inputs, processor),
                 num_workers=num_workers,
+                worker_init_fn=part_quietly,
             )
             features = []
             for batch in bar(loader, desc="videos", unit="batch"):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoints import MODELS, check_checkpoint, load_checkpoint
 from ..data import load_benchmark
-from ..data.collate import RetrievalCollator
+from ..data.collate import RetrievalCollator, part_quietly
 from ..data.frame_cache import with_frame_cache
 from ..data.group_sampler import GroupSampler
 from ..modeling_glccl import GLCCLModel
@@ -113,6 +113,7 @@ def build_loader(recipe: Recipe, split: Dataset, processor: GLCCLProcessor, num_
         drop_last=True,  # the losses of a smaller batch are not comparable, and CSC needs two pairs
         collate_fn=RetrievalCollator(processor),
         num_workers=recipe.data.num_workers,
+        worker_init_fn=part_quietly,
         # Without its own generator every new iterator draws from the global one, and a resumed run has one more.
         generator=torch.Generator(),
     )
