@@ -106,7 +106,7 @@ def _encode(container: Any, stream: Any, target: Any, start: float, end: float) 
     encoder = target.add_stream("libx264", rate=rate, options={"bf": "0"})
     encoder.pix_fmt, encoder.codec_context.time_base, encoder.codec_context.thread_count = "yuv420p", _TICK, 1
     begun = until = shown = None
-    before, waiting, durations = -math.inf, [], {}
+    before, pictures, waiting, durations = -math.inf, [], [], {}
     _, packets = _from_key_frame(container, stream, sound, start, end)
     for packet, seconds in chain(packets, [(None, math.inf)]):
         if packet is not None and packet.stream_index != stream.index:
@@ -127,14 +127,15 @@ def _encode(container: Any, stream: Any, target: Any, start: float, end: float) 
                         setattr(encoder.codec_context, name, getattr(shown, name))
                 picture.pts, picture.time_base, until = round((begin - start) / _TICK), _TICK, stop
                 durations[picture.pts] = round((stop - begin) / _TICK)
-                waiting = [*encoder.encode(picture), *waiting]
+                pictures += encoder.encode(picture)
             shown, before = frame, now
         if begun is not None:  # the header tells the size of the pictures
-            for encoded in [*(encoder.encode(None) if packet is None else []), *waiting]:
+            pictures += encoder.encode(None) if packet is None else []
+            for encoded in [*pictures, *waiting]:
                 if encoded.stream_index == encoder.index:  # x264 forgets it
                     encoded.duration = durations[encoded.pts]
                 target.mux(encoded)
-            waiting = []
+            pictures, waiting = [], []
     return None if begun is None or until is None else (begun, until)
 
 

@@ -68,6 +68,13 @@ def test_an_exact_moment_is_what_is_on_screen(tmp_path, start, end):
         assert float(stream.duration * stream.time_base) == pytest.approx(cut.end - cut.start, abs=2e-3)
 
 
+def test_an_exact_moment_may_be_longer_than_the_encoder_looks_ahead(tmp_path):
+    """Then it gives pictures before the end, and several with the last packet."""
+    write_video(tmp_path / "a.mp4", 70, fps=10)
+    cut = cut_moment(tmp_path / "a.mp4", 1.7, 7.0, tmp_path / "b.mp4", exact=True)
+    assert [frame_number(frame) for frame in decode_video(cut.path, 53).frames] == list(range(17, 70))
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("begins", [0.0, 7.0])
 def test_sound_is_copied_and_stays_in_step(tmp_path, exact, begins):
