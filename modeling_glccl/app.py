@@ -229,7 +229,7 @@ def build_app(
             uploads.hold(example)
             kind = "video" if Path(example[0]).suffix.lower() in VIDEO_SUFFIXES else "image"
             return show(given, {kind: example[0]}, RESULTS, uploads)
-        if not any(given[name].strip() for name in ("query", "and_")):
+        if not any((given[name] or "").strip() for name in ("query", "and_")):
             return "Type what happens in the video, or give an example.", "", gr.Button(visible=False), None, uploads
         return show(given, {}, RESULTS, uploads)
 

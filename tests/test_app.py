@@ -49,8 +49,8 @@ def search_all(query, indexes, k):
     return Library(indexes[0], "").find(SearchRequest(query=query, k=k), indexes[1:])
 
 
-def form(query="", and_="", not_="", folder="", since=None, until=None, shortest="", longest="", confidence=0):
-    """What the fields of the page hold."""
+def form(query="", and_=None, not_=None, folder=None, since=None, until=None, shortest="", longest="", confidence=0):
+    """What the fields of the page hold; None where they were never shown."""
     return [query, and_, not_, folder, since, until, shortest, longest, confidence]
 
 
