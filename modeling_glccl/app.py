@@ -159,7 +159,7 @@ def players_html(query: str | None, results: Sequence[SearchResult], processor: 
         articles.append(
             f'<article><video src="videos/{name}#t={start:.2f},{end:.2f}" autoplay muted playsinline controls '
             f'ontimeupdate="{_FOLLOW}"></video><h3>{html.escape(Path(result.path).name)}</h3>'
-            f"<p>{score_text(result)}, best moment {start:.1f} to {end:.1f} s</p>"
+            f"<p>{html.escape(score_text(result))}, best moment {start:.1f} to {end:.1f} s</p>"
             f'<p><button class="do" data-like="{name}@{start:.3f}-{end:.3f}">More like this</button>'
             f'<a class="do" href="{html.escape(moment_url(result, exact=True))}" download>Download moment</a></p>'
             f"{table}</article>"

@@ -126,6 +126,8 @@ class SearchRequest(VideosRequest):
     image: Base64Bytes | None = Field(None, description="an example to find the like of: an image, in base64")
     video: Base64Bytes | None = Field(None, description="the same: a video, in base64")
     like: VideoId | None = Field(None, description="the same: a video of the library, ID or ID@start-end in seconds")
+    words: Text | None = Field(None, description="what is said, in subtitles or a transcript")
+    no_words: bool = Field(False, description="do not look for the query in what is said")
     min_score: float | None = Field(None, allow_inf_nan=False)
     min_confidence: float | None = Field(None, ge=0, le=1, description="needs a calibrated model, and one sentence")
     sort: Literal["score", "date", "path"] = "score"
@@ -165,6 +167,8 @@ class Found(Video):
     score: float
     measure: str
     confidence: float | None
+    found_by: str
+    words: dict[str, Any] | None = Field(description="what is said there, where it was found by that")
     clip: list[float]
     moment: dict[str, float] | None
     moment_url: str = Field(description="relative to the server: a file of the moment alone")
@@ -251,14 +255,24 @@ class Library:
         `image` and `video` are files, which stand for those of the request.
         """
         names = {path: Path(path).name for path in (image, video) if path}
+        if request.words:  # it may hold none, and says so
+            names[self.index.path] = "the library"
         with self.turn("search", names) as deadline:
             indexes, holder, like = [self.index, *others], self.index, None
             if request.min_confidence is not None:
                 if self.index.model.config.confidence_weights is None:
                     raise RequestError("min_confidence: the model is not calibrated, so nothing has a confidence")
-                if request.query is None or request.and_ or request.not_ or image or video or request.like:
+                if (
+                    request.query is None
+                    or request.and_
+                    or request.not_
+                    or image
+                    or video
+                    or request.like
+                    or request.words
+                ):
                     raise RequestError("min_confidence: only searches with one sentence have confidences")
-            if not (request.query or request.and_ or image or video or request.like):
+            if not (request.query or request.and_ or image or video or request.like or request.words):
                 raise RequestError("query: say what happens in the video, or give an example")
             if request.like is not None:
                 holder, like = self._example(request.like, indexes)
@@ -268,8 +282,16 @@ class Library:
             if video:
                 check_video(video, deadline)
             examples = {"image": image, "video": video, "like": like}
+            # Thresholds are about frames; and fused ranks of one index do not compare with scores of another.
+            scored = request.min_score is not None or request.min_confidence is not None or bool(others)
             queries = holder.encode(
-                [request.query], and_=request.and_, not_=request.not_, deadline=deadline, **examples
+                [request.query],
+                and_=request.and_,
+                not_=request.not_,
+                words=request.words,
+                no_words=request.no_words or scored,
+                deadline=deadline,
+                **examples,
             )
             scores: dict[str, Any] = {"min_score": request.min_score, "min_confidence": request.min_confidence}
             options, found, nothing = self._filters(request) | scores, [], 0

@@ -106,6 +106,18 @@ def test_the_filters_are_those_of_the_index(client):
         )
 
 
+def test_what_is_said_is_found_too(client, opened):
+    index, root = opened
+    assert error(client.post("search", json={"words": "hello"}), 422).startswith("the library: holds no words")
+    subtitles = root / "secret" / "a.srt"
+    subtitles.write_text("1\n00:00:00,000 --> 00:00:01,000\nhello <b>world</b>\n")
+    index.update(root / "secret", only={str(root / "secret" / "a.mp4")}, progress=False)
+    for given in ({"words": "hello"}, {"query": "hello world"}):
+        first = client.post("search", json=given).json()["results"][0]
+        assert (first["name"], first["words"]["start"]) == ("a.mp4", 0)
+    assert client.post("search", json={"query": "hello world", "no_words": True}).json()["results"][0]["words"] is None
+
+
 def test_examples_come_as_base64_or_as_ids(client, opened):
     index, root = opened
     image = io.BytesIO()

@@ -38,6 +38,7 @@ from modeling_glccl.features_glccl import Moment  # noqa: E402
 from modeling_glccl.library import Library, SearchRequest  # noqa: E402
 from modeling_glccl.search import SearchResult  # noqa: E402
 from modeling_glccl.search.rendering import group_words  # noqa: E402
+from modeling_glccl.search.words import Cue  # noqa: E402
 from modeling_glccl.video_decoding_glccl import decode_video  # noqa: E402
 from modeling_glccl.video_files import find_videos  # noqa: E402
 
@@ -291,6 +292,7 @@ def test_names_and_words_cannot_become_markup(pipe):
         frame_times=np.array([0.5, 1.5]),
         frame_weights=np.array([0.2, 0.8]),
         word_weights=np.full((slots, 2), 0.5),
+        words=Cue(1.0, 2.0, "<i>said</i>"),
     )
     page = players_html(query, [result], pipe.processor)
     assert "<i>" not in page
@@ -367,7 +369,7 @@ def test_a_click_finds_what_is_like_the_moment(functions, opened, folder):
     span = f"@{result.moment.start:.3f}-{result.moment.end:.3f}"
     expected = index.search_like(like=result.video_id + span, max_duration=3, moments=True)
     assert shown(answer) == [Path(found.path).name for found in expected]
-    assert f"similarity (not GLCCL's) {expected[0].score:.2f}" in answer[1]
+    assert f"similarity (not GLCCL's) {expected[0].score:.2f}" in html.unescape(answer[1])
     message = functions["alike"](gradio.EventData(None, {"like": f"{like.partition('@')[0]}@90-99"}), None, *form())[0]
     assert "@90-99: none of its 4 stored frames lies there" in message
     assert str(folder) not in message
@@ -390,7 +392,7 @@ def test_an_example_finds_what_is_like_it_and_is_deleted_with_the_session(
         expected = opened[0].search_like(video=example)
     answer = functions["search"]([str(example)], None, *form())
     assert shown(answer) == [Path(found.path).name for found in expected]
-    assert f"similarity (not GLCCL's) {expected[0].score:.2f}" in answer[1]
+    assert f"similarity (not GLCCL's) {expected[0].score:.2f}" in html.unescape(answer[1])
     assert len(shown(functions["more"](answer[3], answer[4]))) == 3
     answer[4].close()
     assert not example.exists()

@@ -169,6 +169,11 @@ class VideoIndex:
         """The processor of the model."""
         return self._load().processor
 
+    @property
+    def path(self) -> str:
+        """The folder of the index, or its address."""
+        return self._store.uri
+
     def __len__(self) -> int:
         """Number of videos that can be found."""
         return self._store.count(f"clip = 0 AND status = '{OK}'")
