@@ -1,10 +1,8 @@
 """The web page: type a query, see the best videos play from their best moment, and which frames and words counted."""
 
 import copy
-import hashlib
 import html
 import os
-import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,29 +18,44 @@ try:
 except ImportError as _error:
     raise ImportError(f"the page needs Gradio: pip install 'modeling_glccl[demo]' ({_error})") from _error
 import torch
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from . import serving
+from .api import http_api, mcp_server
 from .checkpoints import load_checkpoint
-from .decoding_process_glccl import decode_in_process
+from .library import (
+    Library,
+    RequestError,
+    SearchRequest,
+    check_video,
+    explain,
+    forget,
+    moment_url,
+    path_of,
+    public_name,
+)
 from .processing_glccl import GLCCLProcessor
-from .search import SearchResult, VideoIndex
+from .search import Duplicate, SearchResult, VideoIndex
 from .search.commands import print_errors
-from .search.ranking import MAX_CHARACTERS, encode_queries
-from .search.rendering import STYLE, score_text, weights_table
+from .search.ranking import MAX_CHARACTERS
+from .search.rendering import STYLE, clock, score_text, weights_table
 from .video_decoding_glccl import VideoDecodeError
-from .video_files import find_videos
+from .video_files import VIDEO_SUFFIXES, find_videos
 
-RESULTS = 4
-_SECRET = secrets.token_bytes(16)
-_found: dict[str, str] = {}  # what a query found may be watched, under a name that tells nothing: name -> path
+RESULTS = 4  # at first, and how many "More" adds
+GROUPS = 20  # of near-duplicates
 _holders: Counter[str] = Counter()  # uploaded file -> visitors who have it; Gradio keeps equal files once
 _GRID = """<style>
 .glccl { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.5rem }
 .glccl article { min-width: 0 }
 .glccl video { width: 100%; aspect-ratio: 4 / 3; background: #8882; border-radius: 6px; object-fit: contain }
+.glccl :is(button, a).do { font: inherit; color: inherit; background: none; border: 1px solid #8888;
+  border-radius: 4px; padding: .1rem .5rem; margin-right: .4rem; text-decoration: none;
+  cursor: pointer; display: inline-block }
+.glccl :is(button, a).do:is(:hover, :focus-visible) { border-color: #e65a2e }
 </style>"""
 # While a video plays, marks the frame of its table that is nearest.
 _FOLLOW = (
@@ -55,6 +68,11 @@ _FOLLOW = (
 _SEEK = (
     "const cell = event.target.closest('td'); "
     "if (cell) this.closest('article').querySelector('video').currentTime = cell.dataset.time"
+)
+# A click on "More like this" tells the page of which video.
+_ALIKE = (
+    "element.addEventListener('click', event => { const button = event.target.closest('[data-like]'); "
+    "if (button) trigger('alike', {like: button.dataset.like}) })"
 )
 
 
@@ -76,8 +94,7 @@ class Uploads:
     def show(self, files: Sequence[str]) -> list[str]:
         """Makes these files, and no others, found; returns a line for each that is new or cannot be searched."""
         files = list(dict.fromkeys(files))
-        _holders.update(set(files) - self._held)
-        self._held.update(files)
+        self.hold(files)
         messages = []
         if len(files) > serving.MAX_VIDEOS:
             messages.append(_message(f"{len(files)} videos; the first {serving.MAX_VIDEOS} are searched"))
@@ -85,11 +102,13 @@ class Uploads:
         new = [file for file in files if file not in self._files]
         if gone := set(self._files) - set(files):
             self.index.remove(gone)
-        self._videos.deadline = time.monotonic() + serving.TIMEOUT_SECONDS
+        self._videos.deadline = deadline = time.monotonic() + serving.TIMEOUT_SECONDS
         for file in new:
             self._refused.pop(file, None)
-            if reason := self._why_refused(file):
-                self._refused[file] = reason
+            try:
+                check_video(file, deadline)
+            except VideoDecodeError as error:
+                self._refused[file] = str(error)
         if accepted := {file: file for file in new if file not in self._refused}:
             self.index.add(accepted, progress=False)
         self._files, errors = files, self.index.errors() | self._refused
@@ -103,16 +122,10 @@ class Uploads:
                 messages.append(f"{name} is searched now.")
         return messages
 
-    def _why_refused(self, file: str) -> str | None:
-        limit, deadline = serving.MAX_VIDEO_SECONDS, self._videos.deadline
-        try:  # no more is decoded than tells how long it is
-            video = decode_in_process(
-                file, 1, None, limit + 1, "uniform", 1, lambda frame: frame[0], deadline=deadline
-            )
-        except VideoDecodeError as error:
-            return str(error)
-        long = f"{file}: lasts {video.duration:.0f} s; at most {limit:.0f} s are allowed"
-        return long if video.duration > limit else None
+    def hold(self, files: Sequence[str]) -> None:
+        """Files to delete with this visitor, unless others have them, too."""
+        _holders.update(set(files) - self._held)
+        self._held.update(files)
 
     def close(self) -> None:
         """Deletes the index, and the files that nobody else has uploaded."""
@@ -122,37 +135,72 @@ class Uploads:
             if _holders[file]:
                 continue
             del _holders[file]
-            _found.pop(_public_name(file), None)
+            forget(file)
             if Path(file).is_relative_to(get_upload_folder()):
                 with suppress(OSError):
                     Path(file).unlink()
                     Path(file).parent.rmdir()
 
 
-@torch.inference_mode()
-def search_all(query: str, indexes: Sequence[VideoIndex], k: int) -> list[SearchResult]:
-    """The k best videos of some indexes of one model together; the query is encoded once."""
-    texts = encode_queries(indexes[0].model, indexes[0].processor, [query])
-    found = [result for index in indexes for result in index.search_features(texts, k, moments=True)[0]]
-    return sorted(found, key=lambda result: -result.score)[:k]
+class Page(gr.Blocks):
+    """The page, and the library that it searches."""
+
+    library: Library
 
 
-def players_html(query: str, results: Sequence[SearchResult], processor: GLCCLProcessor) -> str:
+def players_html(query: str | None, results: Sequence[SearchResult], processor: GLCCLProcessor) -> str:
     """The results as HTML: players, and tables of the weights of frames for sentence and words; a click seeks."""
     articles = []
     for result in results:
         assert result.moment is not None  # it was asked for
         start, end, _ = result.moment
-        source = f"videos/{_public_name(result.path)}#t={start:.2f},{end:.2f}"
+        name = public_name(result.video_id, result.path)
         table = weights_table(query, result, processor, attributes=f'onclick="{_SEEK}"')
         articles.append(
-            f'<article><video src="{html.escape(source)}" autoplay muted playsinline controls '
+            f'<article><video src="videos/{name}#t={start:.2f},{end:.2f}" autoplay muted playsinline controls '
             f'ontimeupdate="{_FOLLOW}"></video><h3>{html.escape(Path(result.path).name)}</h3>'
-            f"<p>{html.escape(score_text(result))}, best moment {start:.1f} to {end:.1f} s</p>{table}</article>"
+            f"<p>{html.escape(score_text(result))}, best moment {start:.1f} to {end:.1f} s</p>"
+            f'<p><button class="do" data-like="{name}@{start:.3f}-{end:.3f}">More like this</button>'
+            f'<a class="do" href="{html.escape(moment_url(result, exact=True))}" download>Download moment</a></p>'
+            f"{table}</article>"
         )
     if not articles:
-        return "There is no video yet: upload one."
+        return "There is no such video."
     return f'{STYLE}{_GRID}<div class="glccl">{"".join(articles)}</div>'
+
+
+def duplicates_html(groups: Sequence[Sequence[Duplicate]]) -> str:
+    """Groups of near-duplicates as HTML."""
+    parts = [f"{sum(map(len, groups))} videos in {len(groups)} groups"]
+    parts[0] += f"; the {GROUPS} most alike:" if len(groups) > GROUPS else ""
+    for group in groups[:GROUPS]:
+        articles = [
+            f'<article><video src="videos/{public_name(video.video_id, video.path)}#t=0.1" controls muted>'
+            f"</video><h3>{html.escape(Path(video.path).name)}</h3>"
+            f"<p>similarity {video.score:.2f}, {clock(video.duration)}</p></article>"
+            for video in group
+        ]
+        parts.append(f'<hr><div class="glccl">{"".join(articles)}</div>')
+    return STYLE + _GRID + "".join(parts)
+
+
+def _upload(**options: Any) -> gr.File:
+    """Takes what a visitor sends, as paths: Gradio would also fetch addresses, and leave an empty file beside each."""
+    upload = gr.File(**options)  # no subclass: Gradio would write a file of types beside this one
+    move = upload.async_move_resource_to_block_cache
+
+    async def keep(url_or_file_path: str | Path | None) -> str | None:
+        if str(url_or_file_path).startswith(("http:", "https:")):
+            raise gr.Error("Send the file itself: nothing is fetched.", print_exception=False)
+        return await move(url_or_file_path)
+
+    def paths(payload: ListFiles | FileData | None) -> list[str]:
+        files = payload.root if isinstance(payload, ListFiles) else [payload]
+        return [file.path for file in files if file is not None]
+
+    upload.async_move_resource_to_block_cache = keep
+    upload.preprocess = paths
+    return upload
 
 
 def build_app(
@@ -161,7 +209,7 @@ def build_app(
     *,
     examples: Sequence[str] = (),
     title: str = "Video search with GLCCL",
-) -> gr.Blocks:
+) -> Page:
     """The page.
 
     Args:
@@ -172,34 +220,61 @@ def build_app(
     """
     # A folder of this server alone: Gradio lets whoever knows a file's name read what lies in its folder of uploads.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder.name) / "uploads"))
+    library = Library(index, folder.name)
 
-    def search(query: str, uploads: Uploads | None) -> tuple[str, str]:
-        if not query.strip():
-            return "Type what happens in the video.", ""
+    def search(example: list[str], uploads: Uploads | None, *form: Any) -> tuple[Any, ...]:
+        given = dict(zip(fields, form, strict=True))
+        if example:
+            uploads = uploads or Uploads(index, folder.name)
+            uploads.hold(example)
+            kind = "video" if Path(example[0]).suffix.lower() in VIDEO_SUFFIXES else "image"
+            return show(given, {kind: example[0]}, RESULTS, uploads)
+        if not any((given[name] or "").strip() for name in ("query", "and_")):
+            return "Type what happens in the video, or give an example.", "", gr.Button(visible=False), None, uploads
+        return show(given, {}, RESULTS, uploads)
+
+    def alike(event: gr.EventData, uploads: Uploads | None, *form: Any) -> tuple[Any, ...]:
+        filters = dict(zip(fields, form, strict=True)) | {"query": "", "and_": "", "not_": "", "min_confidence": 0}
+        return show(filters | {"like": event.like}, {}, RESULTS, uploads)
+
+    def more(asked: tuple[dict[str, Any], dict[str, str], int], uploads: Uploads | None) -> tuple[Any, ...]:
+        given, files, shown = asked
+        return show(given, files, shown + RESULTS, uploads)
+
+    def show(given: dict[str, Any], files: dict[str, str], k: int, uploads: Uploads | None) -> tuple[Any, ...]:
+        """What the events of the page show: a message, the results, whether there are more, and for what."""
+        values = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
+        values = {name: value for name, value in values.items() if value not in ("", None, 0)}
+        for name in values.keys() & {"and_", "not_"}:
+            values[name] = [line for line in values[name].splitlines() if line.strip()]
         try:
-            found = search_all(query, [index, *([uploads.index] if uploads else [])], RESULTS)
-        except ValueError as error:
-            return _message(error), ""
-        # Files become readable over the network one by one, when they are found: never a folder.
-        _found.update({_public_name(result.path): result.path for result in found})
-        return "", players_html(query, found, index.processor)
-
-    async def keep(url_or_file_path: str | Path | None) -> str | None:
-        if str(url_or_file_path).startswith(("http:", "https:")):
-            raise gr.Error("Send the video itself: nothing is fetched.", print_exception=False)
-        return await gr.File.async_move_resource_to_block_cache(upload, url_or_file_path)
-
-    def paths(payload: ListFiles | FileData | None) -> list[str]:
-        return [file.path for file in payload.root] if isinstance(payload, ListFiles) else []
+            request = SearchRequest.model_validate(values | {"k": min(k + 1, serving.MAX_RESULTS)})
+            found = library.find(request, [uploads.index] if uploads else [], **files)
+        except ValidationError as error:
+            return _message(explain(error.errors())), "", gr.Button(visible=False), None, uploads
+        except RequestError as error:
+            return _message(error), "", gr.Button(visible=False), None, uploads
+        page = players_html(request.query, found[:k], index.processor)
+        return "", page, gr.Button(visible=len(found) > k), (given, files, k), uploads
 
     def add(files: list[str], uploads: Uploads | None) -> tuple[str, Uploads | None]:
         if files and uploads is None:
             uploads = Uploads(index, folder.name)
         return "  \n".join(uploads.show(files) if uploads else []), uploads
 
+    def duplicates(threshold: float) -> str:
+        if len(index) > serving.MAX_COMPARED:
+            return f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates."
+        try:
+            with library.turn("duplicates"):
+                return duplicates_html(index.duplicates(threshold))
+        except RequestError as error:
+            return html.escape(str(error))
+
     # What was uploaded but never reached a session is deleted after a day.
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
+    with Page(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         uploads = gr.State(None, delete_callback=lambda uploads: uploads and uploads.close())
+        asked = gr.State(None)
         gr.Markdown(f"# {title}")
         with gr.Row(equal_height=True):
             query = gr.Textbox(
@@ -211,7 +286,44 @@ def build_app(
                 max_length=MAX_CHARACTERS,
             )
             button = gr.Button("Search", variant="primary", scale=1, elem_id="search")
-        events = [button.click, query.submit]
+        with gr.Accordion("More options", open=False, elem_id="options"):
+            several: dict[str, Any] = {
+                "placeholder": "a sentence; Shift-Enter for one more",
+                "max_lines": serving.MAX_SENTENCES,
+                "max_length": 4 * MAX_CHARACTERS,
+            }
+            with gr.Row():
+                fields: dict[str, Any] = {
+                    "query": query,
+                    "and_": gr.Textbox(label="And this, too", elem_id="and", **several),
+                    "not_": gr.Textbox(label="But not this", elem_id="not", **several),
+                }
+            with gr.Row():
+                text = "a folder of the library, or *2026*"
+                fields["folder"] = gr.Textbox(label="Below this folder", placeholder=text, elem_id="folder")
+                day: dict[str, Any] = {"include_time": False, "type": "string"}
+                fields["since"] = gr.DateTime(label="File changed on this day or later", elem_id="since", **day)
+                fields["until"] = gr.DateTime(label="On this day or earlier", elem_id="until", **day)
+            with gr.Row():
+                # Not gr.Number, which shows None as 0.
+                for name, label in (("min_duration", "Seconds, at least"), ("max_duration", "Seconds, at most")):
+                    fields[name] = gr.Textbox(label=label, placeholder="any", elem_id=name)
+                fields["min_confidence"] = gr.Slider(
+                    0,
+                    1,
+                    0,
+                    step=0.05,
+                    label="Confidence, at least",
+                    visible=index.model.config.confidence_weights is not None,
+                )
+            example = _upload(
+                label="Find videos like this image or video",
+                file_types=["image", "video"],
+                elem_id="example",
+                height=120,
+            )
+        submits = [field.submit for field in fields.values() if hasattr(field, "submit")]
+        events = [button.click, example.upload, *submits]
         if examples:
             clickable = gr.Examples([[example] for example in examples], query)
             events += [clickable.load_input_event.then, blocks.load]
@@ -220,20 +332,27 @@ def build_app(
             "sentence. Below: the frames that each word is about. Point at a frame for its weight, click to go there."
         )
         message = gr.Markdown(elem_id="message")
-        results = gr.HTML(elem_id="results")
-        upload = gr.File(
+        results = gr.HTML(elem_id="results", js_on_load=_ALIKE)
+        further = gr.Button("More", visible=False, elem_id="more")
+        upload = _upload(
             label="Search your own videos too",
             file_count="multiple",
             file_types=["video"],
             elem_id="upload",
             height=140,
         )
-        # Gradio would fetch what is named by an address, and leave an empty file beside each that was sent.
-        upload.async_move_resource_to_block_cache = keep
-        upload.preprocess = paths
+        with gr.Accordion("Near-duplicates", open=False, elem_id="duplicates"):
+            threshold = gr.Slider(0.8, 1, 0.93, step=0.01, label="Similarity, at least")
+            compare = gr.Button("Find near-duplicates")
+            groups = gr.HTML(elem_id="groups")
+            compare.click(duplicates, threshold, groups, api_visibility="private")
+        form, shown = list(fields.values()), [message, results, further, asked, uploads]
         for event in events:
-            event(search, [query, uploads], [message, results], api_name="search")
+            event(search, [example, uploads, *form], shown, api_visibility="private")
+        results.alike(alike, [uploads, *form], shown, api_visibility="private")
+        further.click(more, [asked, uploads], shown, api_visibility="private")
         upload.change(add, [upload, uploads], [message, uploads], api_visibility="private")
+    blocks.library = library
     return blocks
 
 
@@ -270,12 +389,8 @@ def _message(error: object) -> str:
     return f"**This did not work:** {html.escape(str(error))}"
 
 
-def _public_name(path: str) -> str:
-    return hashlib.blake2b(os.fsencode(path), key=_SECRET, digest_size=16).hexdigest()
-
-
 async def _send_video(request: Request) -> Response:
-    path = _found.get(request.path_params["name"], "")
+    path = path_of(request.path_params["name"])
     return FileResponse(path) if os.path.isfile(path) else Response(status_code=404)
 
 
@@ -283,13 +398,28 @@ async def _not_found(_: Request) -> Response:
     return Response(status_code=404)
 
 
-def launch(blocks: gr.Blocks, access: serving.Access, **options: Any) -> Any:
-    """Starts the page for those who have `access`: no analytics, nothing fetched from elsewhere."""
+def launch(page: Page, access: serving.Access, mcp: bool = False, **options: Any) -> Any:
+    """Starts page and API for those who have `access`: no analytics, nothing fetched from elsewhere.
+
+    Args:
+        page: from `build_app`.
+        access: who is let in.
+        mcp: whether the API's functions are tools of MCP, too, at /mcp.
+        **options: of Gradio's `launch`.
+    """
     # Gradio would fetch addresses.
-    routes = [Route("/videos/{name}", _send_video), Route("/gradio_api/file=http{rest:path}", _not_found)]
-    return blocks.queue(max_size=serving.MAX_WAITING).launch(
+    routes: list[BaseRoute] = [
+        Route("/videos/{name}", _send_video),
+        Route("/gradio_api/file=http{rest:path}", _not_found),
+    ]
+    routes.append(Mount("/api", http_api(page.library)))
+    settings: dict[str, Any] = {"routes": routes, "middleware": access.middleware()}
+    if mcp:
+        route, settings["lifespan"] = mcp_server(page.library)
+        routes.append(route)
+    return page.queue(max_size=serving.MAX_WAITING).launch(
         server_name=access.host,
-        app_kwargs={"routes": routes, "middleware": access.middleware()},
+        app_kwargs=settings,
         max_file_size=serving.MAX_VIDEO_BYTES,
         footer_links=[],
         ssr_mode=False,

@@ -303,13 +303,19 @@ def _print_report(report: Any) -> int:
 @option("--user", envvar="GLCCL_USER", show_envvar=True, metavar="NAME:PASSWORD", help="that visitors must know")
 @option("--public", is_flag=True, help="let everybody in")
 @option("--port", type=click.IntRange(0, 65535), help="default: the first that is free from 7860 on")
-def serve(checkpoint: str | None, index: str | None, videos: str | None, port: int | None, **options: Any) -> None:
-    """Search in the browser: an index, or a folder of videos with a CHECKPOINT, a folder or Hub repository."""
+@option("--mcp", is_flag=True, help="offer search, list and cut as tools of MCP, too, at /mcp")
+def serve(
+    checkpoint: str | None, index: str | None, videos: str | None, port: int | None, mcp: bool, **options: Any
+) -> None:
+    """Search in the browser, or over HTTP at /api, an index, or a folder of videos with a CHECKPOINT.
+
+    CHECKPOINT is a folder or Hub repository.
+    """
     from .app import build_app, launch, open_searcher
     from .serving import Access
 
     access = Access(**options)
-    launch(build_app(*open_searcher(index, checkpoint, videos)), access, server_port=port)
+    launch(build_app(*open_searcher(index, checkpoint, videos)), access, mcp, server_port=port)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,24 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend, AuthenticationError, SimpleUser
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_VIDEOS = 16  # of a visitor
 MAX_VIDEO_BYTES = 200_000_000
 MAX_VIDEO_SECONDS = 600.0
+MAX_IMAGE_PIXELS = 25_000_000  # of an example
 MAX_BODY_BYTES = 1_000_000  # of a request that brings no video
+MAX_API_BYTES = 8_000_000  # of one to the API, which may bring an example
+MAX_SENTENCES = 8  # that shall hold, too, and as many that shall not
+MAX_RESULTS = 100
+MAX_COMPARED = 20_000  # videos among which near-duplicates are looked for: the time grows with the square
 TIMEOUT_SECONDS = 60.0  # to decode what one request brings
 MAX_WAITING = 32  # requests
 
@@ -101,18 +107,33 @@ class _Credentials(AuthenticationBackend):
         return AuthCredentials(), SimpleUser(user.partition(b":")[0].decode(errors="replace"))
 
 
-def _ask(_: HTTPConnection, __: Exception) -> PlainTextResponse:
+def _refuse(path: str, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """For programs as the API says all its errors, otherwise as text."""
+    if path.startswith(("/api/", "/mcp")):
+        return JSONResponse({"detail": message}, status, headers)
+    return PlainTextResponse(message, status, headers)
+
+
+def _ask(conn: HTTPConnection, _: Exception) -> Response:
     header = {"WWW-Authenticate": 'Basic realm="video search", charset="UTF-8"'}
-    return PlainTextResponse("This page needs a token (as the password, with any name) or a user.", 401, header)
+    message = "This page needs a token (as the password, with any name) or a user."
+    return _refuse(conn.scope["path"], 401, message, header)
 
 
 class _BodyLimit:
-    """Refuses larger requests than uploads, or than queries, may be."""
+    """Refuses larger requests than uploads, than those of the API, or than queries may be."""
 
     def __init__(self, app: ASGIApp):
-        self._other = RequestBodyLimitMiddleware(app, MAX_BODY_BYTES)
-        self._upload = RequestBodyLimitMiddleware(app, MAX_VIDEOS * MAX_VIDEO_BYTES)
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        upload = scope.get("path", "").rstrip("/").endswith("/upload")
-        await (self._upload if upload else self._other)(scope, receive, send)
+        path, limit = scope.get("path", ""), MAX_BODY_BYTES
+        if path.rstrip("/").endswith("/upload"):
+            limit = MAX_VIDEOS * MAX_VIDEO_BYTES
+        elif path.startswith(("/api/", "/mcp")):
+            limit = MAX_API_BYTES
+        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else ""
+        if length.isdecimal() and int(length) > limit:
+            refusal = _refuse(path, 413, f"the request has {int(length):,} bytes; at most {limit:,} are allowed")
+            return await refusal(scope, receive, send)
+        return await RequestBodyLimitMiddleware(self._app, limit)(scope, receive, send)

@@ -19,6 +19,7 @@ from hostile import HANGING, LISTS, hanging, nothing_opened
 from hub_server import local_hub
 from huggingface_hub import SpaceCard
 from paths import REPOSITORY
+from PIL import Image
 from remote_code import run_without_package
 from transformers import pipeline
 from videos import write_video
@@ -31,17 +32,27 @@ from modeling_glccl.app import (  # noqa: E402
     build_app,
     open_searcher,
     players_html,
-    search_all,
 )
 from modeling_glccl.cli import main  # noqa: E402
 from modeling_glccl.features_glccl import Moment  # noqa: E402
+from modeling_glccl.library import Library, SearchRequest  # noqa: E402
 from modeling_glccl.search import SearchResult  # noqa: E402
 from modeling_glccl.search.rendering import group_words  # noqa: E402
 from modeling_glccl.search.words import Cue  # noqa: E402
+from modeling_glccl.video_decoding_glccl import decode_video  # noqa: E402
 from modeling_glccl.video_files import find_videos  # noqa: E402
 
 SPACE = REPOSITORY / "hub" / "space"
 QUERY = "a red ball bounces"
+
+
+def search_all(query, indexes, k):
+    return Library(indexes[0], "").find(SearchRequest(query=query, k=k), indexes[1:])
+
+
+def form(query="", and_=None, not_=None, folder=None, since=None, until=None, shortest="", longest="", confidence=0):
+    """What the fields of the page hold; None where they were never shown."""
+    return [query, and_, not_, folder, since, until, shortest, longest, confidence]
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +172,20 @@ def test_the_page_gives_every_session_its_own_uploads(opened, tmp_path):
     """Through the functions of the page: what its state goes through from the first upload to the end."""
     blocks = build_app(*opened)
     functions = {function.name: function.fn for function in blocks.fns.values()}
-    (state,) = (block for block in blocks.blocks.values() if isinstance(block, gradio.State))
+    state, _ = (block for block in blocks.blocks.values() if isinstance(block, gradio.State))
     mine = str(write_video(tmp_path / "mine.mp4", 12, fps=10))
     assert functions["add"]([], None) == ("", None)
     message, uploads = functions["add"]([mine], state.value)
     assert message == "mine.mp4 is searched now."
     assert functions["add"]([mine], uploads) == ("", uploads)
-    assert functions["search"](QUERY, uploads)[1].count("<article>") == 4
-    assert functions["search"](QUERY, state.value)[1].count("<article>") == 3
-    assert functions["search"](" ", None) == ("Type what happens in the video.", "")
-    assert "2,001 characters; at most 2,000" in functions["search"]("a" * 2001, None)[0]
+    search = functions["search"]
+    assert search([], uploads, *form(QUERY))[1].count("<article>") == 4
+    assert search([], None, *form(QUERY))[1].count("<article>") == 3
+    assert search([], None, *form(" "))[0] == "Type what happens in the video, or give an example."
+    for field in ("query", "and_", "not_"):
+        assert f"{field.strip('_')}" in (message := search([], None, *form(**{"query": QUERY, field: "a" * 2001}))[0])
+        assert "at most 2000 characters" in message
+    assert "not: List should have at most 8 items" in search([], None, *form(QUERY, not_="a\n" * 9))[0]
     folder = Path(uploads.index.info()["path"])
     state.delete_callback(uploads)
     assert not folder.exists()
@@ -288,6 +303,131 @@ def test_names_and_words_cannot_become_markup(pipe):
     assert "<h3>&lt;b&gt;&amp;&quot;&#x27;.mp4</h3>" in page
     assert "sentence at 1.5 s: 80 %" in page
     assert page.count('class="moment"') == 1
+
+
+@pytest.fixture(scope="module")
+def functions(opened):
+    """Those of the page, by name."""
+    return {function.name: function.fn for function in build_app(*opened).fns.values()}
+
+
+def shown(answer) -> list[str]:
+    return re.findall("<h3>(.*?)</h3>", html.unescape(answer[1]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"folder": "more"}, ["d.mp4"]),
+        ({"folder": "*.mp4"}, ["a.mp4", "b & c.mp4", "d.mp4"]),
+        ({"folder": "b*"}, ["b & c.mp4"]),
+        ({"shortest": "1.5", "longest": "2.5"}, ["a.mp4"]),
+        ({"since": "2020-01-01", "until": "2100-01-01"}, ["a.mp4", "b & c.mp4", "d.mp4"]),
+    ],
+)
+def test_the_filters_of_the_page_are_those_of_the_search(functions, opened, folder, fields, names):
+    answer = functions["search"]([], None, *form(QUERY, **fields))
+    assert answer[0] == ""
+    assert sorted(shown(answer)) == names
+    expected = opened[0].search(QUERY, ids=[str(path) for path in folder.rglob("*.mp4") if path.name in names])
+    assert shown(answer) == [Path(result.path).name for result in expected]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"folder": "elsewhere"}, "no video passes the filters"),
+        ({"since": "soon"}, "since.date: Input should be a valid date"),
+        ({"longest": "long"}, "max_duration: Input should be a valid number"),
+        ({"confidence": 0.5}, "min_confidence: the model is not calibrated"),
+    ],
+)
+def test_what_a_filter_says_of_a_fault_names_no_folder(functions, folder, fields, message):
+    said, page, *_ = functions["search"]([], None, *form(QUERY, **fields))
+    assert message in said
+    assert page == ""
+    assert str(folder.parent) not in said
+
+
+def test_more_shows_the_next_results_below_the_first(functions, monkeypatch):
+    monkeypatch.setattr("modeling_glccl.app.RESULTS", 1)
+    first = functions["search"]([], None, *form(QUERY))
+    seen, answer = [shown(first)], first
+    while answer[2].visible:
+        answer = functions["more"](answer[3], None)
+        seen.append(shown(answer))
+    assert [len(names) for names in seen] == [1, 2, 3]
+    assert [names[:-1] for names in seen[1:]] == seen[:-1]
+    assert answer[1].startswith(first[1].removesuffix("</div>"))
+
+
+def test_a_click_finds_what_is_like_the_moment(functions, opened, folder):
+    index, _ = opened
+    result = index.search(QUERY, moments=True)[0]
+    like = re.search('data-like="(.*?)"', functions["search"]([], None, *form(QUERY))[1])[1]
+    answer = functions["alike"](gradio.EventData(None, {"like": like}), None, *form("ignored", longest="3"))
+    span = f"@{result.moment.start:.3f}-{result.moment.end:.3f}"
+    expected = index.search_like(like=result.video_id + span, max_duration=3, moments=True)
+    assert shown(answer) == [Path(found.path).name for found in expected]
+    assert f"similarity (not GLCCL's) {expected[0].score:.2f}" in html.unescape(answer[1])
+    message = functions["alike"](gradio.EventData(None, {"like": f"{like.partition('@')[0]}@90-99"}), None, *form())[0]
+    assert "@90-99: none of its 4 stored frames lies there" in message
+    assert str(folder) not in message
+    unknown = functions["alike"](gradio.EventData(None, {"like": str(folder / "a.mp4")}), None, *form())[0]
+    assert "is no video of this library" in unknown
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4"])
+def test_an_example_finds_what_is_like_it_and_is_deleted_with_the_session(
+    functions, opened, folder, tmp_path, monkeypatch, suffix
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    example = tmp_path / "cache" / "mine" / f"example.{suffix}"
+    example.parent.mkdir(parents=True)
+    if suffix == "png":
+        Image.fromarray(decode_video(folder / "a.mp4", 1).frames[0]).save(example)
+        expected = opened[0].search_like(image=example)
+    else:
+        shutil.copy(folder / "a.mp4", example)
+        expected = opened[0].search_like(video=example)
+    answer = functions["search"]([str(example)], None, *form())
+    assert shown(answer) == [Path(found.path).name for found in expected]
+    assert f"similarity (not GLCCL's) {expected[0].score:.2f}" in html.unescape(answer[1])
+    assert len(shown(functions["more"](answer[3], answer[4]))) == 3
+    answer[4].close()
+    assert not example.exists()
+
+
+def test_examples_beyond_the_limits_are_refused(functions, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_VIDEO_SECONDS", 1.0)
+    monkeypatch.setattr(serving, "MAX_IMAGE_PIXELS", 99)
+    (tmp_path / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    Image.new("RGB", (10, 10)).save(tmp_path / "large.png")
+    write_video(tmp_path / "long.mp4", 20, fps=10)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    messages = {
+        "script.png": "script.png: is no image (BMP, GIF, JPEG, PNG, WEBP)",
+        "large.png": "large.png: has 100 pixels; at most 99 are allowed",
+        "long.mp4": "long.mp4: lasts 2 s; at most 1 s are allowed",
+        "bad.mp4": "bad.mp4: is not a video that FFmpeg can read",
+    }
+    for name, message in messages.items():
+        answer = functions["search"]([str(tmp_path / name)], None, *form(QUERY))
+        assert answer[:2] == (f"**This did not work:** {message}", "")
+        answer[4].close()
+
+
+def test_near_duplicates_are_shown_in_groups(checkpoint, folder, tmp_path, monkeypatch):
+    shutil.copy(folder / "a.mp4", tmp_path / "a.mp4")
+    shutil.copy(folder / "a.mp4", tmp_path / "copy.mp4")
+    app = build_app(*open_searcher(checkpoint=str(checkpoint), videos=tmp_path))
+    (find,) = (function.fn for function in app.fns.values() if function.name == "duplicates")
+    page = find(0.93)
+    assert "2 videos in 1 groups" in page
+    assert re.findall("<h3>(.*?)</h3>", page) == ["a.mp4", "copy.mp4"]
+    assert str(tmp_path) not in page
+    monkeypatch.setattr(serving, "MAX_COMPARED", 1)
+    assert find(0.93) == "More than 1 videos: use the command glccl duplicates."
 
 
 def test_what_to_search_must_be_said(tmp_path):

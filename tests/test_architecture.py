@@ -51,7 +51,7 @@ FORBIDDEN = {
     "search": {"training"},
     "peers": {"training", "evaluation", "search"},
 }
-ON_TOP = {"cli", "app"}
+ON_TOP = {"cli", "app", "api"}
 
 
 def imports(path: Path, package: Path):

@@ -126,6 +126,11 @@ def test_the_command_refuses_an_open_host_before_it_loads_anything(capsys, monke
     assert "nowhere" in capsys.readouterr().err
 
 
+def asked(query: str) -> list:
+    """What the page sends for a search: no example, what was uploaded, and what its fields hold."""
+    return [None, None, query, "", "", "", None, None, "", "", 0]
+
+
 class Visitor:
     """Speaks Gradio's protocol."""
 
@@ -171,7 +176,7 @@ def test_nothing_of_the_page_is_seen_without_the_token(page):
 
 def test_answers_do_not_tell_where_videos_lie_and_videos_play(page):
     visitor, _, root = page
-    message, results = visitor.call("search", [QUERY, None])["data"]
+    message, results = visitor.call("search", asked(QUERY))["data"][:2]
     assert message == ""
     assert str(root) not in results
     source = re.search(r'src="(videos/[0-9a-f]+)#', results)[1]
@@ -187,8 +192,8 @@ def test_a_file_is_uploaded_searched_and_deleted_with_its_session(page):
     (path,) = visitor.http.post("/gradio_api/upload", files={"files": mine.open("rb")}).json()
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     assert visitor.call("add", [[file], None], "another")["data"][0] == "mine.mp4 is searched now."
-    assert "mine.mp4" in visitor.call("search", [QUERY, None], "another")["data"][1]
-    assert "mine.mp4" not in visitor.call("search", [QUERY, None])["data"][1]
+    assert "mine.mp4" in visitor.call("search", asked(QUERY), "another")["data"][1]
+    assert "mine.mp4" not in visitor.call("search", asked(QUERY))["data"][1]
     assert [found.name for found in (root / "uploads").rglob("*.*")] == ["mine.mp4"]
     blocks.app.state_holder.delete_state("another")
     assert [found for found in (root / "uploads").rglob("*") if found.is_file()] == []
@@ -199,8 +204,9 @@ def test_what_was_not_sent_is_neither_fetched_nor_read(page, path, monkeypatch):
     visitor, *_ = page
     looked_up, look_up = [], socket.getaddrinfo
     monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: looked_up.append(a[:2]) or look_up(*a, **k))
-    answer = visitor.call("add", [[{"path": path, "meta": {"_type": "gradio.FileData"}}], None], "third")
-    assert answer["error"] in (None, "Send the video itself: nothing is fetched.")
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    for answer in (visitor.call("add", [[file], None], "third"), visitor.call("search", [file, *asked("")[1:]])):
+        assert answer["error"] in (None, "Send the file itself: nothing is fetched.")
     assert visitor.http.get(f"/gradio_api/file={path}").status_code in (403, 404)
     assert set(looked_up) <= {("127.0.0.1", visitor.http.base_url.port)}  # the page itself
 
@@ -211,9 +217,9 @@ def test_a_full_queue_is_said(page, monkeypatch):
     monkeypatch.setattr(blocks._queue, "max_size", 2)
     wait = threading.Event()
     (search,) = {number for number, function in blocks.fns.items() if number == visitor.functions["search"]}
-    monkeypatch.setattr(blocks.fns[search], "fn", lambda query, uploads: wait.wait(60) and ("", ""))
+    monkeypatch.setattr(blocks.fns[search], "fn", lambda *values: wait.wait(60) and ("", "", None, None, None))
     try:
-        answers = [visitor.join("search", [QUERY, None], f"visitor {i}") for i in range(6)]
+        answers = [visitor.join("search", asked(QUERY), f"visitor {i}") for i in range(6)]
     finally:
         wait.set()
     assert answers[0].status_code == 200

@@ -11,6 +11,10 @@ from pathlib import Path
 from .store import is_in
 
 
+class NothingPassesError(ValueError):
+    """No video passes the filters."""
+
+
 @dataclass
 class Filters:
     """What a clip must fulfil to be found; all of it together."""

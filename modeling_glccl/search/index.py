@@ -31,7 +31,7 @@ from .words import load_speech, update_words
 
 _SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "clip_kind", "created")
 # Of results, which come with the best score first; sorting keeps the order of equal ones.
-_ORDERS: dict[str, Callable[[SearchResult], Any]] = {
+ORDERS: dict[str, Callable[[SearchResult], Any]] = {
     "score": lambda result: -result.score,
     "date": lambda result: -result.mtime_ns,
     "path": lambda result: result.path,
@@ -169,6 +169,11 @@ class VideoIndex:
         """The processor of the model."""
         return self._load().processor
 
+    @property
+    def path(self) -> str:
+        """The folder of the index, or its address."""
+        return self._store.uri
+
     def __len__(self) -> int:
         """Number of videos that can be found."""
         return self._store.count(f"clip = 0 AND status = '{OK}'")
@@ -290,6 +295,15 @@ class VideoIndex:
             errors[row["path"]] = "; ".join(filter(None, (errors.get(row["path"]), unread[row["video_key"]])))
         return errors
 
+    def videos(self, **filters: Any) -> list[dict[str, Any]]:
+        """`video_id`, `path`, `duration` (seconds) and `mtime_ns` of the videos that can be found, by path.
+
+        With the filters of [`~VideoIndex.search`] those of which the first clip passes.
+        """
+        condition = Filters(**filters).condition() or "true"
+        rows = self._store.videos(["video_id", "path", "duration", "mtime_ns"], f"status = '{OK}' AND {condition}")
+        return sorted(rows, key=lambda row: row["path"])
+
     def duplicates(self, threshold: float = 0.93) -> list[list[Duplicate]]:
         """Groups of near-duplicate videos, those most alike first, by the features of all frames of all clips.
 
@@ -351,7 +365,6 @@ class VideoIndex:
         """
         return self.search_batch([None], k, **options)[0]
 
-    @torch.inference_mode()
     def search_batch(
         self,
         queries: Sequence[str | None],
@@ -367,37 +380,58 @@ class VideoIndex:
         **options: Any,
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for several sentences, which are encoded together; None for examples alone."""
+        # Thresholds are about frames.
+        no_words = no_words or any(options.get(name) is not None for name in ("min_score", "min_confidence"))
+        encoded = self.encode(
+            queries, and_=and_, not_=not_, image=image, video=video, like=like, words=words, no_words=no_words
+        )
+        return self.search_features(encoded, k, **options)
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        queries: Sequence[str | None],
+        *,
+        and_: str | Sequence[str] = (),
+        not_: str | Sequence[str] = (),
+        image: str | PathLike[str] | None = None,
+        video: str | PathLike[str] | None = None,
+        like: str | None = None,
+        words: str | None = None,
+        no_words: bool = False,
+        deadline: float | None = None,
+    ) -> list[Query]:
+        """What is asked of [`~VideoIndex.search_batch`] for `search_features`, of any index of the model.
+
+        With `deadline`, a reading of `time.monotonic()`, `video` is decoded in a process that is ended then.
+        """
         if words is not None and not (words.strip() and len(words) <= MAX_CHARACTERS):
             raise ValueError(f"words={words[:50]!r}: give 1 to {MAX_CHARACTERS:,} characters of what is said")
         wanted, nots = ([part] if isinstance(part, str) else list(part) for part in (and_, not_))
-        model, processor, examples = self.model, self.processor, []
+        model, processor, examples, without = self.model, self.processor, [], None
         if image is not None:
             examples.append(read_image(model, processor, os.fspath(image)))
         if video is not None:
-            examples.append(read_video(model, processor, os.fspath(video)))
+            examples.append(read_video(model, processor, os.fspath(video), deadline))
         if like is not None:
-            example, options["without"] = read_stored(self._store, like)
+            example, without = read_stored(self._store, like)
             examples.append(example.to(model.device))
         sentences = [*wanted, *nots, *(query for query in queries if query is not None)]
         texts = encode_queries(model, processor, sentences) if sentences else []
-        # Thresholds, and sentences with further parts, are about frames.
+        # Sentences with further parts are about frames.
         plain = words is None and not (no_words or wanted or nots or examples)
-        plain = plain and options.get("min_score") is None and options.get("min_confidence") is None
         shared, nots, own = texts[: len(wanted)], texts[len(wanted) :][: len(nots)], iter(texts[len(wanted + nots) :])
-        return self.search_features(
-            [
-                Query(
-                    [*([] if query is None else [next(own)]), *shared],
-                    examples,
-                    nots,
-                    words=(query if plain else words) or "",
-                    every_word=plain,
-                )
-                for query in queries
-            ],
-            k,
-            **options,
-        )
+        return [
+            Query(
+                [*([] if query is None else [next(own)]), *shared],
+                examples,
+                nots,
+                words=(query if plain else words) or "",
+                every_word=plain,
+                without=without,
+            )
+            for query in queries
+        ]
 
     @torch.inference_mode()
     def search_features(
@@ -415,8 +449,8 @@ class VideoIndex:
         """[`~VideoIndex.search`] for texts that are encoded already, each [1, D], [1, Nw, D], [1, Nw], or queries."""
         if k < 1:
             raise ValueError(f"k={k} must be 1 or more")
-        if sort not in _ORDERS:
-            raise ValueError(f"sort={sort!r} is unknown; use {', '.join(_ORDERS)}")
+        if sort not in ORDERS:
+            raise ValueError(f"sort={sort!r} is unknown; use {', '.join(ORDERS)}")
         if min_confidence is not None and not 0 <= min_confidence <= 1:
             raise ValueError(f"min_confidence={min_confidence} must lie in 0..1")
         if min_confidence is not None and self.model.config.confidence_weights is None:
@@ -428,10 +462,11 @@ class VideoIndex:
         queries = [query if isinstance(query, Query) else Query([query]) for query in queries]
         if min_confidence is not None and any(query.measure != "logit" for query in queries):
             raise ValueError(f"min_confidence={min_confidence}: only searches with one sentence have confidences")
-        found = self._load().search(queries, k, moments, exhaustive, Filters(**filters))
+        without = next((query.without for query in queries if query.without), None)
+        found = self._load().search(queries, k, moments, exhaustive, Filters(**{"without": without, **filters}))
 
         def passes(result: SearchResult) -> bool:
             confident = min_confidence is None or (result.confidence or 0) >= min_confidence
             return confident and (min_score is None or result.score >= min_score)
 
-        return [sorted(filter(passes, results), key=_ORDERS[sort]) for results in found]
+        return [sorted(filter(passes, results), key=ORDERS[sort]) for results in found]

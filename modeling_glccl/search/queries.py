@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ class Query:
     nots: Sequence[GLCCLTextFeatures] = ()
     words: str = ""
     every_word: bool = False  # in one subtitle; and where none has all of them, only the rest of the query counts
+    without: str | None = None  # id of the video that an example was taken from, which shall not be found
 
     def __post_init__(self):
         if not (self.texts or self.examples or (self.words and not self.nots)):
@@ -81,16 +83,22 @@ def read_image(model: GLCCLModel, processor: GLCCLProcessor, path: str) -> GLCCL
     return _encode(model, processor, pixels[None])
 
 
-def read_video(model: GLCCLModel, processor: GLCCLProcessor, source: str) -> GLCCLVideoFeatures:
-    """Frames [1, F, D] of "FILE" or, in seconds, "FILE@start-end"."""
-    path, start, end = (source, None, None) if Path(source).exists() else _split(source)
+def read_video(
+    model: GLCCLModel, processor: GLCCLProcessor, source: str, deadline: float | None = None
+) -> GLCCLVideoFeatures:
+    """Frames [1, F, D] of "FILE" or, in seconds, "FILE@start-end"; with a deadline decoded in another process."""
+    path, start, end = (source, None, None) if Path(source).exists() else split_span(source)
+    if deadline is not None:
+        processor = copy(processor)
+        processor.video_processor = copy(processor.video_processor)
+        processor.video_processor.deadline = deadline
     return _encode(model, processor, path, start=start, end=end)
 
 
 def read_stored(store: Store, source: str) -> tuple[GLCCLVideoFeatures, str]:
     """Frames [1, F, D] of "ID" or "ID@start-end" as an index has them, and the id."""
     known = store.count(is_in("video_id", [source]))
-    video_id, start, end = (source, None, None) if known else _split(source)
+    video_id, start, end = (source, None, None) if known else split_span(source)
     rows = list(store.rows(["frames", "frame_times"], f"status = '{OK}' AND {is_in('video_id', [video_id])}"))
     if not rows:
         raise ValueError(f"{store.uri}: has no video with the id {source!r} (like)")
@@ -105,7 +113,7 @@ def read_stored(store: Store, source: str) -> tuple[GLCCLVideoFeatures, str]:
     return GLCCLVideoFeatures(torch.from_numpy(chosen)[None], torch.ones(1, len(chosen), dtype=torch.bool)), video_id
 
 
-def _split(source: str) -> tuple[str, float | None, float | None]:
+def split_span(source: str) -> tuple[str, float | None, float | None]:
     """Name, start and end of "NAME@start-end"; a name alone has neither."""
     found = re.fullmatch(r"(.+)@(\d+\.?\d*)-(\d+\.?\d*)", source)
     return (found[1], float(found[2]), float(found[3])) if found else (source, None, None)

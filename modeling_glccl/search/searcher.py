@@ -16,7 +16,7 @@ from ..features_glccl import GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .candidates import Snapshot, first_of_each
-from .filters import Filters
+from .filters import Filters, NothingPassesError
 from .queries import Query
 from .ranking import exact_logits, prepare_text
 from .store import Store, explained, is_in
@@ -153,7 +153,7 @@ class Searcher:
                 reason = re.sub(r", \S+\.rs:[\d:]+$", "", " ".join(str(error).split()))
                 raise ValueError(f"{uri}: where={filters.where!r}: {reason}") from error
             if not len(snapshot.row_ids):
-                raise ValueError(f"{uri}: no video passes the filter: {' '.join(condition.split())[:300]}")
+                raise NothingPassesError(f"{uri}: no video passes the filter: {' '.join(condition.split())[:300]}")
         return snapshot
 
     def frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
