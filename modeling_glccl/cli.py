@@ -19,7 +19,6 @@ PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 2**31 - 1)
 WORKERS = click.IntRange(0, 1024)
 SECONDS = click.FloatRange(0, min_open=True)
-RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,8 +100,8 @@ add(
     option("--output", type=PATH, default="runs/demo"),
 )
 recipes = (
-    option("--recipe", type=PATH, default=RECIPES / "shapes.yaml", show_default="recipes/shapes.yaml"),
-    option("--clip-recipe", type=PATH, default=RECIPES / "shapes_clip.yaml", show_default="recipes/shapes_clip.yaml"),
+    option("--recipe", default="shapes", help="a YAML file, or the name of one of recipes/"),
+    option("--clip-recipe", default="shapes_clip"),
     option("--output", type=PATH, default="runs/shapes"),
     overrides,
 )
@@ -233,7 +232,7 @@ add(
     splits,
     settings,
     option("--videos", is_flag=True, help="embed the videos, where that is allowed"),
-    option("--card", type=PATH, metavar="FILE", help="default: hub/datasets/BENCHMARK/README.md"),
+    option("--card", type=PATH, metavar="FILE", help="default: that of hub/datasets/"),
     option("--push", "repo_id", metavar="REPO_ID", help="upload to this dataset repository, which is made private"),
     option("--public", is_flag=True, help="make it public instead"),
 )
@@ -249,7 +248,7 @@ add(
 @argument("recipe")
 @overrides
 def train(recipe: str, overrides: Sequence[str]) -> None:
-    """Train what a RECIPE, a YAML file, describes: here or, under accelerate launch, on many GPUs."""
+    """Train what a RECIPE, a YAML file or a name such as own_videos, describes; by accelerate launch on many GPUs."""
     from . import training
 
     training.train(training.load_recipe(recipe, overrides))

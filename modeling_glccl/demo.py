@@ -23,13 +23,13 @@ from .evaluation import evaluate, retrieval_metrics
 from .evaluation.evaluate_checkpoint import baselines
 from .evaluation.metrics import METRICS
 from .evaluation.tables_and_plots import metrics_table, plot_recalls
+from .packaged import packaged
 from .training import load_recipe
 from .training.pretrain_clip import ClipRecipe
 from .training.recipe import differences
 
-ROOT = Path(__file__).parent.parent
 # A trained model and, in its sub-folder `clip`, the CLIP that the training started from.
-CHECKPOINT = ROOT / "hub" / "models" / "glccl-shapes"
+CHECKPOINT = packaged("hub", "models", "glccl-shapes")
 QUERIES = ("a green heart bounces", "a blue ring falls", "in the snow, a white cross spins")
 # Each changes one thing. Mean pooling has one score, so there is no consistency between scores to train.
 VARIANTS = {
@@ -58,16 +58,15 @@ def run_demo(output: Path) -> None:
     demo.show(output / "model", CHECKPOINT / "clip", metrics, "fp32")
 
 
-def run_training_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str] = ()) -> None:
+def run_training_demo(recipe: str, clip_recipe: str, output: Path, overrides: Sequence[str] = ()) -> None:
     """The same from nothing: renders all videos and stills, pre-trains a small CLIP and trains GLCCL on it first.
 
     Args:
-        recipe, overrides: of the training on the shapes benchmark, and `key=value` strings that go over it.
+        recipe, overrides: of the training on the shapes benchmark, a file or a name, and `key=value` strings over it.
         clip_recipe: of the pre-training of the small CLIP.
         output: folder for everything that is made; what is there already is used.
 
     Raises:
-        FileNotFoundError: the package was installed without its repository.
         ValueError: `output` holds results of other recipes.
         subprocess.CalledProcessError: a stage failed; the next call goes on with it.
     """
@@ -77,7 +76,7 @@ def run_training_demo(recipe: Path, clip_recipe: Path, output: Path, overrides: 
     demo.show(output / "model" / trained["model"], demo.clip, trained["test"], trained["precision"])
 
 
-def run_comparison(recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str] = ()) -> None:
+def run_comparison(recipe: str, clip_recipe: str, output: Path, overrides: Sequence[str] = ()) -> None:
     """Trains the same model again with GLIM off, CSC off, and mean pooling, on the same data, steps and seed.
 
     Writes comparison.csv and comparison.png into `output`; arguments and errors as [`run_training_demo`]'s.
@@ -105,11 +104,6 @@ class Demo:
     """Stages with their times, and those of them that need no training."""
 
     def __init__(self, output: Path, **options: Any):
-        if not (ROOT / "train.py").exists():
-            raise FileNotFoundError(
-                f"{ROOT} is no clone of the repository, whose recipes and trained model the demo needs: "
-                "clone it, and run make demo there"
-            )
         self.output = output
         self.data = {"data_dir": output / "data", **options}
         self.console = Console()
@@ -212,7 +206,7 @@ class Demo:
 class TrainingDemo(Demo):
     """The stages before, on a recipe."""
 
-    def __init__(self, recipe: Path, clip_recipe: Path, output: Path, overrides: Sequence[str]):
+    def __init__(self, recipe: str, clip_recipe: str, output: Path, overrides: Sequence[str]):
         super().__init__(output)
         folders = {"model.clip": "clip", "data.data_dir": "data", "data.frame_cache_dir": "frames"}
         self.overrides = [*(f"{key}={output / folder}" for key, folder in folders.items()), *overrides]
@@ -241,7 +235,7 @@ class TrainingDemo(Demo):
         threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
         command = ["-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1", "--mixed_precision=no"]
         command += ["--dynamo_backend=no", f"--num_cpu_threads_per_process={threads}"]
-        command += [ROOT / "train.py", self.recipe_file, *overrides]
+        command += ["--module", "modeling_glccl.cli", "train", self.recipe_file, *overrides]
         done = is_result_of(load_recipe(self.recipe_file, overrides), folder)
         self.stage(f"train {name}", lambda: self.run(command), done)
         return read_json(folder / "results.json")

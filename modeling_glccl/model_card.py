@@ -13,8 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
 from .configuration_glccl import GLCCLConfig
-
-TEMPLATE = Path(__file__).with_name("model_card.md")
+from .packaged import packaged
 
 SNIPPET = """\
 from transformers import pipeline
@@ -109,7 +108,7 @@ def make_card(
     return str(
         ModelCard.from_template(
             data,
-            template_path=str(TEMPLATE),
+            template_path=str(packaged("model_card.md")),
             model_name=name,
             facts=_facts(folder, config),
             snippet=snippet,

@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from .checkpoints import check_checkpoint
 from .configuration_glccl import GLCCLConfig
 from .model_card import make_card
+from .packaged import packaged
 
 # What model and processor write, and what a training run adds. Anything else in the folder stays where it is.
 PUBLISHED = (
@@ -69,7 +70,7 @@ def publish_dataset(
     """`glccl data export`: writes a benchmark into a new folder and, given a dataset repository, uploads it."""
     from .data.export import export_benchmark
 
-    rows = export_benchmark(benchmark, folder, card or Path("hub", "datasets", benchmark, "README.md"), **options)
+    rows = export_benchmark(benchmark, folder, card or packaged("hub", "datasets", benchmark, "README.md"), **options)
     print(f"{folder}: {', '.join(f'{split} {count:,} rows' for split, count in rows.items())}")
     if repo_id:
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -114,6 +115,7 @@ def collect(
     if not any(name.endswith("_glccl.py") for name in files):
         files |= {code.name: code for code in Path(__file__).parent.glob("*_glccl.py")}
     for path in map(Path, more):
+        path = path if path.is_file() else packaged(str(path))
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not a file")
         files[path.name] = path

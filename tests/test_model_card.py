@@ -7,11 +7,10 @@ import pytest
 from checkpoints import save_tiny_checkpoint
 from hub_server import local_hub
 from huggingface_hub import ModelCard, constants
-from paths import REPOSITORY
 from videos import write_video
 
 from modeling_glccl import model_card
-from modeling_glccl.model_card import TEMPLATE, make_card
+from modeling_glccl.model_card import make_card
 
 
 def test_the_least_version_of_transformers_is_the_same_everywhere():
@@ -65,10 +64,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def no_example(monkeypatch):
     monkeypatch.setattr(model_card, "_example", lambda *arguments: ("code\n", "output\n"))
-
-
-def test_the_template_at_the_top_is_the_packaged_one():
-    assert (REPOSITORY / "model_card.md").read_bytes() == TEMPLATE.read_bytes()
 
 
 def test_the_example_is_run_and_shown_with_what_it_printed(checkpoint, tmp_path):

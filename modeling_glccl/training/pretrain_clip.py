@@ -206,7 +206,7 @@ def _initialise_for_a_short_training(model: CLIPModel) -> None:
 def main() -> None:
     """The command line: a recipe and overrides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file, such as recipes/shapes_clip.yaml")
+    parser.add_argument("recipe", help="a YAML file, or shapes_clip")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     pretrain_clip(load_recipe(arguments.recipe, arguments.overrides, ClipRecipe))

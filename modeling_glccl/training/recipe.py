@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..data.files import read_text
+from ..packaged import packaged
 from ..peers import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
@@ -191,7 +192,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
     """Reads a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that comes with the package ("own_videos").
         overrides: `key=value` strings that go over the file: dotted keys, values in YAML (`train.learning_rate=1e-3`,
             `model.config.glim_local=false`, `data.validation_split=null`).
         recipe_class: the dataclass to fill.
@@ -201,7 +202,14 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
             range, an override that is not `key=value`.
         FileNotFoundError: no such file.
     """
-    values = _parse(read_text(Path(path)), str(path)) or {}
+    file, known = Path(path), {recipe.stem: recipe for recipe in sorted(packaged("recipes").glob("*.yaml"))}
+    if not file.is_file() and not file.suffix:
+        if str(path) not in known:
+            raise FileNotFoundError(
+                f"{path}: no such file, and no recipe of the package: {_nearest(str(path), [*known])}"
+            )
+        file = known[str(path)]
+    values = _parse(read_text(file), str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a mapping of keys; got {values!r}")
     for override in overrides:

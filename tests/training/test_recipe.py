@@ -142,6 +142,19 @@ def test_an_override_without_effect_is_refused(recipe_file):
     assert load_recipe(recipe_file, settings).train.pairs_per_process(2) == 16
 
 
+def test_a_recipe_of_the_package_has_a_name(tmp_path, monkeypatch):
+    """Wherever the command runs; a file of that name comes first, a folder does not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_videos").mkdir()
+    assert load_recipe("own_videos") == load_recipe(RECIPES / "own_videos.yaml")
+    (tmp_path / "shapes").write_text("output_dir: mine")
+    assert load_recipe("shapes").output_dir == "mine"
+    with pytest.raises(FileNotFoundError, match=r"^own_video: no such file, .*: did you mean own_videos\?$"):
+        load_recipe("own_video")
+    with pytest.raises(FileNotFoundError, match=r"own_videos\.yaml"):
+        load_recipe("own_videos.yaml")
+
+
 def test_a_recipe_without_output_dir_is_refused(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(ValueError, match="output_dir"):
