@@ -1,4 +1,4 @@
-"""How a command behaves in a terminal: errors in one line, Ctrl-C and SIGTERM, progress in a file."""
+"""How a command behaves in a terminal: errors and warnings in one line, Ctrl-C and SIGTERM, progress in a file."""
 
 import os
 import shlex
@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -38,7 +40,8 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
     if not sys.stderr.isatty():  # before tqdm is imported, which reads them once
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""
-    with _signals() as received:
+    with _signals() as received, warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, name)
         try:
             code = command() or 0
             if not received:
@@ -110,5 +113,14 @@ def _explain(error: BaseException) -> str | None:
     foreign = type(error).__module__.partition(".")[0] in FOREIGN_ERRORS
     if not foreign and not isinstance(error, (ValueError, OSError, ImportError)):
         return None
-    lines = [*str(error).splitlines(), *getattr(error, "__notes__", [])]
-    return "; ".join(line.strip() for line in lines if line.strip()) or type(error).__name__
+    return _one_line("\n".join([str(error), *getattr(error, "__notes__", [])])) or type(error).__name__
+
+
+def _show_warning(name: str, message: Warning | str, *_where: Any, **_more: Any) -> None:
+    """As `warnings.showwarning`, without the line of source; over the progress bar of a terminal, not beside it."""
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    print(f"{clear}{name}: warning: {_one_line(str(message))}", file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

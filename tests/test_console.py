@@ -4,10 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
+from paths import REPOSITORY
+from training_runs import TINY, write_recipe
 
 from modeling_glccl import console
+from modeling_glccl.data import load_benchmark
 
 
 def run(command, goes_on=False) -> int:
@@ -82,6 +87,44 @@ def test_a_signal_ends_a_command_and_what_it_started(number, code, capsys):
     assert child.wait(60) == -signal.SIGTERM
     assert capsys.readouterr().err == "glccl x: interrupted; the same command goes on where it stopped\n"
     assert signal.getsignal(number) is former
+
+
+def test_a_warning_is_a_line_without_source(capsys):
+    def command():
+        for text in ("a.mp4: is cut.\n  Using the rest.", "b.mp4: is cut"):
+            warnings.warn(text, stacklevel=1)
+
+    shown = warnings.showwarning
+    assert run(command) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "glccl x: warning: a.mp4: is cut.; Using the rest.",
+        "glccl x: warning: b.mp4: is cut",
+    ]
+    assert warnings.showwarning is shown
+
+
+@pytest.mark.slow
+def test_training_into_a_file_is_short_lines(tmp_path):
+    """Of each bar a line at its start and one at its end; a warning of a process that decodes has no source."""
+    recipe = write_recipe(tmp_path, tmp_path / "data")
+    dataset = load_benchmark("shapes", tmp_path / "data", split="train", **TINY["data"]["options"])
+    video = Path(dataset[0]["video"]["path"])
+    content = bytearray(video.read_bytes())
+    content[2000:3000] = bytes(1000)
+    video.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "train.py", str(recipe), "data.num_workers=1", "train.epochs=1"],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
+    (warning,) = [line for line in lines if "warn" in line.lower()]
+    assert warning.startswith(f"glccl train: warning: {video}: declares 48 frames, but ")
+    assert len(lines) < 30
+    assert max(map(len, lines)) < 300
 
 
 def test_progress_in_a_file_is_lines():

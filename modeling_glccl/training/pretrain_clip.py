@@ -8,7 +8,9 @@ It stands for the CLIP that GLCCL starts from, where none can be downloaded:
 import argparse
 import json
 import math
+import shlex
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, get_cosine_schedule_with_warmup
 
 from ..atomic import replace_folder, room_for
+from ..console import run
 from ..data import load_benchmark
 from ..data.shapes.sampler import STILLS_PER_GROUP
 from ..environment import describe_environment, resolve_precision
@@ -203,14 +206,18 @@ def _initialise_for_a_short_training(model: CLIPModel) -> None:
             projection.weight.mul_(0.1)
 
 
-def main() -> None:
+def main() -> int:
     """The command line: a recipe and overrides."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, or shapes_clip")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
-    pretrain_clip(load_recipe(arguments.recipe, arguments.overrides, ClipRecipe))
+
+    def command() -> None:
+        pretrain_clip(load_recipe(arguments.recipe, arguments.overrides, ClipRecipe))
+
+    return run(command, "pretrain_clip", shlex.join(sys.argv), goes_on=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
