@@ -11,12 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .packaged import install_line
+
 try:
     import gradio as gr
     from gradio.data_classes import FileData, ListFiles
     from gradio.utils import get_upload_folder
 except ImportError as _error:
-    raise ImportError(f"the page needs Gradio: pip install 'modeling_glccl[demo]' ({_error})") from _error
+    raise ImportError(f"the page needs Gradio: {install_line('demo')} ({_error})") from _error
 import torch
 from pydantic import ValidationError
 from starlette.requests import Request

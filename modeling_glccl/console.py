@@ -16,8 +16,18 @@ from typing import Any
 
 import click
 
+from .packaged import install_line
+
 # What a missing module belongs to, where that is not [train].
-EXTRAS = {"gradio": "demo", "lancedb": "search", "ray": "scale"}
+EXTRAS = {
+    "faster_whisper": "speech",
+    "gradio": "demo",
+    "lancedb": "search",
+    "opentimelineio": "edit",
+    "pyarrow": "search",
+    "ray": "scale",
+    "starlette": "demo",
+}
 # Errors of libraries that have no class in common with Python's: damaged weights, no connection.
 FOREIGN_ERRORS = ("safetensors", "httpx", "httpx2")
 # How tqdm shows progress in a file: a line now and then instead of one that is never finished.
@@ -104,7 +114,7 @@ def _explain(error: BaseException) -> str | None:
     """What a user can do something about, in one line; None for what is a mistake of this package."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("modeling_glccl"):
         module = error.name.partition(".")[0]
-        return f"{module} is not installed: pip install 'modeling_glccl[{EXTRAS.get(module, 'train')}]'"
+        return f"{module} is not installed: {install_line(EXTRAS.get(module, 'train'))}"
     if isinstance(error, subprocess.CalledProcessError):
         command = shlex.join(map(str, error.cmd))
         return f"{command} ended with exit code {error.returncode}; the lines above say why"

@@ -13,6 +13,7 @@ from training_runs import TINY, write_recipe
 
 from modeling_glccl import console
 from modeling_glccl.data import load_benchmark
+from modeling_glccl.packaged import install_line
 
 
 def run(command, goes_on=False) -> int:
@@ -32,7 +33,7 @@ def failing(error):
         (ValueError("first\n  second"), "first; second"),
         (FileNotFoundError(2, "No such file or directory", "a.mp4"), "a.mp4: No such file or directory"),
         (OSError("no space"), "no space"),
-        (ModuleNotFoundError("x", name="ray.data"), "ray is not installed: pip install 'modeling_glccl[scale]'"),
+        (ModuleNotFoundError("x", name="ray.data"), f"ray is not installed: {install_line('scale')}"),
         (subprocess.CalledProcessError(3, ["a", "b c"]), "a 'b c' ended with exit code 3; the lines above say why"),
     ],
 )

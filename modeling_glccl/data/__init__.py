@@ -5,10 +5,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
+from ..packaged import install_line
+
 try:
     import datasets
 except ImportError as _error:
-    raise ImportError(f"benchmarks need datasets: pip install 'modeling_glccl[train]' ({_error})") from _error
+    raise ImportError(f"benchmarks need datasets: {install_line('train')} ({_error})") from _error
 
 # A module each, whose BENCHMARK, or itself, has load(data_dir, repo_id, split, missing, with_videos, **config).
 BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")

@@ -2,6 +2,8 @@
 
 import os
 
+from ..packaged import install_line
+
 # Before LanceDB is imported: it warns of every table that it makes.
 for _name in ("LANCE_LOG", "LANCEDB_LOG"):
     os.environ.setdefault(_name, "error")
@@ -11,7 +13,7 @@ try:
     import lancedb  # noqa: F401
     import rich  # noqa: F401
 except ImportError as _error:
-    raise ImportError(f"an index needs LanceDB: pip install 'modeling_glccl[search]' ({_error})") from _error
+    raise ImportError(f"an index needs LanceDB: {install_line('search')} ({_error})") from _error
 
 from ..features_glccl import Moment  # noqa: E402
 from .cut import CutMoment, cut_moment  # noqa: E402

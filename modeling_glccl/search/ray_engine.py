@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from ..packaged import install_line
 from .ingest import IngestSettings, Job, finish_here
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -15,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
 except ImportError as error:
-    raise ImportError(f"engine='ray' needs Ray: pip install 'modeling_glccl[scale]' ({error})") from error
+    raise ImportError(f"engine='ray' needs Ray: {install_line('scale')} ({error})") from error
 
 # Jobs given to the cluster at a time. Each round ends with its slowest video, so it is long.
 _ROUND = 20_000

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..atomic import write_whole
+from ..packaged import install_line
 from ..video_decoding_glccl import open_video
 
 
@@ -28,7 +29,7 @@ def check_shot_list(path: Path) -> None:
         try:
             import opentimelineio  # noqa: F401
         except ImportError as error:
-            raise ImportError(f"{path}: needs OpenTimelineIO: pip install 'modeling_glccl[edit]' ({error})") from error
+            raise ImportError(f"{path}: needs OpenTimelineIO: {install_line('edit')} ({error})") from error
 
 
 def write_shot_list(path: Path, query: str, shots: Sequence[Shot]) -> None:

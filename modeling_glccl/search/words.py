@@ -19,6 +19,7 @@ from lancedb.query import FullTextOperator, MatchQuery
 from lancedb.table import Table
 from tqdm.auto import tqdm
 
+from ..packaged import install_line
 from ..video_decoding_glccl import open_video
 from ..video_files import SUBTITLE_SUFFIXES, harmless, why_no_file
 from .candidates import Snapshot
@@ -141,9 +142,7 @@ def load_speech(name: str) -> Any:
     try:
         from faster_whisper import WhisperModel  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError(
-            f"speech={name!r} needs faster-whisper: pip install 'modeling_glccl[speech]' ({error})"
-        ) from error
+        raise ImportError(f"speech={name!r} needs faster-whisper: {install_line('speech')} ({error})") from error
     device, compute_type = ("cuda", "float16") if torch.cuda.is_available() else ("cpu", "int8")
     try:
         return WhisperModel(name, device=device, compute_type=compute_type)

@@ -9,6 +9,7 @@ import pytest
 from videos import write_video
 
 from modeling_glccl.cli import main
+from modeling_glccl.packaged import install_line
 from modeling_glccl.search.shot_list import Shot, write_shot_list
 from modeling_glccl.video_decoding_glccl import VideoDecodeError
 
@@ -67,7 +68,7 @@ def test_what_a_list_needs_is_said_before_the_search(tmp_path, monkeypatch, caps
         assert main([*command, "a dog", "--index=none", "--shot-list=list.txt"]) == 1
         assert "a shot list is a file called .csv, .edl, .otio" in capsys.readouterr().err
         assert main([*command, "a dog", "--index=none", "--shot-list=list.otio"]) == 1
-        assert "pip install 'modeling_glccl[edit]'" in capsys.readouterr().err
+        assert install_line("edit") in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

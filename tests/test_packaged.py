@@ -1,0 +1,32 @@
+"""Where the files of the repository are, and the command that installs an extra."""
+
+from pathlib import Path
+
+import pytest
+from paths import REPOSITORY
+
+from modeling_glccl import packaged
+
+
+def test_a_checkout_has_them_beside_the_package():
+    for names in (("recipes", "shapes.yaml"), ("hub", "models", "glccl-shapes"), ("model_card.md",)):
+        assert packaged.packaged(*names) == REPOSITORY.joinpath(*names)
+        assert packaged.packaged(*names).exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "held", "line"),
+    [
+        ("here", True, 'pip install -c constraints.txt "modeling_glccl[train]"'),
+        ("with blank", True, "pip install -c '{}' \"modeling_glccl[train]\""),
+        ("here", False, 'pip install "modeling_glccl[train]"'),
+    ],
+)
+def test_the_command_of_an_extra_names_the_tested_versions_where_they_are(folder, held, line, tmp_path, monkeypatch):
+    for name in ("here", "with blank"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(packaged, "ROOT", tmp_path / folder)
+    if held:
+        Path(tmp_path / folder / "constraints.txt").touch()
+    assert packaged.install_line("train") == line.format(tmp_path / folder / "constraints.txt")
