@@ -11,6 +11,5 @@ class SingleFilesHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Adds the files to every wheel but the editable one."""
         if version != "editable":
-            build_data["force_include"] |= {
-                name: f"modeling_glccl/{name}" for name in ("constraints.txt", "model_card.md")
-            }
+            for name in ("constraints.txt", "model_card.md"):
+                build_data["force_include"][name] = f"modeling_glccl/{name}"

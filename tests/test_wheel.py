@@ -38,10 +38,8 @@ def test_the_wheel_holds_what_lies_beside_the_package_and_no_second_copy(wheel):
     held = {name.removeprefix("modeling_glccl/") for name in names}
     folders = (REPOSITORY / folder for folder in ("recipes", "hub/datasets", "hub/models/glccl-shapes"))
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    files += [
-        REPOSITORY / name
-        for name in ("constraints.txt", "model_card.md", "hub/endpoint/handler.py", "modeling_glccl/py.typed")
-    ]
+    single = ("constraints.txt", "model_card.md", "hub/endpoint/handler.py", "modeling_glccl/py.typed")
+    files += [REPOSITORY / name for name in single]
     assert {path.relative_to(REPOSITORY).as_posix().removeprefix("modeling_glccl/") for path in files} < held
     assert len(names) == len(set(names))
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"modeling_glccl"}
