@@ -1,5 +1,6 @@
 """The `glccl` command. Each command imports what it needs when it runs: not every user installs every extra."""
 
+import gc
 import os
 import shlex
 import sys
@@ -85,7 +86,16 @@ def add(name: str, target: str, description: str, *parameters: Callable) -> None
 
     def call(settings: dict[str, Any] | None = None, **options: Any) -> None:
         module, function = target.split(":")
-        getattr(import_module(module, __package__), function)(**options, **settings or {})
+        if "torch" in sys.modules:
+            imported = import_module(module, __package__)
+        else:
+            gc.disable()  # imports make a million objects, and all of them stay: not to be looked through again and again
+            try:
+                imported = import_module(module, __package__)
+            finally:
+                gc.freeze()
+                gc.enable()
+        getattr(imported, function)(**options, **settings or {})
 
     for parameter in reversed(parameters):
         call = parameter(call)
