@@ -13,7 +13,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 from table import RESULTS, show, write_csv
@@ -39,15 +39,15 @@ def processor_seconds(arguments: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def imports(arguments: list[str]) -> Counter[str]:
+def imports(arguments: list[str]) -> list[tuple[str, float]]:
     """Seconds that the modules of each package took to run, without those that they import, most expensive first."""
     command = [sys.executable, "-X", "importtime", *arguments]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
-    found = Counter()
+    found: dict[str, float] = defaultdict(float)
     for line in lines:
         if line.startswith("import time:") and (own := line[len("import time:") :].split("|"))[0].strip().isdigit():
             found[own[2].strip().partition(".")[0]] += int(own[0]) / 1e6
-    return found
+    return sorted(found.items(), key=lambda item: -item[1])
 
 
 def main() -> None:
@@ -83,8 +83,9 @@ def main() -> None:
         show(rows[-1], header=len(rows) == 1, wide=["process"])
     write_csv(rows, "startup", arguments.output)
     found, rows = imports(search), []
-    for name, own in found.most_common(10):
-        rows.append({"imports of glccl search": name, "s": round(own, 2), "share": round(own / found.total(), 3)})
+    total = sum(own for _, own in found)
+    for name, own in found[:10]:
+        rows.append({"imports of glccl search": name, "s": round(own, 2), "share": round(own / total, 3)})
         show(rows[-1], header=len(rows) == 1)
     write_csv(rows, "startup_imports", arguments.output)
 

@@ -89,7 +89,7 @@ def add(name: str, target: str, description: str, *parameters: Callable) -> None
         if "torch" in sys.modules:
             imported = import_module(module, __package__)
         else:
-            gc.disable()  # imports make a million objects, and all of them stay: not to be looked through again and again
+            gc.disable()  # imports make a million objects, all of which stay
             try:
                 imported = import_module(module, __package__)
             finally:

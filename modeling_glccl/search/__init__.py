@@ -12,7 +12,7 @@ class _RunWhenUsed(ModuleType):
     """A package whose own code runs once one of its names is asked for; its submodules can be imported before."""
 
     def __getattr__(self, name: str) -> Any:
-        self.__class__ = ModuleType
+        self.__class__ = ModuleType  # pyright: ignore[reportAttributeAccessIssue]
         self.__spec__.loader.exec_module(self)  # pyright: ignore[reportOptionalMemberAccess]
         return getattr(self, name)
 
