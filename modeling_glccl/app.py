@@ -19,7 +19,6 @@ try:
     from gradio.utils import get_upload_folder
 except ImportError as _error:
     raise ImportError(f"the page needs Gradio: {install_line('demo')} ({_error})") from _error
-import torch
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -359,7 +358,11 @@ def build_app(
 
 
 def open_searcher(
-    index: str | Path | None = None, checkpoint: str | None = None, videos: str | Path | None = None
+    index: str | Path | None = None,
+    checkpoint: str | None = None,
+    videos: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> tuple[VideoIndex, TemporaryDirectory]:
     """What [`build_app`] takes, of an index (`glccl index`), or of a checkpoint and a folder of videos.
 
@@ -372,14 +375,13 @@ def open_searcher(
     """
     folder = TemporaryDirectory(prefix="glccl-", ignore_cleanup_errors=True)
     if index is not None:
-        return VideoIndex.open(index), folder
+        return VideoIndex.open(index, device=device, precision=precision), folder
     if checkpoint is None or videos is None:
         raise ValueError("which videos? Pass --index, or a checkpoint and --videos")
     for note in find_videos(videos).check().notes():
         print(note)
     model, processor = load_checkpoint(checkpoint)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
-    opened = VideoIndex.create(Path(folder.name) / "index", model, processor)
+    opened = VideoIndex.create(Path(folder.name) / "index", model, processor, device=device, precision=precision)
     opened.update(videos)
     print_errors(opened)
     if not len(opened):

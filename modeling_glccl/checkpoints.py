@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 from .configuration_glccl import GLCCLConfig
+from .environment import resolve_device, resolve_precision
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor, refuse_foreign_tokenizer
@@ -21,6 +23,7 @@ from .video_files import VIDEO_SUFFIXES
 MODELS: dict[str, type[GLCCLModel]] = {
     cast(type[GLCCLConfig], model.config_class).model_type: model for model in (GLCCLModel, *PEERS)
 }
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -62,8 +65,7 @@ def check_checkpoint(name: str | os.PathLike) -> str:
 def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel, GLCCLProcessor]:
     """The model, in evaluation mode on the CPU, and the processor of a checkpoint, whole or not at all.
 
-    Weights are float32 where there is no GPU, whatever the files hold: a CPU without bfloat16 products would be many
-    times slower. With a GPU they have the dtype of the files.
+    Weights are float32, whatever the files hold; [`place`] moves a model to what the hardware computes fastest.
 
     Args:
         name: folder or Hub repository: of GLCCL, of a peer (`modeling_glccl.peers`), or of a plain CLIP, MetaCLIP 2 or
@@ -79,17 +81,16 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
     model_type = check_checkpoint(name)
     verbosity = logging.get_verbosity()
     try:
-        dtype = {} if torch.cuda.is_available() else {"dtype": torch.float32}
         if model_type in MODELS:
             logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
             loaded = MODELS[model_type].from_pretrained(
-                name, output_loading_info=True, ignore_mismatched_sizes=True, **dtype, **config
+                name, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32, **config
             )
             model, report = cast(tuple[GLCCLModel, dict[str, Any]], loaded)
             logging.set_verbosity(verbosity)
             refuse_incomplete(name, report)
         else:
-            model = GLCCLModel.from_pretrained(name, **dtype, **config)
+            model = GLCCLModel.from_pretrained(name, dtype=torch.float32, **config)
         processor = GLCCLProcessor.from_pretrained(name)
     except SafetensorError as error:
         raise ValueError(
@@ -114,6 +115,22 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
     for key in owners.keys() & config.keys():  # the two fit each other
         setattr(owners[key], key, config[key])
     return model.eval(), processor
+
+
+def place(model: GLCCLModel, device: str = "auto", precision: str = "auto") -> None:
+    """Moves a model to a device, in the precision that it computes fastest or in another, and says so (on stderr).
+
+    Args:
+        model: is changed.
+        device: "auto", a GPU if there is one, or a name of torch, such as "cpu" or "cuda:1".
+        precision: of the weights, "fp32", "bf16", "fp16" or "auto", see [`~environment.resolve_precision`].
+
+    Raises:
+        ValueError: no such device.
+    """
+    where, chosen = resolve_device(device), resolve_precision(precision, device)
+    model.to(where, _DTYPES[chosen])  # pyright: ignore[reportArgumentType]
+    print(f"computing on {where} in {chosen}", file=sys.stderr)
 
 
 def _unreadable(name: str, error: OSError) -> Exception:

@@ -56,6 +56,9 @@ def _settings(_context: click.Context, _option: click.Parameter, values: Sequenc
 overrides = argument("overrides", nargs=-1, metavar="[key=value]...")
 data_dir = option("--data-dir", help="folder with its annotations and videos")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
+device = option("--device", default="auto", help="auto: a GPU if there is one; or cpu, cuda, cuda:1")
+PRECISIONS = Choice(["auto", "fp32", "bf16", "fp16"])
+precision = option("--precision", type=PRECISIONS, default="auto", help="auto: what the device computes fastest")
 shot_list = option("--shot-list", type=PATH, metavar="FILE", help="write the moments as .csv, .edl or .otio, too")
 searching = (
     option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
@@ -77,6 +80,8 @@ searching = (
     option("--sort", type=Choice(["score", "date", "path"]), default="score", help="order of the videos to show"),
     option("--min-score", type=float, help="leave out videos with a lower score"),
     option("--min-confidence", type=float, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),
+    device,
+    precision,
 )
 splits = option("--split", "splits", multiple=True, help="this split alone; may be repeated")
 
@@ -132,7 +137,8 @@ add(
     option("--mask-padding/--no-mask-padding", default=None, help="whether padding counts for nothing"),
     option("--post-processing", type=Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
     option("--confidence", type=float, is_flag=False, flag_value=95.0, help="percent (95): add bootstrap intervals"),
-    option("--precision", type=Choice(["fp32", "bf16", "fp16"]), default="fp32"),
+    device,
+    option("--precision", type=PRECISIONS, default="fp32", help="of products (auto: the fastest)"),
     option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
     option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
     option("--queries", default=0, help="show what so many captions retrieve"),
@@ -169,6 +175,8 @@ add(
     option("--num-workers", type=WORKERS, default=2, help="threads that decode"),
     option("--batch-size", type=COUNT, default=16, help="clips encoded at a time"),
     option("--engine", type=Choice(["threads", "ray"]), default="threads", help="ray: on a Ray cluster"),
+    device,
+    precision,
 )
 add(
     "search",
@@ -311,10 +319,19 @@ def _print_report(report: Any) -> int:
 @option("--token", envvar="GLCCL_TOKEN", show_envvar=True, help="that visitors must know; better in the variable")
 @option("--user", envvar="GLCCL_USER", show_envvar=True, metavar="NAME:PASSWORD", help="that visitors must know")
 @option("--public", is_flag=True, help="let everybody in")
+@device
+@precision
 @option("--port", type=click.IntRange(0, 65535), help="default: the first that is free from 7860 on")
 @option("--mcp", is_flag=True, help="offer search, list and cut as tools of MCP, too, at /mcp")
 def serve(
-    checkpoint: str | None, index: str | None, videos: str | None, port: int | None, mcp: bool, **options: Any
+    checkpoint: str | None,
+    index: str | None,
+    videos: str | None,
+    port: int | None,
+    mcp: bool,
+    device: str,
+    precision: str,
+    **options: Any,
 ) -> None:
     """Search in the browser, or over HTTP at /api, an index, or a folder of videos with a CHECKPOINT.
 
@@ -324,7 +341,7 @@ def serve(
     from .serving import Access
 
     access = Access(**options)
-    launch(build_app(*open_searcher(index, checkpoint, videos)), access, mcp, server_port=port)
+    launch(build_app(*open_searcher(index, checkpoint, videos, device, precision)), access, mcp, server_port=port)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,28 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from .environment import resolve_device
+
 # One process may download or unpack a benchmark while the others wait for it; NCCL would give up after ten minutes.
 PATIENCE = timedelta(hours=6)
 
 
-def make_accelerator(precision: str, **settings: Any) -> Accelerator:
+def make_accelerator(precision: str, device: str = "auto", **settings: Any) -> Accelerator:
     """The accelerator of this process, which knows all that were launched.
 
     Args:
         precision: "fp32", or the autocast "bf16" or "fp16".
+        device: "auto", what the launcher gave, or that of a single process, such as "cpu" or "cuda:1".
         **settings: further arguments of `Accelerator`.
 
     Raises:
         ValueError: the launcher started more processes than accelerate found. Each would train alone.
     """
+    if device != "auto":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(resolve_device(device))  # accelerate takes it from there alone
     accelerator = Accelerator(
         # accelerate makes a process group on the CPU only where it is told to.
-        cpu=not torch.accelerator.is_available(),
+        cpu=not torch.accelerator.is_available() or device == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         **settings,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
-from modeling_glccl.checkpoints import load_checkpoint
+from modeling_glccl.checkpoints import load_checkpoint, place
 from modeling_glccl.cli import main
 from modeling_glccl.model_card import make_card
 from modeling_glccl.peers import GLSCLModel, XCLIPModel
@@ -41,11 +41,21 @@ def test_a_checkpoint_loads_with_the_class_it_was_saved_from(checkpoint, tmp_pat
     assert type(load_checkpoint(tmp_path / "xclip")[0]) is XCLIPModel
 
 
-def test_half_precision_is_computed_in_float32_without_a_gpu(checkpoint, tmp_path):
-    GLCCLModel.from_pretrained(checkpoint).half().save_pretrained(checkpoint)
-    assert load_file(checkpoint / "model.safetensors")["clip.logit_scale"].dtype == torch.float16
-    if not torch.cuda.is_available():
-        assert load_checkpoint(checkpoint)[0].dtype == torch.float32
+@pytest.mark.parametrize("saved", [torch.bfloat16, torch.float16])
+def test_the_hardware_decides_the_precision_and_not_the_file(checkpoint, saved, monkeypatch, capsys):
+    GLCCLModel.from_pretrained(checkpoint).to(saved).save_pretrained(checkpoint)
+    assert load_file(checkpoint / "model.safetensors")["clip.logit_scale"].dtype == saved
+    model, _ = load_checkpoint(checkpoint)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    for products, dtype, name in ((False, torch.float32, "fp32"), (True, torch.bfloat16, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=products: {"avx512_bf16": has}, raising=False)
+        place(model, "cpu")
+        assert {weight.dtype for weight in model.parameters()} == {dtype}
+        assert capsys.readouterr().err.endswith(f"computing on cpu in {name}\n")
+    place(model, "cpu", "fp16")
+    assert model.dtype == torch.float16
+    with pytest.raises(ValueError, match="device='gpu' cannot be used"):
+        place(model, "gpu")
 
 
 def test_values_of_the_configuration_can_be_given(checkpoint, tmp_path):

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..atomic import write_whole
-from ..checkpoints import check_checkpoint, load_checkpoint
+from ..checkpoints import check_checkpoint, load_checkpoint, place
 from ..confidence import fit_confidence
 from ..configuration_glccl import SCORE_NAMES, GLCCLConfig
 from ..data import load_benchmark
@@ -73,7 +72,7 @@ def calibrate_checkpoint(
         )
     dataset = load_benchmark(benchmark, split=split, **options)
     model, processor = load_checkpoint(checkpoint)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
+    place(model, precision="fp32")
     result, scores, groups = score_captions(model, processor, dataset, batch_size=batch_size, num_workers=num_workers)
     weights = fit_confidence(scores, result.video_index, groups)
     config = json.loads(file.read_text(encoding="utf-8")) | {"confidence_weights": weights}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..checkpoints import check_checkpoint, load_checkpoint
 from ..data import load_benchmark
-from ..environment import describe_environment
+from ..environment import describe_environment, resolve_precision
 from ..modeling_glccl import GLCCLModel
 from ..peers import CLIP4ClipModel
 from ..processes import make_accelerator
@@ -38,6 +38,7 @@ def evaluate_checkpoint(
     mask_padding: bool | None = None,
     post_processing: str | None = None,
     confidence: float | None = None,
+    device: str = "auto",
     precision: str = "fp32",
     batch_size: int = 32,
     num_workers: int = 0,
@@ -55,7 +56,9 @@ def evaluate_checkpoint(
         post_processing: "qb_norm" (its bank: the captions of the split "train") or "dual_softmax"; the plain metrics
             are reported beside the post-processed ones.
         confidence: adds bootstrap intervals of that many percent, such as 95.
-        precision: "fp32", or the autocast "bf16" or "fp16".
+        device: "auto", or the name of one, such as "cpu" or "cuda:1".
+        precision: "fp32", or the autocast "bf16" or "fp16", or "auto", the fastest of the hardware. Others than fp32
+            change a few ranks, and published results are of fp32.
         batch_size: videos encoded at a time.
         num_workers: processes that decode videos.
         queries: shows what so many captions, evenly spaced over the split, retrieve (without post-processing).
@@ -73,7 +76,8 @@ def evaluate_checkpoint(
     if confidence is not None and not 0 < confidence < 100:
         raise ValueError(f"confidence={confidence} must lie between 0 and 100 percent, such as 95")
     check_checkpoint(checkpoint)  # before anything is rendered
-    accelerator = make_accelerator(precision)
+    precision = resolve_precision(precision, device)
+    accelerator = make_accelerator(precision, device)
     # One process renders or downloads; the others find it done.
     with accelerator.main_process_first():
         dataset = load_benchmark(benchmark, split=split, **options)

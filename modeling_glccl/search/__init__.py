@@ -8,6 +8,7 @@ from typing import Any
 
 from ..packaged import install_line
 
+
 class _RunWhenUsed(ModuleType):
     """A package whose own code runs once one of its names is asked for; its submodules can be imported before."""
 

@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 from rich.console import Console
 from transformers.utils import logging
 
@@ -41,6 +40,8 @@ def index_command(
     clip_stride: float | None,
     clips: str | None,
     watch: float | None,
+    device: str,
+    precision: str,
     **options: Any,
 ) -> None:
     """Makes an index of folders or brings one up to date, once or again and again, or lists its errors; the options
@@ -59,9 +60,8 @@ def index_command(
         for found in map(find_videos, folders):
             for note in (found if watch else found.check()).notes():
                 print(note)
-    index = _open_or_create(
-        index_path, checkpoint, {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips}
-    )
+    clips_made = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips}
+    index = _open_or_create(index_path, checkpoint, clips_made, device=device, precision=precision)
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)
         for settled in _settled(folders, watch):
@@ -109,7 +109,9 @@ def _print_report(index: VideoIndex, index_path: str, report: IngestReport) -> N
         print(f"{report.failed} could not be read: glccl index --index {index_path} --errors")
 
 
-def search_command(query: str | None, index_path: str, *, queries: TextIO | None, **options: Any) -> None:
+def search_command(
+    query: str | None, index_path: str, *, queries: TextIO | None, device: str, precision: str, **options: Any
+) -> None:
     """Searches an index for one query, for those of a file or, without either, for those that are typed.
 
     The options are those of `_search` and `VideoIndex.search`.
@@ -117,7 +119,7 @@ def search_command(query: str | None, index_path: str, *, queries: TextIO | None
     if options["shot_list"]:
         check_shot_list(options["shot_list"])
     logging.disable_progress_bar()  # of the weights
-    index = VideoIndex.open(index_path)
+    index = VideoIndex.open(index_path, device=device, precision=precision)
     options["ids"] = options["ids"] or None
     if queries is not None:
         for name in ("as_json", "html_path", "open_page", "shot_list"):
@@ -201,6 +203,8 @@ def cut_command(
     padding: float,
     exact: bool,
     shot_list: Path | None,
+    device: str,
+    precision: str,
     **options: Any,
 ) -> None:
     """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
@@ -208,7 +212,8 @@ def cut_command(
         check_shot_list(shot_list)
     logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    index, title = VideoIndex.open(index_path), _title(query, options)
+    index = VideoIndex.open(index_path, device=device, precision=precision)
+    title = _title(query, options)
     (results,) = index.search_batch([query], moments=True, **{**options, "ids": options["ids"] or None})
     shots = []
     for rank, result in enumerate(results, 1):
@@ -289,20 +294,20 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
             answer(alike[start : start + _BATCH])
 
 
-def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, Any]) -> VideoIndex:
+def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, Any], **place: str) -> VideoIndex:
     model = processor = None
     if checkpoint is not None:
         model, processor = load_checkpoint(checkpoint)
     given = {name: value for name, value in clips.items() if value is not None}
     try:
-        index = VideoIndex.open(index_path, model, processor)
+        index = VideoIndex.open(index_path, model, processor, **place)
     except FileNotFoundError:
         if model is None or processor is None:
             raise ValueError(f"{index_path} is a new index: say with which model, --model CHECKPOINT") from None
         try:
-            index = VideoIndex.create(index_path, model, processor, **given)
+            index = VideoIndex.create(index_path, model, processor, **given, **place)
         except FileExistsError:  # another process was faster
-            index = VideoIndex.open(index_path, model, processor)
+            index = VideoIndex.open(index_path, model, processor, **place)
     info = index.info()
     for name, value in given.items():
         if (made_with := info["clip_kind" if name == "clips" else name]) != value:
@@ -310,8 +315,6 @@ def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, An
                 f"--{name.replace('_', '-')} {value}: {index_path} has clips made with {made_with}; leave it out, "
                 "or make another index"
             )
-    if torch.cuda.is_available():
-        index.model.to("cuda")  # pyright: ignore[reportArgumentType]
     return index
 
 

@@ -15,6 +15,7 @@ _PIXELS = ("size", "crop_size", "keep_aspect_ratio", "resample", "image_mean", "
 # Of the configuration, what no feature depends on: where a checkpoint comes from, and what is made of its scores.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
 _ORIGIN += ("confidence_weights",)
+ROUNDED = "bfloat16:"  # begins what is said of weights that were rounded
 
 
 def checkpoint_of(model: GLCCLModel) -> str:
@@ -23,14 +24,15 @@ def checkpoint_of(model: GLCCLModel) -> str:
     return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
-def describe_model(model: GLCCLModel, processor: GLCCLProcessor) -> dict[str, Any]:
+def describe_model(model: GLCCLModel, processor: GLCCLProcessor, rounded: bool = True) -> dict[str, Any]:
     """`checkpoint` (where it came from) and what features depend on: `weights`, `config`, `processor`, for JSON.
 
-    Weights are hashed as they are in memory: the same checkpoint in float32 and in bfloat16 gives other features and
-    counts as two models.
+    Weights are hashed rounded to bfloat16: a checkpoint in float32 and in bfloat16 is one model, as their features are
+    close (docs/search.md). For an index that was made before they were, they are not `rounded`.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        tensor = tensor.bfloat16() if rounded and tensor.is_floating_point() else tensor
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
@@ -40,7 +42,7 @@ def describe_model(model: GLCCLModel, processor: GLCCLProcessor) -> dict[str, An
     settings = {name: getattr(processor.video_processor, name) for name in _PIXELS}
     return {
         "checkpoint": checkpoint_of(model),
-        "weights": digest.hexdigest(),
+        "weights": f"{ROUNDED if rounded else ''}{digest.hexdigest()}",
         "config": json.loads(json.dumps(model.config.to_dict()), object_hook=without_origin),
         "processor": json.loads(json.dumps(settings)),
     }
@@ -61,5 +63,5 @@ def difference(indexed: dict[str, Any], given: dict[str, Any]) -> str | None:
         if indexed[part].get(name) != given[part].get(name)
     ]
     if indexed["weights"] != given["weights"]:
-        found.append("its weights are others, or in another precision")
+        found.append("its weights are others, or in another precision than float32 and bfloat16")
     return "; ".join(found) or None

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import load_checkpoint
+from ..checkpoints import load_checkpoint, place
 from ..configuration_glccl import GLCCLConfig
 from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
@@ -21,7 +21,7 @@ from ..video_files import find_videos, printable
 from .clips import ClipSettings
 from .duplicates import Duplicate, find_duplicates
 from .filters import Filters
-from .fingerprint import checkpoint_of, describe_model, difference, fingerprint
+from .fingerprint import ROUNDED, checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .queries import Query, read_image, read_stored, read_video
 from .ranking import MAX_CHARACTERS, encode_queries
@@ -58,8 +58,16 @@ class VideoIndex:
     ```
     """
 
-    def __init__(self, store: Store, model: GLCCLModel | None, processor: GLCCLProcessor | None):
+    def __init__(
+        self,
+        store: Store,
+        model: GLCCLModel | None,
+        processor: GLCCLProcessor | None,
+        device: str | None = None,
+        precision: str | None = None,
+    ):
         self._store = store
+        self._place = {name: value for name, value in (("device", device), ("precision", precision)) if value}
         self._loading = threading.Lock()
         self._searcher: Searcher | None = None
         if model is not None and processor is not None:
@@ -75,6 +83,8 @@ class VideoIndex:
         clip_length: float = 30.0,
         clip_stride: float = 20.0,
         clips: str = "fixed",
+        device: str | None = None,
+        precision: str | None = None,
         storage_options: dict[str, str] | None = None,
     ) -> "VideoIndex":
         """Makes an empty index.
@@ -86,6 +96,7 @@ class VideoIndex:
             clip_stride: seconds from clip to clip; less than `clip_length`, so that they overlap.
             clips: "fixed", or "shots": longer videos are cut where a shot begins, and shots longer than `clip_length`
                 as the others (docs/search.md).
+            device, precision: where the model shall be moved to, see [`~checkpoints.place`]; by default it stays.
             storage_options: for object stores, as LanceDB takes them.
 
         Raises FileExistsError where there is an index already, ValueError for a stride that would leave gaps and for a
@@ -108,7 +119,7 @@ class VideoIndex:
             "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        return cls(Store.create(path, about, storage_options), model, processor)
+        return cls(Store.create(path, about, storage_options), model, processor, device, precision)
 
     @classmethod
     def open(
@@ -117,24 +128,32 @@ class VideoIndex:
         model: GLCCLModel | None = None,
         processor: GLCCLProcessor | None = None,
         *,
+        device: str | None = None,
+        precision: str | None = None,
         storage_options: dict[str, str] | None = None,
     ) -> "VideoIndex":
         """Opens an index with the model that it was made with, or else loads the checkpoint that it names once needed.
+
+        That checkpoint is moved to the GPU, if there is one, and to the precision that is fastest, unless `device` or
+        `precision` say otherwise; a model that is passed stays where it is unless they are given.
 
         Raises FileNotFoundError where no index is, IndexMismatchError for another model, with what differs.
         """
         if (model is None) != (processor is None):
             raise ValueError("pass both model and processor, or neither")
-        return cls(Store(path, storage_options), model, processor)
+        return cls(Store(path, storage_options), model, processor, device, precision)
 
     def _search_with(self, model: GLCCLModel, processor: GLCCLProcessor) -> Searcher:
-        made_with, given = self._store.about["model"], describe_model(model, processor)
+        made_with = self._store.about["model"]
+        given = describe_model(model, processor, rounded=made_with["weights"].startswith(ROUNDED))
         if found := difference(made_with, given):
             other, this = (description["checkpoint"] or "not from a file" for description in (made_with, given))
             raise IndexMismatchError(
                 f"{self._store.uri} was made with another model ({other}); features of this one ({this}) do not "
                 f"fit: {found}. Use that model, or index the videos anew"
             )
+        if self._place:
+            place(model, **self._place)
         return Searcher(self._store, model.eval(), processor)
 
     def _load(self) -> Searcher:
@@ -154,8 +173,7 @@ class VideoIndex:
                         f"{error}. {self._store.uri} was made with it; if it has moved: glccl index VIDEO_DIR --index "
                         f"{self._store.uri} --model WHERE_IT_IS, or pass model and processor to VideoIndex.open"
                     ) from error
-                device = "cuda" if torch.cuda.is_available() else "cpu"
-                model.to(device)  # pyright: ignore[reportArgumentType]
+                self._place = {"device": "auto", "precision": "auto"} | self._place
                 self._searcher = self._search_with(model, processor)
             return self._searcher
 

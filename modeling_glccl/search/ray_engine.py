@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-import torch
 
+from ..environment import resolve_device
 from ..packaged import install_line
 from .ingest import IngestSettings, Job, finish_here
 
@@ -53,8 +53,7 @@ class _Worker:
 
     def __init__(self, shared: ray.ObjectRef):
         self._settings: IngestSettings = ray.get(shared)
-        if torch.cuda.is_available():
-            self._settings.model.to("cuda")  # pyright: ignore[reportArgumentType]
+        self._settings.model.to(resolve_device())  # pyright: ignore[reportArgumentType]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
         jobs = map(pickle.loads, batch["job"])

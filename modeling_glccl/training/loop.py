@@ -48,7 +48,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """
     logging.disable_progress_bar()  # of every model file read or written, in the middle of the run's own
     accelerator = make_accelerator(
-        resolve_precision(recipe.train.precision),
+        resolve_precision(recipe.train.precision, training=True),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
         step_scheduler_with_optimizer=False,
         log_with="tensorboard",
@@ -197,7 +197,7 @@ def summarize(recipe: Recipe, progress: Progress, chosen: Path, pairs_per_step: 
         "validation": best.get("validation"),
         "history": progress.history,
         "seed": recipe.seed,
-        "precision": resolve_precision(recipe.train.precision),
+        "precision": resolve_precision(recipe.train.precision, training=True),
         "processes": progress.num_processes,
         "samples_per_second": progress.samples_per_second(pairs_per_step),
         "seconds": {"training": progress.training_seconds},

@@ -134,7 +134,7 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     optimizer = torch.optim.AdamW([matrices, vectors, text_layers], betas=(0.9, 0.98))
     steps = recipe.epochs * (len(images) // recipe.batch_size)
     scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
-    precision = resolve_precision(recipe.precision)
+    precision = resolve_precision(recipe.precision, "cpu")
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with tqdm(total=steps, unit="step", desc="CLIP on stills") as bar:
         for _ in range(recipe.epochs):

@@ -24,6 +24,7 @@ from modeling_glccl.cli import main
 from modeling_glccl.features_glccl import GLCCLTextFeatures
 from modeling_glccl.search import IndexMismatchError, VideoIndex, candidates, clips, ingest, searcher, store
 from modeling_glccl.search import index as index_module
+from modeling_glccl.search.fingerprint import describe_model
 from modeling_glccl.search.ranking import exact_logits, one_frame_logits, prepare_text
 
 pytest_plugins = ["search_fixtures"]
@@ -82,13 +83,35 @@ def test_a_small_index_ranks_as_model_similarity(tmp_path, videos, checkpoint, m
     assert len(moments["v0.mp4"].frame_times) == len(moments["v0.mp4"].frame_weights) == 2
 
 
-def test_a_model_in_bfloat16(tmp_path, videos, checkpoint, processor):
-    model = GLCCLModel.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+def test_float32_and_bfloat16_are_one_model(tmp_path, videos, checkpoint):
+    """Scores, logits of up to some 20 here, differ by at most 0.2, and frames point where they did."""
+    made = {}
+    for precision in ("fp32", "bf16"):
+        path = tmp_path / precision
+        index = VideoIndex.create(path, *load_checkpoint(checkpoint), device="cpu", precision=precision)
+        assert update(index, videos) == {"added": 5}
+        for reader in ("fp32", "bf16"):
+            found = VideoIndex.open(path, device="cpu", precision=reader)
+            made[precision, reader] = {
+                result.video_id: result.score for result in found.search(CAPTIONS[0], moments=True)
+            }
+            assert found.model.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[reader]
+        made[precision] = {name: clips[0][-1] for name, clips in contents(index).items()}
+    for scores in (made["fp32", "bf16"], made["bf16", "fp32"], made["bf16", "bf16"]):
+        assert scores == pytest.approx(made["fp32", "fp32"], abs=0.2)
+    for name, frames in made["fp32"].items():
+        assert torch.cosine_similarity(frames, made["bf16"][name], dim=0) > 0.999
+
+
+def test_another_precision_than_the_two_is_refused(tmp_path, checkpoint, processor, model):
     index = VideoIndex.create(tmp_path / "my.index", model, processor)
-    assert update(index, videos) == {"added": 5}
-    assert len(index.search(CAPTIONS[0], moments=True)) == 5
     with pytest.raises(IndexMismatchError, match="another precision"):
-        VideoIndex.open(tmp_path / "my.index").search(CAPTIONS[0])  # the checkpoint itself is in float32
+        VideoIndex.open(tmp_path / "my.index", GLCCLModel.from_pretrained(checkpoint).half(), processor)
+    exact = describe_model(model, processor, rounded=False)  # of an index that was made before weights were rounded
+    index._store.about["model"] = exact
+    assert index._search_with(model, processor).model is model
+    with pytest.raises(IndexMismatchError, match="another precision"):
+        index._search_with(GLCCLModel.from_pretrained(checkpoint, dtype=torch.bfloat16), processor)
 
 
 def test_the_shortlist_loses_little(index, monkeypatch):

@@ -75,7 +75,7 @@ def test_what_a_list_needs_is_said_before_the_search(tmp_path, monkeypatch, caps
 def test_the_commands_write_lists(tmp_path, videos, index, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     index.update(videos, progress=False)
-    monkeypatch.setattr("modeling_glccl.search.commands.VideoIndex.open", lambda path: index)
+    monkeypatch.setattr("modeling_glccl.search.commands.VideoIndex.open", lambda path, **place: index)
     assert main(["search", "a dog", "--index=my.index", "--shot-list=found.csv", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     with open("found.csv", newline="") as file:
