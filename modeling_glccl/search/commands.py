@@ -294,7 +294,7 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
             answer(alike[start : start + _BATCH])
 
 
-def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, Any], **place: str) -> VideoIndex:
+def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, Any], **place: Any) -> VideoIndex:
     model = processor = None
     if checkpoint is not None:
         model, processor = load_checkpoint(checkpoint)
