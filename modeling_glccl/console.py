@@ -47,6 +47,9 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
         line: all of the command line, for the report of an unexpected error.
         goes_on: whether the same command goes on where it was interrupted.
     """
+    # Before torch is imported: threads that spin while they wait take the core from the one they wait for, wherever
+    # another process is busy (docs/speed.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty():  # before tqdm is imported, which reads them once
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""

@@ -128,6 +128,15 @@ def test_training_into_a_file_is_short_lines(tmp_path):
     assert max(map(len, lines)) < 300
 
 
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert run(lambda: None) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert run(lambda: None) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_progress_in_a_file_is_lines():
     """Where nobody watches, one line at the start and one at the end of something short."""
     program = """
