@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import click
@@ -47,9 +48,10 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
         line: all of the command line, for the report of an unexpected error.
         goes_on: whether the same command goes on where it was interrupted.
     """
-    # Before torch is imported: threads that spin while they wait take the core from the one they wait for, wherever
-    # another process is busy (docs/speed.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is imported. Threads that spin while they wait take the core from the one they wait for, where
+    # another process is busy; where none is, spinning is faster (docs/speed.md).
+    if "OMP_NUM_THREADS" not in os.environ and others_are_busy():
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not sys.stderr.isatty():  # before tqdm is imported, which reads them once
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""
@@ -80,6 +82,13 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
                 return 1
     print("; ".join(filter(None, [f"{name}: interrupted", kept])), file=sys.stderr)
     return 128 + (received or [signal.SIGINT])[0]
+
+
+def others_are_busy() -> bool:
+    """Whether another thread than this one runs, or waits for a core, on this machine; False where Linux is not."""
+    with suppress(OSError):
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) > 1
+    return False
 
 
 @contextmanager

@@ -128,13 +128,35 @@ def test_training_into_a_file_is_short_lines(tmp_path):
     assert max(map(len, lines)) < 300
 
 
-def test_threads_wait_without_spinning_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+@pytest.mark.parametrize(
+    ("busy", "given", "policy"),
+    [
+        (True, {}, "PASSIVE"),
+        (False, {}, None),
+        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        (True, {"OMP_NUM_THREADS": "1"}, None),
+    ],
+)
+def test_threads_spin_unless_another_process_is_busy_or_the_user_says_otherwise(monkeypatch, busy, given, policy):
+    monkeypatch.setattr(console, "others_are_busy", lambda: busy)
+    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     assert run(lambda: None) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert run(lambda: None) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/loadavg"), reason="only Linux says what runs")
+def test_a_busy_process_is_seen():
+    program = "print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            assert console.others_are_busy()
+        finally:
+            process.kill()
 
 
 def test_progress_in_a_file_is_lines():
