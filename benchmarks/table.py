@@ -1,12 +1,20 @@
 """What the benchmarks share: rows printed as they are measured, and CSV files named by the hardware."""
 
 import csv
+import re
 from collections.abc import Collection
 from pathlib import Path
 
-from modeling_glccl.environment import hardware_slug
+from modeling_glccl.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def hardware_slug() -> str:
+    """The GPU or processor as a part of a file name: `nvidia-h200`, `amd-epyc-2cores`."""
+    hardware = describe_environment()["hardware"]
+    name = (hardware["gpus"] or [f"{hardware['cpu']} {hardware['cpu_cores']}cores"])[0]
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def show(row: dict, header: bool, narrowest: int = 10, wide: Collection[str] = ()) -> None:

@@ -126,16 +126,10 @@ class Demo:
         `in_memory` are test metrics of the model before it was saved, measured in `precision`.
         """
         rows = self.stage("evaluate CLIP", lambda: self.evaluate_clip(clip)) | {"GLCCL, trained": in_memory}
-        command = [
-            "-m",
-            "modeling_glccl.cli",
-            "evaluate",
-            checkpoint,
-            "--benchmark=shapes",
-            f"--precision={precision}",
-        ]
+        command = ["-m", "modeling_glccl.cli", "evaluate", checkpoint, "--benchmark=shapes"]
         command += [f"--set={name}={value}" for name, value in self.data.items() if name != "data_dir"]
-        command += [f"--data-dir={self.data['data_dir']}", "--queries=3", f"--output={self.output / 'evaluation'}"]
+        command += [f"--precision={precision}", f"--data-dir={self.data['data_dir']}", "--queries=3"]
+        command += [f"--output={self.output / 'evaluation'}"]
         self.stage("reload, evaluate, retrieve", lambda: self.run(command))
         reloaded = read_json(self.output / "evaluation" / "results.json")
         self.stage("index and search", lambda: self.search(checkpoint))

@@ -44,13 +44,6 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def hardware_slug() -> str:
-    """The processor or GPU as a part of a file name: `amd-epyc-2cores`, `nvidia-h200`."""
-    gpu = torch.cuda.is_available()
-    name = re.sub(r"[^a-z0-9]+", "-", (torch.cuda.get_device_name(0) if gpu else _cpu_name()).lower()).strip("-")
-    return name if gpu else f"{name}-{os.cpu_count()}cores"
-
-
 def resolve_device(device: str = "auto") -> torch.device:
     """The device of that name, and for "auto" the GPU if there is one; ValueError for one that is not there."""
     if device == "auto":

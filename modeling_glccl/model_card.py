@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined, UndefinedError
 from transformers.utils import logging
 
 from .configuration_glccl import GLCCLConfig
@@ -24,9 +25,7 @@ videos = {videos}
 for result in pipe(query, videos=videos, moments=True):
     print(f"{{result['id']}}: score {{result['score']:.2f}}, from {{result['start']:.1f}} to {{result['end']:.1f}} s")
 """
-SHAPES_NOTE = (
-    "Run when this card was made, on two rendered clips of the shapes benchmark; the query describes `first.mp4`:"
-)
+NOT_OURS = "it is no results.json of glccl train or glccl evaluate"
 TITLES = {
     "shapes": "shapes (rendered videos of moving shapes; no people, no sound)",
     "msrvtt": "MSR-VTT",
@@ -86,9 +85,8 @@ def make_card(
     recipe = found.get("recipe", {})
     try:
         test = _test(found, dataset)
-        texts = {"training": _training(found, recipe), "results": _results(found, test)}
     except KeyError as error:
-        raise ValueError(f"{source} lacks {error}: it is no results.json of glccl train or glccl evaluate") from error
+        raise ValueError(f"{source} lacks {error}: {NOT_OURS}") from error
     name = repo_id.split("/")[-1]
     datasets = [dataset or recipe.get("data", {}).get("repo_id"), test and test.dataset]
     data = ModelCardData(
@@ -103,22 +101,29 @@ def make_card(
         model_name=name,
         eval_results=_eval_results(test) if test else None,
     )
-    config = GLCCLConfig.from_pretrained(folder)
     snippet, output = _example(folder, repo_id, query, videos)
-    return str(
-        ModelCard.from_template(
-            data,
-            template_path=str(packaged("model_card.md")),
+    weights = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    # A value that results.json lacks is an error, not an empty place.
+    template = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    try:
+        text = template.from_string(packaged("model_card.md").read_text(encoding="utf-8")).render(
+            card_data=data.to_yaml(),
             model_name=name,
-            facts=_facts(folder, config),
+            config=GLCCLConfig.from_pretrained(folder),
+            megabytes=weights / 1e6,
             snippet=snippet,
-            snippet_note="Run when this card was made:" if videos else SHAPES_NOTE,
+            rendered=not videos,
             snippet_output=output,
-            max_words=config.max_words,
-            max_frames=config.max_frames,
-            **texts,
+            found=found,
+            recipe=recipe,
+            test=test,
+            base_model=_base_model(recipe),
+            titles=TITLES,
+            directions=DIRECTIONS,
         )
-    )
+    except UndefinedError as error:
+        raise ValueError(f"{source}: {error}; {NOT_OURS}") from error
+    return str(ModelCard(text))
 
 
 def _test(found: dict[str, Any], dataset: str | None) -> Test | None:
@@ -158,68 +163,6 @@ def _eval_results(test: Test) -> list[EvalResult]:
         for direction, values in test.models[0]["test"].items()
         for metric, value in values.items()
     ]
-
-
-def _facts(folder: Path, config: GLCCLConfig) -> str:
-    weights = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-    values = config.to_dict()
-    image = values["clip_config"]["vision_config"]["image_size"]
-    padding = "a score never depends on padding (`mask_padding=True`)"
-    if not config.mask_padding:
-        padding = "padding takes part in the scores, as in the authors' release (`mask_padding=False`)"
-    return (
-        f"Frames of {image} x {image} pixels, joint width {config.width}, at most {config.max_words} words and by "
-        f"default {config.max_frames} frames; {padding}. {weights / 1e6:,.1f} MB of weights in {values['dtype']}."
-    )
-
-
-def _training(found: dict[str, Any], recipe: dict[str, Any]) -> str:
-    if not recipe:
-        return "No recipe was recorded with these weights."
-    data, train, start, hardware = recipe["data"], recipe["train"], recipe["model"], found["hardware"]
-    begin = start["clip"] or start["checkpoint"]
-    if begin is None:
-        begin = "random weights"
-    elif begin == _base_model(recipe):
-        begin = f"`{begin}`"
-    else:  # where a folder lay means nothing to the reader
-        begin = f"a checkpoint of its own (`{Path(begin).name}`)"
-    machine = ", ".join(hardware["gpus"]) or f"{hardware['cpu_cores']} cores of {hardware['cpu']}"
-    return (
-        f"Trained on {TITLES.get(data['benchmark'], data['benchmark'])}, split `{data['train_split']}`, from {begin}: "
-        f"{train['epochs']} epochs, batches of {train['batch_size']} pairs, learning rate {train['learning_rate']:g} "
-        f"({train['clip_learning_rate_factor']:g} of it for CLIP), {found['precision']}, seed {found['seed']}.\n\n"
-        f"{found['seconds']['training'] / 60:.1f} minutes on {machine}, {found['processes']} "
-        f"process{'es' * (found['processes'] > 1)}. "
-        "recipe.yaml has every value, results.json what came out; `train.py recipe.yaml` trains it again."
-    )
-
-
-def _results(found: dict[str, Any], test: Test | None) -> str:
-    if test is None:
-        return "No results were recorded with these weights. Evaluate them before use: `glccl evaluate`."
-    rows, notes = [], []
-    for model in test.models:
-        chosen = ", chosen on the test set" if model is not test.models[0] else ""
-        for direction, values in model["test"].items():
-            rows.append([DIRECTIONS[direction] + chosen, *(f"{value:.1f}" for value in values.values())])
-        if model.get("selected_by"):
-            notes.append(f"Of all epochs the weights were chosen by {model['selected_by']}. ")
-    metrics = test.models[0]["test"]["t2v"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return "\n".join(
-        [
-            f"Measured on {TITLES.get(test.benchmark, test.benchmark)}, split `{test.split}` "
-            f"({test.size['captions']:,} captions, {test.size['videos']:,} videos): "
-            "recall in percent, median and mean rank.\n",
-            f"| | {' | '.join(metrics)} |",
-            f"|---|{'---|' * len(metrics)}",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            f"\n{''.join(dict.fromkeys(notes))}Every query counts once; ties get the worst rank; a video's "
-            "best-ranked caption counts for it. No post-processing. "
-            f"{versions}; commit {found['git'] or 'not known'}.",
-        ]
-    )
 
 
 def _example(folder: Path, repo_id: str, query: str | None, videos: Sequence[str | Path]) -> tuple[str, str]:

@@ -43,8 +43,3 @@ def make_accelerator(precision: str, device: str = "auto", **settings: Any) -> A
             f"torchrun --nproc_per_node {launched}, or unset WORLD_SIZE"
         )
     return accelerator
-
-
-def processes_here(accelerator: Accelerator) -> int:
-    """How many of the run's processes share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)

@@ -66,3 +66,16 @@ def save_plain(name: str, folder: Path, seed: int = 0) -> Path:
         images |= {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     return folder
+
+
+def save_deep_clip(folder: Path, captions: list[str]) -> Path:
+    """A tiny random CLIP with the four text layers that a temporal encoder of four starts from, and its tokenizer."""
+    tokenizer = train_clip_tokenizer(captions, vocab_size=600)
+    width = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = {**width, **ids, "num_hidden_layers": 4, "vocab_size": len(tokenizer)}
+    vision = {**width, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

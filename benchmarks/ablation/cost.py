@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from modeling_glccl.environment import hardware_slug
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.peers import HEADS
 
+from ..table import hardware_slug
 from .grid import Grid
 
 # The size of the published models: joint width, frames of a video, and word slots of a text. A caption of MSR-VTT has

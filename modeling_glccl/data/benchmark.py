@@ -74,6 +74,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
     title: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     split_aliases: ClassVar[dict[str, str]] = {"val": "validation"}
+    sizes: ClassVar[dict[str, tuple[int, int]]] = {}  # videos and captions of the splits of published results
 
     config: VideoBenchmarkConfig
 
@@ -87,7 +88,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
 
     def canonical(self) -> Canonical:
         """What published results call this split, and how large it is."""
-        raise NotImplementedError
+        return Canonical(f"{self.title} {self.split}", *self.sizes.get(self.split, (None, None)))
 
     def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
         """The path of a video or None; and the video, with another window if its file asks for one."""

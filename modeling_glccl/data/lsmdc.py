@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
+from .benchmark import AnnotatedVideo, VideoBenchmark
 from .files import find_annotation, read_lines
 
 FILE_NAMES = {
@@ -21,6 +22,7 @@ class LSMDC(VideoBenchmark):
     """
 
     title = "LSMDC"
+    sizes: ClassVar = {"test": (1000, 1000)}  # the public one; the other splits have been used in several sizes
 
     def annotation_files(self) -> list[Path]:
         """The table of the split."""
@@ -38,11 +40,6 @@ class LSMDC(VideoBenchmark):
             sentences.setdefault(values[0].strip(), []).append(values[-1])
         for clip, captions in sentences.items():
             yield AnnotatedVideo(clip, captions)
-
-    def canonical(self) -> Canonical:
-        """The public test of 1,000 clips; the other splits have been used in several sizes."""
-        size = 1000 if self.split == "test" else None
-        return Canonical(f"LSMDC {self.split}", size, size)
 
 
 BENCHMARK = LSMDC

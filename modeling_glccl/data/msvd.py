@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from .benchmark import FILE_NAMES, AnnotatedVideo, Canonical, VideoBenchmark
+from .benchmark import FILE_NAMES, AnnotatedVideo, VideoBenchmark
 from .files import expect, find_annotation, read_json, read_lines, read_plain_pickle
 
 
@@ -12,6 +12,7 @@ class MSVD(VideoBenchmark):
     """One row per caption; in the test every caption is a query (multi-caption protocol)."""
 
     title = "MSVD"
+    sizes: ClassVar = {"train": (1200, 48_774), "validation": (100, 4290), "test": (670, 27_763)}
 
     def annotation_files(self) -> list[Path]:
         """The list of the split and the captions, as JSON or pickle."""
@@ -29,11 +30,6 @@ class MSVD(VideoBenchmark):
                 place = f"{path}, {video_id}"
                 texts = expect(captions[video_id], (list, tuple), place)
                 yield AnnotatedVideo(video_id, [_text(text, place) for text in texts])
-
-    def canonical(self) -> Canonical:
-        """The usual split."""
-        sizes = {"train": (1200, 48_774), "validation": (100, 4290), "test": (670, 27_763)}
-        return Canonical(f"MSVD {self.split}", *sizes[self.split])
 
 
 def _text(value: Any, place: str) -> str:

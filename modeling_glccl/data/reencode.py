@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from ..video_decoding_glccl import VideoDecodeError, decode_video, open_video, upright
+from ..video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video, open_video, upright
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,6 @@ class CompressSettings:
             raise ValueError(f"crf={self.crf} must lie in 0 (lossless) to 51 (worst)")
 
 
-class _BrokenTimestamps(Exception):
-    """The timestamps of a file run backwards, or far beyond its duration or pace; holds the usual spacing."""
-
-
 def compress_video(source: str | Path, settings: CompressSettings | None = None) -> bytes:
     """One video, re-encoded: an MP4 file with a single H.264 stream.
 
@@ -54,27 +50,21 @@ def compress_video(source: str | Path, settings: CompressSettings | None = None)
         VideoDecodeError: no frame of it can be read. One that can be read in part gives a warning, as in decoding.
     """
     settings = settings or CompressSettings()
+    clock = decode_video(source, max_frames=1)  # raises the reason by name
     try:
-        try:
-            return _encode(source, settings)
-        except _BrokenTimestamps as error:
-            return _encode(source, settings, *error.args)
+        return _encode(source, settings, clock)
     except (FFmpegError, OSError) as error:
-        decode_video(source, max_frames=1)  # raises the reason by name
         raise VideoDecodeError(f"{source}: cannot be re-encoded ({error})") from error
 
 
-def _encode(source: str | Path, settings: CompressSettings, spacing: float | None = None) -> bytes:
+def _encode(source: str | Path, settings: CompressSettings, clock: DecodedVideo) -> bytes:
     output, problems = io.BytesIO(), []
     rate, shown, number = Fraction(settings.fps).limit_denominator(1001), None, 0
-    with (
-        open_video(source, warn=spacing is None) as (container, stream),
-        av.open(output, "w", format="mp4") as target,
-    ):
+    with open_video(source, warn=False) as (container, stream), av.open(output, "w", format="mp4") as target:
         encoder = target.add_stream("libx264", rate=rate, options={"crf": str(settings.crf)})
         encoder.codec_context.thread_count, encoder.pix_fmt = 1, "yuv420p"
         # FFmpeg's filter "fps" takes the same frames, but where timestamps are broken or end, and rounds its clock.
-        for seconds, frame in _frames(container, stream, problems, spacing):
+        for seconds, frame in _frames(container, stream, problems, clock):
             # A frame that begins within a microsecond of the instant counts as begun: timestamps are rounded.
             last = max(math.ceil((seconds - 1e-6) * rate), frame is None)
             shown = shown or frame
@@ -96,18 +86,11 @@ def _encode(source: str | Path, settings: CompressSettings, spacing: float | Non
     return output.getvalue()
 
 
-def _frames(container: Any, stream: Any, problems: list[str], fixed: float | None) -> Iterator[tuple[float, Any]]:
-    """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`.
-
-    With `fixed`, the frames are that many seconds apart.
-    """
-    start, duration = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
-    spacing = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-    if duration and stream.frames:
-        spacing = min(spacing, duration / stream.frames)  # where timestamps are broken, so is the rate
-    spacing = fixed or spacing
-    longest = 2 * duration + 60 if duration else 86_400
-    count, first, time = 0, 0.0, -spacing
+def _frames(container: Any, stream: Any, problems: list[str], clock: DecodedVideo) -> Iterator[tuple[float, Any]]:
+    """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`."""
+    start, count = (container.start_time or 0) / av.time_base, 0
+    # Where the packets do not tell the times, `decode_video` had to decode all frames, and knows each one's.
+    told = clock.decoded_frames <= len(clock.frame_times)
     try:
         for packet in container.demux(stream):
             try:
@@ -116,25 +99,12 @@ def _frames(container: Any, stream: Any, problems: list[str], fixed: float | Non
                 problems.append(f"a part of it cannot be decoded ({error})")
                 continue
             for frame in decoded:
-                if fixed is None and frame.pts is None:
-                    raise _BrokenTimestamps(spacing)
-                now = count * spacing if fixed else float(frame.pts * stream.time_base) - start
-                if fixed is None and ((count and now <= time) or now > longest):
-                    raise _BrokenTimestamps(spacing)
-                if fixed is None and count > 1 and now - time > max(600, 100 * (time - first)):
-                    raise _BrokenTimestamps((time - first) / (count - 1))
-                first = now if count == 0 else first
-                count, time = count + 1, now
-                yield now, frame
+                yield float(frame.pts * stream.time_base) - start if told else clock.frame_times[count], frame
+                count += 1
     except FFmpegError as error:
         problems.append(f"it cannot be read to its end ({error})")
-    end = time + ((time - first) / (count - 1) if count > 1 else spacing)
-    if count < stream.frames or end < 0.9 * duration:
-        problems.append(
-            f"it declares {stream.frames} frames and {duration:.3f} s, but {count} can be read, {end:.3f} s"
-        )
     if count:
-        yield end, None
+        yield clock.duration, None
 
 
 def _scaled(frame: av.VideoFrame, short_side: int) -> np.ndarray:

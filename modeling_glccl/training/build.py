@@ -16,7 +16,6 @@ from ..data.frame_cache import with_frame_cache
 from ..data.group_sampler import GroupSampler
 from ..modeling_glccl import GLCCLModel
 from ..peers import FIXED_CONFIG, HEADS
-from ..processes import processes_here
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
 from .recipe import Recipe
@@ -70,13 +69,14 @@ def cache_frames(
     if not data.frame_cache:
         return splits
     assert data.frame_cache_dir, "the recipe was checked"
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE") or accelerator.num_processes)
     return {
         role: with_frame_cache(
             split,
             processor,
             data.frame_cache_dir,
             data.frame_cache,
-            num_proc=max(1, (os.cpu_count() or 1) // processes_here(accelerator)),  # nothing else runs yet
+            num_proc=max(1, (os.cpu_count() or 1) // processes_here),  # nothing else runs yet
             progress=accelerator.is_main_process,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,

@@ -102,10 +102,12 @@ def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
             f"every process must hold as many pairs as the others; got {counts}. Drop the last incomplete batch "
             "(drop_last=True)"
         )
-    gathered = {}
+    gathered, rank = {}, dist.get_rank()
     for (name, value), most in zip(video.tensors().items(), slots.amax(dim=0).tolist(), strict=True):
-        value = F.pad(value, (*[0] * (2 * value.ndim - 3), most - value.shape[1]))
-        gathered[name] = _AllGather.apply(value.to(torch.uint8) if name == "frame_mask" else value)
+        # Each process fills in its rows and adds zeros elsewhere.
+        rows = rank * len(value), (len(counts) - 1 - rank) * len(value)
+        padding = *[0] * (2 * value.ndim - 3), most - value.shape[1], *rows
+        gathered[name] = _AllReduce.apply(F.pad(value.to(torch.uint8) if name == "frame_mask" else value, padding))
     gathered["frame_mask"] = gathered["frame_mask"].bool()
     return type(video)(**gathered)
 
@@ -143,23 +145,6 @@ def sharded_losses(logits: Tensor, scores: Tensor | None) -> tuple[Tensor, Tenso
     matching = variance[own, target].sum()
     matching, total = _AllReduce.apply(torch.stack([matching, variance.sum()]))
     return contrastive, (matching / columns) / ((total - matching) / columns**2)
-
-
-class _AllGather(torch.autograd.Function):
-    """Concatenates a tensor's rows over processes; the backward pass sums the gradients of a row over processes."""
-
-    @staticmethod
-    def forward(ctx, tensor):
-        ctx.rows = len(tensor)
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad[dist.get_rank() * ctx.rows :][: ctx.rows]
 
 
 class _AllReduce(torch.autograd.Function):

@@ -10,17 +10,11 @@ from pathlib import Path
 
 import datasets
 import miniatures
-import numpy as np
 import pytest
-import torch
 from miniatures import DIDEMO_NAMES, LSMDC_CLIPS, VATEX_IDS, write_json, write_text, write_videos
-from models import tiny_config
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.vatex import split_clip_id
-from modeling_glccl.evaluation import evaluate
-from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 
 def load(name, data_dir, split="test", **options):
@@ -153,23 +147,9 @@ def test_msvd_reads_words_from_a_pickle_as_it_reads_json(tmp_path):
     (folder / "raw-captions.pkl").write_bytes(pickle.dumps(words))
     assert texts("msvd", tmp_path) == from_json
     assert len(from_json) == 5
-
-
-@pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (pickle.dumps({"-cde_0_10": [print]}), r"builtins\.print"),
-        (b"K\x00r\xff\xff\xff\x1f.", "it asks for a table of 536,870,911 places, and has 8 bytes"),
-        (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", "cannot be read as captions"),
-    ],
-)
-def test_a_pickle_with_globals_or_that_asks_for_memory_stops_the_load(tmp_path, content, problem):
-    folder = miniatures.msvd(tmp_path, videos=False)
-    (folder / "captions_msvd.json").unlink()
-    (folder / "raw-captions.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"raw-captions\.pkl.*{problem}"):
-        load("msvd", tmp_path, with_videos=False)
+    (folder / "raw-captions.pkl").write_bytes(pickle.dumps({"-cde_0_10": [print]}))
+    with pytest.raises(ValueError, match=r"raw-captions\.pkl.*builtins\.print"):
+        texts("msvd", tmp_path)
 
 
 @pytest.mark.usefixtures("quiet")
@@ -473,37 +453,8 @@ def test_real_vatex_lists_and_partial_captions(annotations, tmp_path):
         assert len(dataset) == 5 * videos
 
 
-# From the annotation row to the scores
-
-
-def score(dataset):
-    """The dataset through processor and a tiny random model."""
-    tokenizer = train_clip_tokenizer(dataset["caption"], vocab_size=600)
-    processor = GLCCLProcessor(tokenizer, GLCCLVideoProcessor(size=16, crop_size=16, max_frames=4), max_words=16)
-    torch.manual_seed(0)
-    text = tiny_config().clip_config.text_config.to_dict() | {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "max_position_embeddings": 77,
-    }
-    clip = tiny_config().clip_config.to_dict() | {"text_config": text}
-    model = GLCCLModel(tiny_config(clip_config=clip, max_words=16))
-    return evaluate(model, processor, dataset, progress=False)
-
-
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("name", miniatures.BENCHMARKS)
-def test_miniatures_go_from_annotation_to_scores(tmp_path, name):
-    miniatures.BENCHMARKS[name](tmp_path)
-    dataset = load(name, tmp_path)
-    result = score(dataset)
-    assert result.similarity.shape == (len(dataset), len(set(dataset["video_id"])))
-    assert np.isfinite(result.similarity).all()
-
-
-@pytest.mark.usefixtures("quiet")
-def test_real_msrvtt_clips_go_from_annotation_to_scores(reference_dir, annotations, capsys):
+def test_real_clips_have_their_official_captions_and_windows(reference_dir, annotations, capsys):
     clips = reference_dir / "data" / "msrvtt_clips"
     dataset = load("msrvtt", annotations, missing="skip", videos_dir=str(clips))
     official = {item["video_id"]: item for item in json.loads((clips / "captions_official.json").read_text())}
@@ -511,20 +462,7 @@ def test_real_msrvtt_clips_go_from_annotation_to_scores(reference_dir, annotatio
         video: item["jsfusion_test_sentence"] for video, item in official.items()
     }
     assert f"{len(official)} of 1,000 videos found" in capsys.readouterr().out
-    result = score(dataset)
-    assert result.similarity.shape == (3, 3)
-    assert np.isfinite(result.similarity).all()
-    assert np.abs(result.similarity - result.similarity[:, :1]).max() > 1e-4, "all clips look the same"
-
-
-@pytest.mark.usefixtures("quiet")
-def test_real_activitynet_clips_go_from_annotation_to_scores(reference_dir, annotations):
     clips = reference_dir / "data" / "activitynet_clips"
-    parts = [
-        load("activitynet", annotations, split, missing="skip", videos_dir=str(clips)) for split in ("train", "test")
-    ]
-    dataset = datasets.concatenate_datasets(parts)
-    assert {row["video_id"]: row["end"] for row in dataset} == {"v_GGSY1Qvo990": 19, "v_ZNVhz7ctTq0": 15}
-    result = score(dataset)
-    assert result.similarity.shape == (2, 2)
-    assert np.isfinite(result.similarity).all()
+    for split, expected in (("train", ("v_ZNVhz7ctTq0", 15)), ("test", ("v_GGSY1Qvo990", 19))):
+        (row,) = load("activitynet", annotations, split, missing="skip", videos_dir=str(clips))
+        assert (row["video_id"], row["end"]) == expected

@@ -12,10 +12,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-import torch
 from accelerate.state import AcceleratorState
+from families import save_deep_clip
 from paths import REPOSITORY
-from transformers import CLIPConfig, CLIPModel
 from videos import write_video
 
 from modeling_glccl.cli import main
@@ -23,7 +22,6 @@ from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.captions import _split_files
 from modeling_glccl.data.check import check_benchmark
 from modeling_glccl.training import load_recipe, train
-from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 RECIPE = REPOSITORY / "recipes" / "own_videos.yaml"
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "pink", "brown")
@@ -465,21 +463,8 @@ def test_a_dataset_of_names_alone_says_what_to_do(tmp_path):
 # -- from a folder to a model
 
 
-def save_clip(folder: Path, captions: list[str]) -> Path:
-    """A tiny random CLIP with the four text layers that a temporal encoder starts from."""
-    tokenizer = train_clip_tokenizer(captions, vocab_size=600)
-    width = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**width, **ids, "num_hidden_layers": 4, "vocab_size": len(tokenizer)}
-    vision = {**width, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def train_and_evaluate(folder: Path, captions: list[str], place: Path, pairs: int) -> None:
-    clip = save_clip(place / "clip", captions)
+    clip = save_deep_clip(place / "clip", captions)
     overrides = [
         f"output_dir={place / 'run'}",
         f"model.clip={clip}",
@@ -530,7 +515,7 @@ def test_the_recipe_trains_on_real_clips_and_its_checkpoint_evaluates(reference_
 def test_the_commands_of_the_guide_run_as_written(folder, tmp_path):
     """All but those that install; VIDEOS and CLIP are put in, and the tiny CLIP's width has one head."""
     write_table(folder, ROWS)
-    clip = save_clip(tmp_path / "clip", [row["caption"] for row in ROWS])
+    clip = save_deep_clip(tmp_path / "clip", [row["caption"] for row in ROWS])
     guide = (REPOSITORY / "docs" / "own_data.md").read_text(encoding="utf-8")
     commands = [line for block in re.findall(r"```bash\n(.*?)```", guide, re.DOTALL) for line in block.splitlines()]
     commands = [line.split("  #")[0].strip() for line in commands if line.startswith("glccl ")]

@@ -3,10 +3,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 
 import av
@@ -116,17 +112,9 @@ def test_a_file_with_a_hole_keeps_what_follows_at_its_time(tmp_path):
     assert [frame_number(image) for image in after.frames[20:30]] == [66, 70, 73, 76, 80, 83, 86, 90, 93, 96]
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git-LFS pointer"),
-        (b"no video at all " * 100, "is not a video"),
-    ],
-)
-def test_an_unreadable_file_is_named_with_its_reason(tmp_path, content, reason):
-    (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(VideoDecodeError, match=rf"a\.mp4: .*{reason}"):
+def test_an_unreadable_file_is_named_with_its_reason(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video at all " * 100)
+    with pytest.raises(VideoDecodeError, match=r"a\.mp4: is not a video"):
         compress_video(tmp_path / "a.mp4")
 
 
@@ -332,27 +320,6 @@ def test_the_command_prints_a_table_and_failures(source, tmp_path, capsys, monke
     assert "a.mp4: is empty" in capsys.readouterr().out
     assert main([*command, "--short-side", "3"]) == 1
     assert "short_side=3 must be even" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_killed_call_goes_on_where_it_stopped(tmp_path, encoded):
-    source, out = tmp_path / "source", tmp_path / "out"
-    source.mkdir()
-    for number in range(12):
-        write_video(source / f"{number:02}.mp4", 200, size=(320, 240))
-    command = [sys.executable, "-m", "modeling_glccl.cli", "data", "compress", str(source), str(out), "--num-proc=2"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while len(files(out)) < 3 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = files(out)
-    assert 3 <= len(finished) < 12
-    assert all(len(all_frames(out / name).frames) == 24 for name in finished)
-    report = run(source, out)
-    assert len(finished) - 2 <= report.skipped <= len(finished) + 2
-    assert len(encoded) == 12 - report.skipped
-    assert len(files(out)) == 12
 
 
 def test_real_clips_come_out_as_they_are_listed(reference_dir, tmp_path):

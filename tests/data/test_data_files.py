@@ -175,9 +175,17 @@ def test_plain_pickles_of_every_protocol_are_read(tmp_path, protocol):
     assert read_plain_pickle(tmp_path / "x.pkl") == captions
 
 
-def test_a_cut_pickle_is_named(tmp_path):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"a": [["b"]]})[:-5])
-    with pytest.raises(ValueError, match=r"x\.pkl: cannot be read"):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (pickle.dumps({"a": [["b"]]})[:-5], ""),
+        (b"K\x00r\xff\xff\xff\x1f.", "it asks for a table of 536,870,911 places, and has 8 bytes"),
+        (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", ""),
+    ],
+)
+def test_a_pickle_that_is_cut_or_asks_for_memory_is_named(tmp_path, content, problem):
+    (tmp_path / "x.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.pkl: cannot be read as captions: .*{problem}"):
         read_plain_pickle(tmp_path / "x.pkl")
 
 

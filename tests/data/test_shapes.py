@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 
+from benchmarks.shapes_oracles import ORACLES, oracle_recall
 from modeling_glccl import atomic
 from modeling_glccl.data import load_benchmark, shapes
 from modeling_glccl.data.shapes import sampler, wording
-from modeling_glccl.data.shapes.__main__ import ORACLES, oracle_recall
 from modeling_glccl.data.shapes.render import encode_video, render_frames, render_still
 from modeling_glccl.data.shapes.sampler import SPLITS, sample_clips, sample_still
 from modeling_glccl.data.shapes.world import (

@@ -3,15 +3,14 @@
 import miniatures
 import pytest
 import torch
+from families import save_deep_clip
 from paths import REPOSITORY
-from transformers import CLIPConfig, CLIPModel
 
 from modeling_glccl import GLCCLModel
 from modeling_glccl.training import load_recipe, train
 from modeling_glccl.training.bert_adam import BertAdam
 from modeling_glccl.training.build import build_model
 from modeling_glccl.training.optimization import build_optimizer, freeze_clip
-from modeling_glccl.training.tokenizer import train_clip_tokenizer
 
 RECIPES = {
     path.stem: path
@@ -23,17 +22,7 @@ BENCHMARKS = ("msrvtt", "didemo", "vatex")
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A CLIP checkpoint with the layers that a temporal encoder of four starts from, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = train_clip_tokenizer(["a cat and a dog in the rain"], vocab_size=560)
-    width = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**width, **ids, "num_hidden_layers": 4, "vocab_size": len(tokenizer)}
-    vision = {**width, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_deep_clip(tmp_path_factory.mktemp("clip"), ["a cat and a dog in the rain"])
 
 
 @pytest.mark.parametrize("name", RECIPES)

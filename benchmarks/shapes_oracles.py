@@ -1,12 +1,12 @@
-"""`python -m modeling_glccl.data.shapes oracles` prints what judges score that see only some attributes."""
+"""What judges score on the shapes benchmark that see only some attributes: `python benchmarks/shapes_oracles.py`."""
 
 import argparse
 from collections.abc import Sequence, Set
 
 import numpy as np
 
-from .sampler import sample_clips
-from .world import Clip, satisfies
+from modeling_glccl.data.shapes.sampler import sample_clips
+from modeling_glccl.data.shapes.world import Clip, satisfies
 
 ATTRIBUTES = {"colour", "shape", "size", "action", "order", "scene"}
 # Name -> what retrieval would see that reads some symbols perfectly and nothing of the others.
@@ -44,12 +44,10 @@ def oracle_recall(clips: Sequence[Clip], seen: Set[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(prog="python -m modeling_glccl.data.shapes", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    oracles = commands.add_parser("oracles", help="scores of judges that see only some attributes")
-    oracles.add_argument("--split", default="test", choices=["validation", "test"])
-    oracles.add_argument("--count", type=int, default=400)
-    oracles.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--split", default="test", choices=["validation", "test"])
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     clips = sample_clips(arguments.split, arguments.count, arguments.seed)
     print("| what is seen | R@1, ties by chance | R@1, ties lost |\n|---|---|---|")
