@@ -509,8 +509,10 @@ def _open_container(source: "_Source") -> Any:
     if not isinstance(source.file, str):
         source.file.seek(0)
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    # Without timestamps, a stream of JPEGs passes for one image.
+    name = "mjpeg" if source.name.lower().endswith((".mjpeg", ".mjpg")) else None
     try:
-        return av.open(source.file, options=options, metadata_errors="ignore")
+        return av.open(source.file, format=name, options=options, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
 

@@ -176,6 +176,7 @@ FORMATS = [
     ("libvpx-vp9", "webm"),
     ("libsvtav1", "mp4"),
     ("mjpeg", "avi"),
+    ("mjpeg", "mjpeg"),
     ("gif", "gif"),
 ]
 

@@ -127,9 +127,10 @@ def search_command(
         return answer_lines(index, queries, {**options, "query": query})
     if query is not None or any(options[name] is not None for name in ("words", *EXAMPLES)):
         return _search(index, index_path, query, **options)
-    if not options["as_json"]:
+    prompt = "> " if sys.stdin.isatty() and not options["as_json"] else ""
+    if prompt:
         print(f"{len(index)} videos; a sentence a line, an empty line ends")
-    while typed := _typed("" if options["as_json"] else "> "):
+    while typed := _typed(prompt):
         try:
             _search(index, index_path, typed, **options)
         except ValueError as error:

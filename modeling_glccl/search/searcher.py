@@ -228,11 +228,12 @@ class Searcher:
 def fuse(by_frames: Sequence[SearchResult], by_words: Sequence[SearchResult], k: int) -> list[SearchResult]:
     """The k best of both lists, each video once: by the mean of 61 / (60 + rank), 1 for a video that leads both.
 
-    Of equal ones the list by frames comes first. A video of both lists keeps the moment at which the words are said.
+    Of equal ones the list by words comes first: frames rank every video, words only those that say them. A video of
+    both lists keeps the moment at which the words are said.
     """
     scores, seen = defaultdict(float), {result.video_id: result for result in by_frames}
     said = {result.video_id: result for result in by_words}
-    for results in (by_frames, by_words):
+    for results in (by_words, by_frames):
         for rank, result in enumerate(results, 1):
             scores[result.video_id] += (_RANK_CONSTANT + 1) / (_RANK_CONSTANT + rank) / 2
     fused = []

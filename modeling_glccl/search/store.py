@@ -1,6 +1,7 @@
 """The LanceDB tables of an index: one row per clip, written batch by batch, each batch in one commit."""
 
 import errno
+import io
 import json
 import os
 import secrets
@@ -20,6 +21,7 @@ from lancedb import DBConnection
 from lancedb.index import FTS, BTree
 from lancedb.table import Table
 
+from ..atomic import write_whole
 from .clips import ClipSettings
 
 OK, ERROR, GONE = "ok", "error", "gone"
@@ -34,6 +36,7 @@ _KEPT_VERSIONS = timedelta(minutes=10)
 _ABOUT: dict[str, Any] = {"model": dict, "fingerprint": str, "created": str, "max_frames": int, "width": int}
 _ABOUT |= {"clip_length": float | int, "clip_stride": float | int, "clip_kind": str}
 _MODEL: dict[str, Any] = {"checkpoint": str | None, "weights": str, "config": dict, "processor": dict}
+_NEWEST = "newest.json"  # the newest file of versions of each table, as the last writer left it
 _MOVED = "the index is no longer there; if it was moved, open it under its new path"
 
 
@@ -76,9 +79,12 @@ class Store:
 
     def __init__(self, uri: str | PathLike[str], storage_options: dict[str, str] | None = None):
         self.uri = os.fspath(uri)
-        if "://" not in self.uri and not os.path.isdir(self.uri):
+        local = "://" not in self.uri
+        if local and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         with explained(self.uri):
+            if local:
+                _check_newest(self.uri)
             self._connection = lancedb.connect(self.uri, storage_options=storage_options)
             about = _read_about(self._connection)
             if about is None:
@@ -370,6 +376,26 @@ def _writing(uri: str) -> Iterator[None]:
         raise FileNotFoundError(f"{uri}: {_MOVED}")
     with explained(uri), FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
         yield
+        if local:
+            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(_newest(uri)).encode()))
+
+
+def _newest(uri: str) -> dict[str, str]:
+    # The names count down; a file that is just being written has another ending.
+    tables = {
+        table.name: [file.name for file in table.glob("_versions/*.manifest")] for table in Path(uri).glob("*.lance")
+    }
+    return {table: min(names) for table, names in tables.items() if names}
+
+
+def _check_newest(uri: str) -> None:
+    """Without its newest description a table would open as it was before."""
+    path = Path(uri, _NEWEST)
+    written = json.loads(path.read_text()) if path.exists() else {}  # before looking, as others may write now
+    now = _newest(uri)
+    for table, name in written.items():
+        if now.get(table, "9" * 20) > name:
+            raise ValueError(f"{table}/_versions/{name} is gone")
 
 
 @contextmanager

@@ -111,6 +111,15 @@ def test_a_damaged_file_is_one_error_that_names_the_index(index, videos, model, 
         VideoIndex.open(path, model, processor).search("a dog")
 
 
+def test_without_its_newest_description_an_index_does_not_open_as_it_was_before(index, videos, model, processor):
+    index.update(videos, progress=False)
+    path = Path(index.info()["path"])
+    (newest, *_) = sorted((path / "clips.lance" / "_versions").glob("*.manifest"))
+    newest.unlink()
+    with pytest.raises(ValueError, match=f"a file of the index is damaged or gone .*{newest.name} is gone"):
+        VideoIndex.open(path, model, processor)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"width": 31}, {"max_frames": "4"}, {"model": None}, {"clip_stride": 1e30}, {"processor": [1]}]
 )
