@@ -70,7 +70,7 @@ def test_a_search_imports_what_it_needs_and_collects_no_garbage_before():
 import gc, sys
 from modeling_glccl.cli import main
 code = main(["search", "a dog", "--index", "nowhere"])
-client, unused = "lance_namespace_urllib3_client", {"gradio", "datasets", "sklearn", "scipy", "matplotlib"}
+client, unused = "lance_namespace_urllib3_client", {"gradio", "datasets", "matplotlib"}
 print(code, gc.isenabled(), gc.get_freeze_count() > 100_000, f"{client}.api" in sys.modules, unused & set(sys.modules))
 print(sys.modules[client].TableApi.__module__)  # what LanceDB's REST client offers is there once it is asked for
 """
