@@ -250,7 +250,7 @@ def _read_packets_of_file(path: str, size: int, modified: int) -> _Packets:
 def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
     """All packets, undecoded. Only all of them show whether timestamps can be trusted."""
     pts, dts, is_keyframe, is_discard = array("q"), array("q"), array("b"), array("b")
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         if packet.size:
             pts.append(_NONE if packet.pts is None else packet.pts)
             dts.append(_NONE if packet.dts is None else packet.dts)
@@ -316,7 +316,7 @@ def _decode_at(
 def _decode_wanted(container: Any, stream: Any, wanted: set[int]) -> Iterator[av.VideoFrame]:
     """Frames from here on, without the unwanted ones that no other frame refers to (H.264 marks them)."""
     codec = stream.codec_context
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         codec.skip_frame = "NONREF" if codec.name == "h264" and packet.pts not in wanted else "DEFAULT"
         yield from packet.decode()
 
@@ -365,7 +365,7 @@ def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[a
     before it belong to a recording cut at its start."""
     started = False
     try:
-        for number, packet in enumerate(container.demux(stream)):
+        for number, packet in enumerate(demux(container, stream)):
             _check_count(number, name)
             try:
                 frames = packet.decode()
@@ -430,10 +430,10 @@ def _warn_if_short(
         declared = declared if end < 0.99 * float(stream.duration * stream.time_base) else 0
     elif start + end < 0.9 * duration and stream.average_rate:
         # Sound may well go on after the picture: the file is cut only if none of its streams reaches the end.
-        container.seek(container.start_time or 0)
         reached = 0.0
         with suppress(FFmpegError):  # at a part that is damaged: nothing is reached behind it
-            for packet in container.demux():
+            container.seek(container.start_time or 0)
+            for packet in demux(container):
                 if packet.pts is not None:
                     reached = max(reached, float(packet.pts * packet.time_base))
         declared = round(duration * stream.average_rate) if reached < 0.9 * duration else 0
@@ -453,7 +453,7 @@ def _count_by_clock(times: np.ndarray) -> int:
     gaps = np.diff(times)
     pace = np.median(gaps) if len(gaps) else 0
     holes = np.abs(gaps - pace) > max(0.0015, 0.01 * pace)  # Matroska rounds to 1 ms
-    if not 0 < holes.sum() <= max(2, len(gaps) // 50):
+    if not 0 < holes.sum() <= max(2, len(gaps) // 50) or holes.all():
         return 0
     missing = round(gaps[holes].sum() / gaps[~holes].mean()) - int(holes.sum())
     return len(times) + missing if missing > 2 else 0
@@ -506,15 +506,25 @@ def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator
 
 
 def _open_container(source: "_Source") -> Any:
-    if not isinstance(source.file, str):
-        source.file.seek(0)
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
-    # Without timestamps, a stream of JPEGs passes for one image.
-    name = "mjpeg" if source.name.lower().endswith((".mjpeg", ".mjpg")) else None
     try:
+        with open(source.file, "rb") if isinstance(source.file, str) else nullcontext(source.file) as file:
+            file.seek(0)
+            # By its name alone FFmpeg would tell a stream of JPEGs from an image.
+            name = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
+            file.seek(0)
         return av.open(source.file, format=name, options=options, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
+
+
+def demux(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of some streams, or of all; those of a stream that only begins in the middle are left out."""
+    while True:
+        try:
+            return (yield from container.demux(*streams))
+        except IndexError:  # PyAV looks the stream up among those that were there at first
+            continue
 
 
 def _best(streams: list[Any], source: "_Source") -> Any:
@@ -522,7 +532,7 @@ def _best(streams: list[Any], source: "_Source") -> Any:
     frames = Counter({stream.index: stream.frames for stream in streams})
     if not all(frames.values()):
         with _open_container(source) as container, suppress(FFmpegError):
-            for packet in islice(container.demux(*container.streams.video), 2000):
+            for packet in islice(demux(container, *container.streams.video), 2000):
                 frames[packet.stream_index] += packet.size > 0
     most = max(frames.values())
 

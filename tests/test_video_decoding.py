@@ -551,6 +551,21 @@ def test_frames_and_packets_beyond_the_limits_are_refused(tmp_path, monkeypatch,
         decode_video(path)
 
 
+def test_packets_of_a_stream_that_begins_in_the_middle_are_left_out(tmp_path):
+    path = write_video(tmp_path / "a.flv", 60)
+    sound = b"\x08" + (5).to_bytes(3, "big") + bytes(7) + b"\x2f\xff\xfb\x90\x00" + (16).to_bytes(4, "big")
+    whole, frames = path.read_bytes(), decode_video(path).frames
+    path.write_bytes(whole + sound)
+    with av.open(str(path)) as container, pytest.raises(IndexError):
+        list(container.demux())
+    np.testing.assert_array_equal(decode_video(path).frames, frames)
+
+
+def test_two_irregular_times_are_no_clock(tmp_path):
+    path = write_video(tmp_path / "a.mkv", 3, timestamps=[0, 0.04, 1.0])
+    assert decode_video(path).frame_times.tolist() == [0, 0.04, 1.0]
+
+
 def test_a_transform_sees_one_whole_frame_at_a_time(tmp_path):
     path, whole = write_video(tmp_path / "a.mp4", 30), []
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from ..video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video, open_video, upright
+from ..video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video, demux, open_video, upright
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _frames(container: Any, stream: Any, problems: list[str], clock: DecodedVide
     # Where the packets do not tell the times, `decode_video` had to decode all frames, and knows each one's.
     told = clock.decoded_frames <= len(clock.frame_times)
     try:
-        for packet in container.demux(stream):
+        for packet in demux(container, stream):
             try:
                 decoded = packet.decode()
             except FFmpegError as error:

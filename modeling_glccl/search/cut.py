@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..atomic import write_whole
-from ..video_decoding_glccl import VideoDecodeError, open_video, upright
+from ..video_decoding_glccl import VideoDecodeError, demux, open_video, upright
 
 # What the numbers of a picture mean as colours; players guess it where it is not passed on.
 _COLOURS = ("color_primaries", "color_trc", "colorspace", "color_range")
@@ -191,7 +191,7 @@ def _until(container: Any, streams: list[Any], key: float, end: float) -> Iterat
 
 
 def _timed(container: Any, streams: list[Any]) -> Iterator[tuple[Any, float]]:
-    for packet in container.demux(*streams):
+    for packet in demux(container, *streams):
         if packet.size:
             yield packet, _seconds(packet, container, packet.time_base)
 

@@ -83,14 +83,14 @@ class Store:
         if local and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         with explained(self.uri):
-            if local:
-                _check_newest(self.uri)
             self._connection = lancedb.connect(self.uri, storage_options=storage_options)
             about = _read_about(self._connection)
             if about is None:
                 raise FileNotFoundError(
                     f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there"
                 )
+            if local:
+                _check_newest(self.uri)
             if about["version"] != VERSION:
                 raise ValueError(
                     f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "

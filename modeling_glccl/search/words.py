@@ -20,7 +20,7 @@ from lancedb.table import Table
 from tqdm.auto import tqdm
 
 from ..packaged import install_line
-from ..video_decoding_glccl import open_video
+from ..video_decoding_glccl import demux, open_video
 from ..video_files import SUBTITLE_SUFFIXES, harmless, why_no_file
 from .candidates import Snapshot
 from .queries import Query
@@ -111,7 +111,7 @@ def _read_streams(container: Any, streams: Sequence[Any], path: str, errors: lis
     """Of subtitle streams, on the file's clock, which starts at 0."""
     cues, lost, begin = [], 0, (container.start_time or 0) / av.time_base
     try:
-        for packet in container.demux(*streams):
+        for packet in demux(container, *streams):
             if packet.pts is None or not packet.size:
                 continue
             start = max(0.0, float(packet.pts * packet.time_base) - begin)
