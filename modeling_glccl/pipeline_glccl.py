@@ -234,7 +234,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         show_progress_bar: bool = False,
         device: str | torch.device | None = None,
         pooled: bool = False,
-    ) -> GLCCLTextFeatures | Tensor:
+    ) -> Any:
         """Encodes texts for [`~TextVideoRetrievalPipeline.similarity`], by the names of sentence-transformers.
 
         Args:
@@ -245,7 +245,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             pooled: one unit vector a text, for databases of vectors, instead of features of all words.
 
         Returns:
-            Features of A texts, of one for a single text; with `pooled` float32 [A, D], and [D] for a single text.
+            [`GLCCLTextFeatures`] of A texts; with `pooled` float32 [A, D], and [D] for a single text.
 
         Raises:
             ValueError: no text, or one without a word.
@@ -266,7 +266,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         show_progress_bar: bool = False,
         device: str | torch.device | None = None,
         pooled: bool = False,
-    ) -> GLCCLVideoFeatures | Tensor:
+    ) -> Any:
         """Encodes videos, as [`~TextVideoRetrievalPipeline.encode_query`] does texts.
 
         Args:
@@ -275,7 +275,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             batch_size, show_progress_bar, device, pooled: as of texts.
 
         Returns:
-            Features of V videos; with `pooled` float32 [V, D], and [D] for a single video.
+            [`GLCCLVideoFeatures`] of V videos; with `pooled` float32 [V, D], and [D] for a single video.
 
         Raises:
             ValueError: a video that cannot be read, named.
