@@ -15,6 +15,8 @@ from .recipe import TrainRecipe
 
 # CLIP multiplies logits by at most 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = math.log(100)
+# The attention projections of both towers, whatever the family of CLIP.
+LORA_LAYERS = r"clip\.(text|vision)_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
 
 
 def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
@@ -101,8 +103,7 @@ def add_lora(model: GLCCLModel, rank: int | None) -> None:
         return
     from peft import LoraConfig, inject_adapter_in_model
 
-    layers = r"clip\.(text|vision)_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), model)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS), model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith("clip.") or ".lora_" in name)
 
