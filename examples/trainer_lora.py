@@ -2,9 +2,9 @@
 
     python examples/trainer_lora.py CHECKPOINT VIDEO_DIR OUTPUT [--epochs 3] [--rank 8]
 
-CHECKPOINT is a GLCCL, or any CLIP; VIDEO_DIR holds videos and a metadata.csv (docs/own_data.md). OUTPUT gets `adapter`,
-what was trained, and `merged`, an ordinary checkpoint. On several processes the Trainer compares the pairs of one
-process alone; `glccl train` compares all of them.
+CHECKPOINT is a GLCCL, or any CLIP; VIDEO_DIR holds videos and a metadata.csv (docs/own_data.md). OUTPUT gets
+`adapter`, what was trained, and `merged`, an ordinary checkpoint. On several processes the Trainer compares the pairs
+of one process alone; `glccl train` compares all of them.
 """
 
 import argparse
