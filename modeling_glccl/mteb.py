@@ -8,12 +8,13 @@ from torch import Tensor
 
 from .checkpoints import load_checkpoint
 from .features_glccl import GLCCLTextFeatures
+from .packaged import install_line
 from .pipeline_glccl import TextVideoRetrievalPipeline
 
 try:
     from mteb.models.model_meta import ModelMeta
 except ImportError as error:
-    raise ImportError(f"this module needs mteb: pip install 'modeling_glccl[mteb]' ({error})") from error
+    raise ImportError(f"this module needs mteb: {install_line('mteb')} ({error})") from error
 
 
 def model_meta(checkpoint: str, **known: Any) -> ModelMeta:
