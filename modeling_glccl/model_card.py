@@ -94,7 +94,10 @@ def make_card(
         license=license,
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        tags=["glccl", "text-to-video-retrieval", "video-text-retrieval", "video-search", "clip", "custom_code"],
+        tags=[
+            *("glccl", "text-to-video-retrieval", "video-text-retrieval", "video-search", "clip", "custom_code"),
+            "sentence-transformers",
+        ],
         base_model=base_model or _base_model(recipe),
         datasets=sorted({name for name in datasets if name and "/" in name}) or None,
         metrics=["recall"],
@@ -109,6 +112,7 @@ def make_card(
         text = template.from_string(packaged("model_card.md").read_text(encoding="utf-8")).render(
             card_data=data.to_yaml(),
             model_name=name,
+            repo_id=repo_id,
             config=GLCCLConfig.from_pretrained(folder),
             megabytes=weights / 1e6,
             snippet=snippet,

@@ -3,13 +3,16 @@
 Source: "Text-Video Retrieval With Global-Local Contrastive Consistency Learning" (arXiv 2605.17959).
 """
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTextConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
@@ -24,6 +27,7 @@ from .features_glccl import LAYERS, GLCCLTextFeatures, GLCCLVideoFeatures
 from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite, loaded
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
+from .sentence_transformers_glccl import MODULES
 from .towers_glccl import family_of, read_config, refuse_incomplete, refuse_not_finite
 
 logger = logging.get_logger(__name__)
@@ -149,7 +153,9 @@ class GLCCLModel(PreTrainedModel):
         cls._auto_class = None  # the code of a subclass lies elsewhere and is not saved beside its weights
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """As the base class; the pipeline's code, which this file imports, is saved with the model's and named so."""
+        """As the base class; the code of the pipeline and of the module of sentence-transformers, which this file
+        imports, is saved with the model's, and config.json and modules.json name them.
+        """
         if not self.is_remote_code():
             return super().save_pretrained(save_directory, *args, **kwargs)
         loaded = getattr(self.config, "custom_pipelines", None)
@@ -157,6 +163,10 @@ class GLCCLModel(PreTrainedModel):
         self.config.custom_pipelines = {
             "text-video-retrieval": {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}
         }
+        modules = Path(save_directory, "modules.json")
+        if kwargs.get("is_main_process", True) and not modules.exists():  # somebody may have more modules
+            modules.parent.mkdir(parents=True, exist_ok=True)
+            modules.write_text(json.dumps(MODULES, indent=2) + "\n", encoding="utf-8")
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
@@ -495,17 +505,66 @@ class GLCCLModel(PreTrainedModel):
         """What [`~GLCCLModel.similarity`] takes in place of video features, made once for any number of texts."""
         return self.interaction.prepare_video(video)
 
-    def similarity(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> Tensor:
+    def similarity(self, text: GLCCLTextFeatures | Tensor, video: GLCCLVideoFeatures | Tensor) -> Tensor:
         """Logits [A, V] in float32, the mean of the four scores: exact, block by block, in bounded memory.
 
         Args:
-            text: A texts, from [`~GLCCLModel.get_text_features`].
-            video: V videos, from [`~GLCCLModel.get_video_features`]; frame counts may differ through the mask.
+            text: A texts, from [`~GLCCLModel.get_text_features`] or [`~GLCCLModel.encode_query`].
+            video: V videos, from [`~GLCCLModel.get_video_features`] or [`~GLCCLModel.encode_document`]; frame counts
+                may differ through the mask. Where both are pooled vectors [N, D] or [D]: their dot products instead.
 
         Raises:
             ValueError: shapes or masks that do not fit each other, or non-finite features.
         """
-        return self.get_scores(text, video).logits
+        if isinstance(text, Tensor) and isinstance(video, Tensor):
+            return torch.atleast_2d(text) @ torch.atleast_2d(video).T
+        return self.get_scores(cast(Any, text), cast(Any, video)).logits
+
+    def similarity_pairwise(self, text: GLCCLTextFeatures | Tensor, video: GLCCLVideoFeatures | Tensor) -> Tensor:
+        """[N], the diagonal of [`~GLCCLModel.similarity`] of N texts and N videos, without most of the rest."""
+        if isinstance(text, Tensor) and isinstance(video, Tensor):
+            return (torch.atleast_2d(text) * torch.atleast_2d(video)).sum(dim=-1)
+        text, video = cast(GLCCLTextFeatures, text), cast(GLCCLVideoFeatures, video)
+        if text.num_rows != video.num_rows:
+            raise ValueError(f"{text.num_rows} texts and {video.num_rows} videos are no pairs; similarity scores all")
+        blocks = torch.arange(text.num_rows).split(8)
+        return torch.cat([self.similarity(text.select(rows), video.select(rows)).diagonal() for rows in blocks])
+
+    def pool(self, features: GLCCLTextFeatures | GLCCLVideoFeatures) -> Tensor:
+        """[N, D] float32, one vector of norm 1 for every text or video, for databases of vectors.
+
+        Of a video its mean frame, of a text [`~GLCCLModel.query_vectors`]. Dot products rank somewhat worse than
+        the logits do (docs/interfaces.md has the recall); let them propose videos, and `similarity` rank these.
+        """
+        texts = isinstance(features, GLCCLTextFeatures)
+        return normalize((self.query_vectors(features) if texts else features.pooler_output).float(), dim=-1)
+
+    def query_vectors(self, text: GLCCLTextFeatures) -> Tensor:
+        """[A, D] float32, the linear part of the score of a video of one frame, whatever that is (docs/search.md).
+
+        That is the mean of sentence and mean word, normalised, each with and without its learned matrix.
+        """
+        counted, sentence = text.word_mask[..., None], normalize(text.sentence.float(), dim=-1)
+        words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
+        with loaded(self.interaction):
+            query = sentence + sentence @ self.interaction.global_mat_weight.float()
+            return (query + words + words @ self.interaction.local_mat_weight.float()) / 4
+
+    def encode_query(self, texts: str | Sequence[str], processor: Any = None, **options: Any) -> Any:
+        """[`~TextVideoRetrievalPipeline.encode_query`] of a pipeline of this model and a processor.
+
+        A model has no tokenizer and decodes nothing: `processor` is the [`GLCCLProcessor`] that does; by default that
+        which lies where this model was loaded from, read anew each time.
+        """
+        return self._pipeline(processor).encode_query(texts, **options)
+
+    def encode_document(self, videos: Any, processor: Any = None, **options: Any) -> Any:
+        """[`~TextVideoRetrievalPipeline.encode_document`], with a processor as of [`~GLCCLModel.encode_query`]."""
+        return self._pipeline(processor).encode_document(videos, **options)
+
+    def _pipeline(self, processor: Any) -> TextVideoRetrievalPipeline:
+        device = None if getattr(self, "hf_device_map", None) else self.device  # accelerate places it otherwise
+        return TextVideoRetrievalPipeline(self, processor, device=device)
 
     def csc_inputs(self, scores: GLCCLScores) -> Tensor:
         """[S, A, V]: the scores that the CSC loss compares, those named in `csc_scores`."""

@@ -56,6 +56,9 @@ class TextVideoRetrievalPipeline(Pipeline):
 
     pipe("a.mp4", texts=["a man cooks", "a dog runs"])  # the other direction
     # [{'index': 0, 'text': 'a man cooks', 'score': 18.2}, {'index': 1, 'text': 'a dog runs', 'score': 3.9}]
+
+    # By the names of sentence-transformers; pooled=True gives vectors for a database of vectors
+    pipe.similarity(pipe.encode_query(["a man cooks"]), pipe.encode_document(["a.mp4", "b.mkv"]))  # logits [1, 2]
     ```
 
     A score is the model's logit: it ranks the candidates of one query and is no probability. `top_k` and `moments` can
@@ -120,7 +123,7 @@ class TextVideoRetrievalPipeline(Pipeline):
             index = self.index(videos, batch_size=batch_size, num_workers=num_workers, progress=progress)
             results = []
             for features in self._encode_texts(texts, batch_size, progress):
-                scores = self.model_scores(features, index)
+                scores = self.similarity(features, index)
                 for row in range(len(scores)):
                     results.append(self.postprocess((scores[row], features.select([row]), index), **ranking))
         else:
@@ -129,7 +132,7 @@ class TextVideoRetrievalPipeline(Pipeline):
                 [inputs] if single else inputs, batch_size=batch_size, num_workers=num_workers, progress=progress
             )
             scores = torch.cat(
-                [self.model_scores(features, index) for features in self._encode_texts(texts, batch_size, progress)]
+                [self.similarity(features, index) for features in self._encode_texts(texts, batch_size, progress)]
             )
             results = [
                 self.postprocess((scores[:, column], texts, self.select(index, [column])), **ranking)
@@ -223,12 +226,94 @@ class TextVideoRetrievalPipeline(Pipeline):
             raise ValueError(f"{path} is damaged: {len(ids)} ids for {shape[0]} videos; write it again")
         return IndexedVideos(features.to(self.device), ids, timestamps, durations)
 
-    def model_scores(self, text: GLCCLTextFeatures, index: IndexedVideos) -> Tensor:
-        """Float32 [A, V] logits of text features and indexed videos, on the CPU."""
+    def encode_query(
+        self,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        device: str | torch.device | None = None,
+        pooled: bool = False,
+    ) -> Any:
+        """Encodes texts for [`~TextVideoRetrievalPipeline.similarity`], by the names of sentence-transformers.
+
+        Args:
+            texts: a text or several.
+            batch_size: texts encoded at a time.
+            show_progress_bar: whether to show one.
+            device: where the model goes, and stays; by default it stays where it is.
+            pooled: one unit vector a text, for databases of vectors, instead of features of all words.
+
+        Returns:
+            [`GLCCLTextFeatures`] of A texts; with `pooled` float32 [A, D], and [D] for a single text.
+
+        Raises:
+            ValueError: no text, or one without a word.
+        """
+        self._move(device)
+        single, texts = isinstance(texts, str), [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise ValueError("texts is an empty list; pass at least one text")
+        batches = [*self._encode_texts(texts, batch_size, show_progress_bar)]
+        return self._pooled(batches[0].concatenate(batches), pooled, single)
+
+    def encode_document(
+        self,
+        videos: Any,
+        *,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        show_progress_bar: bool = False,
+        device: str | torch.device | None = None,
+        pooled: bool = False,
+    ) -> Any:
+        """Encodes videos, as [`~TextVideoRetrievalPipeline.encode_query`] does texts.
+
+        Args:
+            videos: one or several, see [`~TextVideoRetrievalPipeline.__call__`].
+            num_workers: threads that decode videos.
+            batch_size, show_progress_bar, device, pooled: as of texts.
+
+        Returns:
+            [`GLCCLVideoFeatures`] of V videos; with `pooled` float32 [V, D], and [D] for a single video.
+
+        Raises:
+            ValueError: a video that cannot be read, named.
+        """
+        self._move(device)
+        index = self.index(videos, batch_size=batch_size, num_workers=num_workers, progress=show_progress_bar)
+        return self._pooled(index.features, pooled, _is_one_video(videos))
+
+    def similarity(
+        self, queries: GLCCLTextFeatures | Tensor, documents: GLCCLVideoFeatures | IndexedVideos | Tensor
+    ) -> Tensor:
+        """Float32 [A, V] on the CPU: logits of texts and videos, or dot products where both are pooled vectors."""
         with self.device_placement(), self.get_inference_context()():
-            if index.prepared is None:
-                index.prepared = self.model.prepare_videos(index.features)
-            return self.model.similarity(text, index.prepared).cpu()
+            if isinstance(documents, IndexedVideos):
+                if documents.prepared is None:
+                    documents.prepared = self.model.prepare_videos(documents.features)
+                documents = documents.prepared
+            return self.model.similarity(queries, documents).cpu()
+
+    def similarity_pairwise(
+        self, queries: GLCCLTextFeatures | Tensor, documents: GLCCLVideoFeatures | Tensor
+    ) -> Tensor:
+        """Float32 [N] on the CPU: of every text with the video at the same place."""
+        with self.device_placement(), self.get_inference_context()():
+            return self.model.similarity_pairwise(queries, documents).cpu()
+
+    def _move(self, device: str | torch.device | None) -> None:
+        self.model.eval()
+        if device is not None:
+            self.device = torch.device(device)
+            self.model.to(self.device)
+
+    def _pooled(self, features: Any, pooled: bool, single: bool) -> Any:
+        if not pooled:
+            return features
+        with self.get_inference_context()():
+            vectors = self.model.pool(features)
+        return vectors[0] if single else vectors
 
     def moments(self, text: GLCCLTextFeatures, index: IndexedVideos) -> list[dict[str, float | None]]:
         """`start` and `end` of the moment that one text (its features, A = 1) is about in each of V videos."""

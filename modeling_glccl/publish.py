@@ -23,7 +23,7 @@ from .packaged import packaged
 PUBLISHED = (
     *("config.json", "*.safetensors", "model.safetensors.index.json", "*processor_config.json", "*_glccl.py"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "recipe.yaml", "results.json", "README.md"),
+    *("merges.txt", "modules.json", "recipe.yaml", "results.json", "README.md"),
 )
 # Of an earlier push, these would be loaded or mistaken for a part of this one.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_glccl.py", "data/*.parquet")
@@ -114,6 +114,9 @@ def collect(
     }
     if not any(name.endswith("_glccl.py") for name in files):
         files |= {code.name: code for code in Path(__file__).parent.glob("*_glccl.py")}
+    if "modules.json" in files:  # sentence-transformers names classes by the package that they were imported from
+        text = (folder / "modules.json").read_text(encoding="utf-8")
+        files["modules.json"] = text.replace(f"{__package__}.", "").encode()
     for path in map(Path, more):
         path = path if path.is_file() else packaged(str(path))
         if not path.is_file():

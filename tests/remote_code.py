@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 _HIDE = """
-import importlib.util, sys
+import importlib.util, os, sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in finder.__module__]
-sys.path[:] = [entry for entry in sys.path if entry not in {package_roots!r}]
+sys.path[:] = [entry for entry in sys.path if not os.path.isdir(os.path.join(entry, "modeling_glccl"))]
 found = importlib.util.find_spec("modeling_glccl")  # in a checkpoint folder this is the file of that name
 assert found is None or found.submodule_search_locations is None, "the package is still found"
 """
@@ -23,10 +23,9 @@ def run_without_package(script: str, folder: Path, *arguments: object, **environ
         arguments: for `sys.argv`.
         environment: more variables.
     """
-    root = str(Path(__file__).parent.parent)
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf_home")} | environment
-    command = [sys.executable, "-c", _HIDE.format(package_roots={root}) + script, *map(str, arguments)]
+    command = [sys.executable, "-c", _HIDE + script, *map(str, arguments)]
     run = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout

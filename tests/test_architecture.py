@@ -17,15 +17,17 @@ CHECKPOINT_SET = {
     "loss_glccl": set(),
     "features_glccl": set(),
     "interaction_glccl": {"features_glccl", "scoring_glccl"},
-    # The model does not use the pipeline: importing its file saves that file with the model's.
+    # Importing the files of the pipeline and of the module of sentence-transformers saves them with the model's.
     "modeling_glccl": {
         "configuration_glccl",
         "features_glccl",
         "interaction_glccl",
         "loss_glccl",
         "pipeline_glccl",
+        "sentence_transformers_glccl",
         "towers_glccl",
     },
+    "sentence_transformers_glccl": set(),
     "video_decoding_glccl": set(),
     "decoding_process_glccl": {"video_decoding_glccl"},
     "video_processing_glccl": {"decoding_process_glccl", "video_decoding_glccl"},

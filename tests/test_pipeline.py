@@ -150,6 +150,42 @@ def test_every_peer_is_ranked_by_its_own_scores(head, checkpoint, paths, tmp_pat
             torch.testing.assert_close(scores, row, atol=1e-4, rtol=0)
 
 
+def test_queries_and_documents_are_encoded_and_scored(pipe, paths, logits):
+    """By the pipeline and by the model with a processor; features, and vectors for a database."""
+    queries, documents = pipe.encode_query(CAPTIONS, batch_size=2), pipe.encode_document(paths, batch_size=3)
+    close = {"atol": 1e-4, "rtol": 1e-5}
+    torch.testing.assert_close(pipe.similarity(queries, documents), logits, **close)
+    pairs = pipe.similarity_pairwise(queries.select([0, 1, 2] * 4), documents.select([0, 1, 2] * 4))
+    torch.testing.assert_close(pairs, logits.diagonal().repeat(4), **close)
+    with pytest.raises(ValueError, match="3 texts and 7 videos are no pairs"):
+        pipe.similarity_pairwise(queries, documents)
+    with torch.no_grad():
+        loaded = pipe.model.similarity(pipe.model.encode_query(CAPTIONS), pipe.model.encode_document(paths))
+    torch.testing.assert_close(loaded, logits, **close)
+
+    texts, videos = pipe.encode_query(CAPTIONS, pooled=True), pipe.encode_document(paths, pooled=True, device="cpu")
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(videos.norm(dim=1), torch.ones(7))
+    torch.testing.assert_close(pipe.similarity(texts, videos), texts @ videos.T)
+    torch.testing.assert_close(pipe.similarity_pairwise(texts, videos[:3]), (texts * videos[:3]).sum(1))
+    torch.testing.assert_close(pipe.encode_document(paths[1], pooled=True), videos[1], **close)
+    torch.testing.assert_close(pipe.encode_query(CAPTIONS[1], pooled=True), texts[1], **close)
+    assert pipe.encode_query(CAPTIONS[1]).num_rows == 1
+    with pytest.raises(ValueError, match="texts is an empty list"):
+        pipe.encode_query([])
+
+
+def test_pooled_vectors_rank_videos_of_one_frame_as_linear_scores_do(pipe, paths):
+    """With one frame GLCCL's four scores are linear but for the aggregation over words, which one word leaves out."""
+    text = pipe.encode_query(CAPTIONS)
+    text.word_mask[:, 1:] = False
+    frames = pipe.encode_document(paths)
+    frames.frame_mask[:, 1:] = False
+    scale = pipe.model.clip.logit_scale.exp().item()
+    vectors = pipe.model.query_vectors(text) @ pipe.model.pool(frames).T
+    torch.testing.assert_close(scale * vectors, pipe.similarity(text, frames), atol=1e-3, rtol=1e-4)
+
+
 def test_progress_is_shown_when_asked_for(pipe, paths, capsys):
     pipe(CAPTIONS[0], videos=paths[:2], batch_size=1)
     assert capsys.readouterr().err == ""
@@ -247,11 +283,13 @@ def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_pa
         "pipeline_glccl.py",
         "processing_glccl.py",
         "scoring_glccl.py",
+        "sentence_transformers_glccl.py",
         "towers_glccl.py",
         "video_decoding_glccl.py",
         "video_processing_glccl.py",
     }
     weights = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    weights.add("modules.json")
     assert {str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*")} == code | weights
     pipe.save_pretrained(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == code | weights

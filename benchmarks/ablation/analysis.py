@@ -45,7 +45,7 @@ class TrainedModel:
         self.texts: list[GLCCLTextFeatures] = []
         blocks = []
 
-        def similarity(text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> torch.Tensor:
+        def similarity(text: Any, video: Any) -> torch.Tensor:
             blocks.append(self.model.get_scores(text, video))
             self.texts.append(text.to(self.model.device, torch.float32))
             self.videos = video

@@ -59,6 +59,8 @@ def main() -> None:
     (new / "README.md").write_text(make_card(new, f"owner/{FOLDER.name}"), encoding="utf-8")
     for code in new.glob("*_glccl.py"):
         code.unlink()  # `glccl publish` adds it
+    modules = (new / "modules.json").read_text(encoding="utf-8").replace('"sentence_t', '"modeling_glccl.sentence_t')
+    (new / "modules.json").write_text(modules, encoding="utf-8")
     replace_folder(new, FOLDER)
     for file in sorted(path for path in FOLDER.rglob("*") if path.is_file()):
         print(f"{file.stat().st_size:>13,}  {file.relative_to(FOLDER)}")

@@ -44,6 +44,10 @@ class PeerModel(GLCCLModel):
         """The features themselves: a peer has nothing to make of them beforehand."""
         return video
 
+    def query_vectors(self, text: GLCCLTextFeatures) -> Tensor:
+        """The sentences: the learned matrices of GLCCL are not here."""
+        return text.sentence
+
     def _video_features(self, clip_frames: Tensor, frames: Tensor, real: Tensor) -> GLCCLVideoFeatures:
         """As [`GLCCLModel`]'s, but `frame_mask` is True for real frames alone, always.
 

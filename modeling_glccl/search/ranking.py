@@ -44,13 +44,7 @@ def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeature
     if isinstance(text, GLCCLVideoFeatures):
         counted = text.frame_mask[..., None]
         return (normalize(text.frames.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
-    sentence = normalize(text.sentence.float(), dim=-1)
-    counted = text.word_mask[..., None]
-    words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
-    interaction = model.interaction
-    query = sentence + sentence @ interaction.global_mat_weight.float()
-    query = query + words + words @ interaction.local_mat_weight.float()
-    return query / 4
+    return model.query_vectors(text)
 
 
 def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures) -> GLCCLTextState | Tensor:

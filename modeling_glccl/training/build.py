@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..data.collate import RetrievalCollator, part_quietly
 from ..data.frame_cache import with_frame_cache
 from ..data.group_sampler import GroupSampler
 from ..modeling_glccl import GLCCLModel
+from ..packaged import install_line
 from ..peers import FIXED_CONFIG, HEADS
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
@@ -30,6 +32,8 @@ def check_start(recipe: Recipe) -> None:
         ValueError: it holds something else. Both name the key.
     """
     settings, cache_dir = recipe.model, recipe.data.frame_cache_dir
+    if recipe.train.lora_rank and not find_spec("peft"):
+        raise ValueError(f"train.lora_rank={recipe.train.lora_rank} needs PEFT: {install_line('peft')}")
     if cache_dir and os.path.isfile(cache_dir):
         raise ValueError(f"data.frame_cache_dir={cache_dir} is a file; it must be a folder, or none yet")
     for key, name in (("model.clip", settings.clip), ("model.checkpoint", settings.checkpoint)):

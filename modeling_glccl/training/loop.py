@@ -22,7 +22,7 @@ from ..processes import make_accelerator
 from ..publish import collect, push
 from .build import build_loader, build_model, cache_frames, check_batches, check_start, load_splits
 from .full_batch import FullBatchLoss
-from .optimization import build_optimizer, build_scheduler, freeze_clip
+from .optimization import add_lora, build_optimizer, build_scheduler, freeze_clip
 from .progress import Progress
 from .recipe import Recipe
 from .run_folder import MAY_CHANGE, RunFolder
@@ -105,6 +105,7 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
 
     # Optimiser
     freeze_clip(model, recipe.train.freeze_layer_num)
+    add_lora(model, recipe.train.lora_rank)
     optimizer = build_optimizer(model, recipe.train)
     if recipe.train.activation_checkpointing:
         model.activation_checkpointing_enable()

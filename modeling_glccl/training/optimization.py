@@ -1,6 +1,8 @@
-"""Optimisers with two learning rates, their schedules, frozen layers, and the bound on logit_scale."""
+"""Optimisers with two learning rates, their schedules, frozen layers, LoRA, and the bound on logit_scale."""
 
 import math
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from .recipe import TrainRecipe
 
 # CLIP multiplies logits by at most 100 (arXiv 2103.00020, section 2.5).
 MAX_LOGIT_SCALE = math.log(100)
+# The attention projections of both towers, whatever the family of CLIP.
+LORA_LAYERS = r"clip\.(text|vision)_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj"
 
 
 def build_optimizer(model: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
@@ -35,7 +39,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, recipe: TrainRecipe, steps
 
 
 def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
-    """The trainable parameters in up to four groups: CLIP and new layers, with and without weight decay.
+    """The trainable parameters in up to four groups: CLIP and new layers (LoRA's, too), with and without weight decay.
 
     With `adamw` biases, normalisation weights, logit_scale and other vectors are not decayed; neither are the learned
     matrices of the interaction, which start as identities: decay would pull them to zero rather than to a neutral
@@ -49,7 +53,7 @@ def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = "clip" if name.startswith("clip.") else "new"
+        part = "clip" if name.startswith("clip.") and ".lora_" not in name else "new"
         if recipe.optimizer == "bert_adam":
             decayed = not name.endswith("bias")
         else:
@@ -88,6 +92,35 @@ def freeze_clip(model: GLCCLModel, layers: int | None) -> None:
         frozen.append(vision.pre_layrnorm)
     for module in (*frozen, *text.encoder.layers[:layers], *vision.encoder.layers[:layers]):
         module.requires_grad_(False)
+
+
+def add_lora(model: GLCCLModel, rank: int | None) -> None:
+    """Puts LoRA (arXiv 2106.09685) of this rank on the attention projections of both towers, if there is one.
+
+    Of CLIP nothing else is then trained. Needs PEFT, which changes the layers in place.
+    """
+    if rank is None:
+        return
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS), model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith("clip.") or ".lora_" in name)
+
+
+def merged(model: GLCCLModel) -> GLCCLModel:
+    """The model with its LoRA added to the weights, as a copy; the model itself if it has none."""
+    lora = {
+        name.partition(".lora_A")[0] for name, _ in model.named_parameters() if name.endswith(".lora_A.default.weight")
+    }
+    if not lora:
+        return model
+    model = deepcopy(model)
+    for name in lora:
+        layer: Any = model.get_submodule(name)
+        layer.merge()
+        model.set_submodule(name, layer.get_base_layer())
+    return model
 
 
 @torch.no_grad()

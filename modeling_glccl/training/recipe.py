@@ -123,6 +123,9 @@ class TrainRecipe:
     # CLIP's embeddings, its pre-norm, and so many of the first layers of both its towers stay as they are; 0: the
     # embeddings and the pre-norm alone; null: nothing does.
     freeze_layer_num: int | None = None
+    # LoRA of this rank on the attention projections of both towers, at `learning_rate`: of CLIP nothing else is
+    # trained. Checkpoints hold it merged. Needs PEFT; null: CLIP itself is trained.
+    lora_rank: int | None = None
     # Gradient cache: encode so many pairs at a time, with the exact gradient of the whole batch and the activations
     # of one chunk in memory; each pair is encoded twice. null: encode the batch at once.
     grad_cache_chunk: int | None = None
@@ -137,7 +140,7 @@ class TrainRecipe:
     def validate_numbers(self):
         """Numbers in their ranges."""
         at_least(self, 1, "epochs", "max_steps", "batch_size", "total_batch_size", "grad_cache_chunk")
-        at_least(self, 1, "eval_epochs", "eval_batch_size")
+        at_least(self, 1, "eval_epochs", "eval_batch_size", "lora_rank")
         at_least(self, 0, "learning_rate", "clip_learning_rate_factor", "weight_decay", "warmup_ratio", "save_steps")
         at_least(self, 0, "adam_beta1", "adam_beta2", "adam_epsilon", "freeze_layer_num")
         for name in ("adam_beta1", "adam_beta2"):

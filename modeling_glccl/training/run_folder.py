@@ -11,9 +11,11 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import ProcessorMixin
 
 from ..atomic import recover_folder, replace_folder, room_for, write_whole
+from ..modeling_glccl import GLCCLModel
+from .optimization import merged
 from .recipe import Recipe, differences, load_recipe, save_recipe
 
 # Written at the start of a run into a folder that holds none of WRITTEN: from then on these are the run's own.
@@ -119,7 +121,7 @@ class RunFolder:
         self.accelerator.load_state(str(self.last / "training_state"))
         return True
 
-    def save_model(self, folder: Path, model: PreTrainedModel, processor: ProcessorMixin, state: bool = False) -> None:
+    def save_model(self, folder: Path, model: GLCCLModel, processor: ProcessorMixin, state: bool = False) -> None:
         """Replaces `best` or `last`, completely or not at all; `from_pretrained` of model and processor read it.
 
         Args:
@@ -131,7 +133,7 @@ class RunFolder:
         if accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)
             with room_for(new):
-                model.save_pretrained(new)
+                merged(model).save_pretrained(new)
                 processor.save_pretrained(new)
                 save_recipe(self.recipe, new / "recipe.yaml")
         accelerator.wait_for_everyone()
@@ -143,7 +145,7 @@ class RunFolder:
             replace_folder(new, folder)
         accelerator.wait_for_everyone()
 
-    def save(self, model: PreTrainedModel, processor: ProcessorMixin, step: int) -> None:
+    def save(self, model: GLCCLModel, processor: ProcessorMixin, step: int) -> None:
         """Replaces `last` by the present model, processor and training state."""
         if self.accelerator.is_main_process:
             writer: Any = self.accelerator.get_tracker("tensorboard", unwrap=True)

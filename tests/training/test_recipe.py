@@ -68,6 +68,7 @@ def test_no_is_a_word(recipe_file):
         ("train.optimizer=adam", "optimizer.*adam"),
         ("train.adam_beta2=1", "adam_beta2=1 must be less than 1"),
         ("train.adam_epsilon=-1e-6", "adam_epsilon=-1e-06 must be at least 0"),
+        ("train.lora_rank=0", "train.lora_rank=0 must be at least 1"),
         ("train.freeze_layer_num=-1", "freeze_layer_num=-1 must be at least 0"),
         ("train.total_batch_size=0", "total_batch_size=0 must be at least 1"),
         ("model.head=x_clip", "head.*x_clip"),

@@ -13,21 +13,24 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from huggingface_hub import constants
-from models import tiny_batch, tiny_model
+from models import EOS, tiny_batch, tiny_model, tiny_text
 from training_runs import logged, write_recipe
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError, atomic
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.collate import RetrievalCollator
 from modeling_glccl.evaluation import evaluate
-from modeling_glccl.training import TrainRecipe, load_recipe, loop, run_folder, train
+from modeling_glccl.training import TrainRecipe, build, load_recipe, loop, run_folder, train
 from modeling_glccl.training.build import build_model, load_splits
 from modeling_glccl.training.full_batch import FullBatchLoss
 from modeling_glccl.training.optimization import (
+    add_lora,
     build_optimizer,
     build_scheduler,
     clamp_logit_scale,
+    merged,
     parameter_groups,
 )
 from modeling_glccl.training.pretrain_clip import ClipRecipe, pretrain_clip
@@ -206,6 +209,7 @@ def test_training_lowers_the_loss(tiny, tmp_path):
         (4, ()),
         (5, ()),
         (8, ("data.group_by=twin_group",)),
+        (6, ("train.lora_rank=2",)),
         (6, ("train.optimizer=bert_adam", "train.freeze_layer_num=1", "data.validation_split=test")),
     ],
 )
@@ -217,7 +221,7 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypat
         with pytest.raises(Killed):
             train(tiny(*overrides))
     resumed = train(tiny(*overrides))
-    for tag in ("train/loss", "train/gradient_norm", "train/learning_rate/clip"):
+    for tag in ("train/loss", "train/gradient_norm", "train/learning_rate/new"):
         assert logged(tmp_path / "killed", tag) == logged(tmp_path / "whole", tag)
     assert resumed["history"] == whole["history"]
     assert resumed["test"] == whole["test"]
@@ -299,6 +303,46 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
 class EvaluationStub:
     def __init__(self, metrics):
         self.metrics, self.captions, self.video_ids = metrics, ["a"], ["b"]
+
+
+def test_lora_alone_is_trained_of_clip_and_is_merged_in_what_is_saved(tiny, tmp_path):
+    recipe = tiny("train.lora_rank=2", "train.max_steps=2", "data.validation_split=null")
+    captions = load_splits(recipe)["train"]["caption"]
+    set_seed(recipe.seed)
+    start, _ = build_model(recipe, captions)
+    plain, before = {*start.state_dict()}, {name: value.clone() for name, value in start.state_dict().items()}
+    add_lora(start, 2)
+    rates = {group["name"]: group["lr"] for group in parameter_groups(start, recipe.train)}
+    assert rates == {"new": 1e-3, "new_without_decay": 1e-3}
+    trained = {name for name, parameter in start.named_parameters() if parameter.requires_grad}
+    assert len([name for name in trained if name.startswith("clip.")]) == 2 * 4 * 4  # matrices, projections, layers
+    # What is merged scores as what was trained, with PEFT's layers still in it.
+    with torch.no_grad():
+        for name, parameter in start.named_parameters():
+            parameter += 0.1 * torch.randn_like(parameter) if ".lora_" in name else 0
+    whole, text, video = merged(start).eval(), tiny_text([3, 5]), torch.rand(2, 4, 3, 32, 32)
+    text["input_ids"][text["input_ids"] == EOS] = start.config.eos_token_id
+    with torch.no_grad():
+        expected, found = (model(**text, pixel_values_videos=video).logits_per_text for model in (start.eval(), whole))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert whole.state_dict().keys() == plain
+
+    train(recipe)
+    saved = GLCCLModel.from_pretrained(tmp_path / "run" / "last").state_dict()
+    assert saved.keys() == plain
+    changed = {name for name in plain if name.startswith("clip.") and not torch.equal(saved[name], before[name])}
+    assert changed == {
+        f"clip.{tower}_model.encoder.layers.{layer}.self_attn.{part}_proj.weight"
+        for tower in ("text", "vision")
+        for layer in (0, 1)
+        for part in ("q", "k", "v", "out")
+    }
+
+
+def test_lora_without_peft_is_refused_before_anything_is_rendered(tiny, monkeypatch):
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"train\.lora_rank=2 needs PEFT: pip install"):
+        train(tiny("train.lora_rank=2"))
 
 
 def test_total_batch_size_counts_all_processes_together(tiny):

@@ -1,0 +1,113 @@
+"""A checkpoint for mteb's text-video retrieval tasks, those of MVEB for example, by exact scores (extra `mteb`)."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset, Video
+from torch import Tensor
+
+from .checkpoints import load_checkpoint
+from .features_glccl import GLCCLTextFeatures
+from .packaged import install_line
+from .pipeline_glccl import TextVideoRetrievalPipeline
+
+try:
+    from mteb.models.model_meta import ModelMeta
+except ImportError as error:
+    raise ImportError(f"this module needs mteb: {install_line('mteb')} ({error})") from error
+
+
+def model_meta(checkpoint: str, **known: Any) -> ModelMeta:
+    """What mteb is told of a checkpoint, a folder or a Hub repository; values in `known` go over it.
+
+    `mteb.evaluate` takes it in place of a [`GLCCLSearch`], but then asks for torchcodec, which is not needed here.
+    """
+    name = checkpoint if "/" in checkpoint else f"./{checkpoint}"
+    about = {"loader": GLCCLSearch, "name": name, "framework": ["Transformers"], "model_type": ["late-interaction"]}
+    about |= {"modalities": ["text", "video"], "similarity_fn_name": "custom", "use_instructions": False}
+    return ModelMeta.create_empty({**about, **known})
+
+
+class GLCCLSearch:
+    """mteb's SearchProtocol: the corpus is encoded once, every query is scored exactly against all of it.
+
+    Args:
+        model_name: a checkpoint, as of [`load_checkpoint`].
+        revision: noted in the results.
+        device: where the model computes.
+        num_workers: threads that decode videos.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        device: str | None = None,
+        num_workers: int = 0,
+        **unused: Any,
+    ):
+        model, processor = load_checkpoint(model_name)
+        self.pipe, self.num_workers = TextVideoRetrievalPipeline(model, processor, device=device), num_workers
+        count = model.num_parameters()
+        self.mteb_model_meta = model_meta(
+            model_name,
+            revision=revision,
+            n_parameters=count,
+            memory_usage_mb=round(count * 4 / 2**20, 1),
+            max_tokens=processor.max_words,
+            embed_dim=model.config.width,
+        )
+
+    def index(self, corpus: Dataset, *, encode_kwargs: Any, **unused: Any) -> None:
+        """Encodes a corpus with the columns `id` and `text` or `video`."""
+        self.ids, self.corpus = list(corpus["id"]), self._encode(corpus, encode_kwargs)
+
+    def search(
+        self,
+        queries: Dataset,
+        *,
+        top_k: int,
+        encode_kwargs: Any,
+        top_ranked: dict[str, list[str]] | None = None,
+        **unused: Any,
+    ) -> dict[str, dict[str, float]]:
+        """The `top_k` best of the corpus for every query, of `top_ranked` alone if it is given: id -> {id: logit}."""
+        asked: Any = self._encode(queries, encode_kwargs)
+        if isinstance(asked, GLCCLTextFeatures) == isinstance(self.corpus, GLCCLTextFeatures):
+            raise ValueError("GLCCL scores texts against videos: the queries must be the one and the corpus the other")
+        if isinstance(asked, GLCCLTextFeatures):
+            scores = self.pipe.similarity(asked, self.corpus)
+        else:
+            scores = self.pipe.similarity(self.corpus, asked).T
+        return {
+            query: self._best(row, query, top_k, top_ranked) for query, row in zip(queries["id"], scores, strict=True)
+        }
+
+    def _best(
+        self, scores: Tensor, query: str, top_k: int, top_ranked: dict[str, list[str]] | None
+    ) -> dict[str, float]:
+        if top_ranked is not None:
+            among = set(top_ranked.get(query, ()))
+            scores = scores.masked_fill(~torch.tensor([document in among for document in self.ids]), -torch.inf)
+            top_k = min(top_k, len(among))
+        values, places = scores.topk(min(top_k, len(scores)))
+        return {self.ids[place]: value for place, value in zip(places.tolist(), values.tolist(), strict=True)}
+
+    def _encode(self, rows: Dataset, encode_kwargs: Any) -> Any:
+        """Features of all rows; files of videos come batch by batch, undecoded."""
+        shown = {"show_progress_bar": encode_kwargs.get("show_progress_bar", False)}
+        batch_size = encode_kwargs.get("batch_size", 32)
+        if {"image", "audio"} & set(rows.column_names) or ("text" in rows.column_names) == (
+            "video" in rows.column_names
+        ):
+            raise ValueError(f"GLCCL reads a text or a video, and these rows have {rows.column_names}")
+        if "text" in rows.column_names:
+            return self.pipe.encode_query(list(rows["text"]), batch_size=batch_size, **shown)
+        if isinstance(rows.features["video"], Video):
+            rows = rows.cast_column("video", Video(decode=False))
+        batches: Any = rows.iter(batch_size)
+        parts = [
+            self.pipe.encode_document(batch["video"], batch_size=batch_size, num_workers=self.num_workers, **shown)
+            for batch in batches
+        ]
+        return parts[0].concatenate(parts)
