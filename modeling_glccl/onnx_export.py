@@ -73,7 +73,7 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
         part = Path(temporary, folder.name)
         part.mkdir()
         for name in INPUTS:
-            difference = _export_tower(model, name, part / f"{name}.onnx")
+            difference = export_tower(model, name, part / f"{name}.onnx")
             print(f"{name}.onnx: differs from torch by {difference:.1e} of the largest value at most", flush=True)
         processor.save_pretrained(part)
         scoring = {name: getattr(config, name) for name in ("glim_temperature", "aosm_temperature")}
@@ -104,7 +104,7 @@ def _inputs(model: GLCCLModel, name: str, rows: int, slots: int) -> tuple[Tensor
 
 
 @torch.no_grad()
-def _export_tower(model: GLCCLModel, name: str, path: Path) -> float:
+def export_tower(model: GLCCLModel, name: str, path: Path) -> float:
     """Writes a tower; returns how much onnxruntime's outputs differ from torch's, over their largest magnitude."""
     tower = Tower(model, name).eval()
     sizes = {key: dict(dynamic) for key, dynamic in INPUTS[name].items()}
