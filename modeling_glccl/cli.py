@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, or what the command says; 1 after an error; 2 after wrong usage; 130 and 143 after Ctrl-C and SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    name = " ".join(arguments[: 2 if arguments[:1] == ["data"] else 1])
+    name = " ".join(arguments[: 2 if arguments[:1] in (["data"], ["export"]) else 1])
     command = partial(cli.main, arguments, prog_name="glccl", standalone_mode=False)
     return run(command, f"glccl {name}".strip(), shlex.join(["glccl", *arguments]), name in RESUMABLE)
 
@@ -41,6 +41,11 @@ def cli() -> None:
 @cli.group()
 def data() -> None:
     """Work on the files of a benchmark."""
+
+
+@cli.group()
+def export() -> None:
+    """Write a checkpoint for other runtimes."""
 
 
 def _settings(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
@@ -104,8 +109,8 @@ def add(name: str, target: str, description: str, *parameters: Callable) -> None
 
     for parameter in reversed(parameters):
         call = parameter(call)
-    group = data if name.startswith("data ") else cli
-    group.command(name.removeprefix("data "), help=description)(call)
+    *group, command = name.split()
+    {"data": data, "export": export}.get("".join(group), cli).command(command, help=description)(call)
 
 
 add(
@@ -221,6 +226,13 @@ add(
     option("--max-frames", type=int, help="frames per video, where the checkpoint does not tell"),
     option("--mask-padding/--no-mask-padding", default=None, help="leave padded words and frames out of the scores"),
     option("--tokenizer", help="CLIP's, a folder or Hub repository; with it the processor is saved, too"),
+)
+add(
+    "export onnx",
+    ".onnx_export:export_onnx",
+    "Write both towers of a CHECKPOINT as ONNX files to a new FOLDER, with a script that searches without torch.",
+    argument("checkpoint"),
+    argument("folder", type=PATH),
 )
 add(
     "publish",

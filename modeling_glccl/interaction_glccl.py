@@ -8,7 +8,7 @@ frames are enough (docs/method.md).
 Shapes: A texts, V videos, Nw word slots, Nf frame slots, D joint width, Q = 2 Nw + 2 stacked queries.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -202,8 +202,7 @@ def check_features(name: str, values: Tensor, mask: Tensor, width: int) -> None:
             f"{name} features of this model must be [N, slots, {width}], their mask [N, slots]; got "
             f"{tuple(values.shape)}, {tuple(mask.shape)}"
         )
-    if not mask.any(dim=1).all():
-        raise ValueError(f"row {int((~mask.any(dim=1)).nonzero()[0])} of the {name} mask counts no slot at all")
+    check_rows(mask.any(dim=1), lambda rows: f"row {rows[0]} of the {name} mask counts no slot at all")
     check_finite(f"{name} features", values, mask)
 
 
@@ -212,8 +211,22 @@ def check_finite(name: str, values: Tensor, mask: Tensor | None = None) -> None:
     finite = values.isfinite().all(dim=-1)
     if mask is not None:
         finite = (finite | ~mask).all(dim=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name} are not finite (NaN or infinity) in rows {(~finite).nonzero()[:10, 0].tolist()}: check those "
-            "inputs for NaN, and the weights or the precision (float16 overflows where bfloat16 does not)"
-        )
+    check_rows(
+        finite,
+        lambda rows: (
+            f"{name} are not finite (NaN or infinity) in rows {rows}: check those inputs for NaN, and the weights or "
+            "the precision (float16 overflows where bfloat16 does not)"
+        ),
+    )
+
+
+def check_rows(right: Tensor, message: Callable[[list[int]], str]) -> None:
+    """Raises ValueError with the message about the first rows, ten at most, where a bool tensor [N] is False.
+
+    What `torch.compile` and `torch.export` make holds the check, too: its error, a RuntimeError, can name no row.
+    """
+    if torch.compiler.is_compiling():
+        problem = "a text or video that GLCCL refuses: without torch.compile or torch.export the error says which"
+        torch.ops.aten._assert_async.msg(right.all(), problem)
+    elif not right.all():
+        raise ValueError(message((~right).nonzero()[:10, 0].tolist()))

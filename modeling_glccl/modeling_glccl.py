@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_glccl import GLCCLConfig
 from .features_glccl import LAYERS, GLCCLTextFeatures, GLCCLVideoFeatures
-from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite, loaded
+from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores, check_finite, check_rows, loaded
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
 from .sentence_transformers_glccl import MODULES
@@ -405,12 +405,13 @@ class GLCCLModel(PreTrainedModel):
                 "does) or train with a larger max_words"
             )
         is_eos = input_ids == config.eos_token_id
-        if not is_eos.any(dim=1).all():
-            raise ValueError(
-                f"row {_first(~is_eos.any(dim=1))} of input_ids has no EOS token (id {config.eos_token_id}), whose "
-                "state is the sentence feature: tokenise with the processor of this checkpoint, which keeps EOS when "
-                "it truncates"
-            )
+        check_rows(
+            is_eos.any(dim=1),
+            lambda rows: (
+                f"row {rows[0]} of input_ids has no EOS token (id {config.eos_token_id}), whose state is the sentence "
+                "feature: tokenise with the processor of this checkpoint, which keeps EOS when it truncates"
+            ),
+        )
         word_mask = is_eos.int().cumsum(dim=1) - is_eos.int() == 0
         if attention_mask is None:
             return word_mask
@@ -420,11 +421,14 @@ class GLCCLModel(PreTrainedModel):
                 f"{tuple(input_ids.shape)}"
             )
         # The release never reads its attention mask, so neither does mask_padding=False.
-        if config.mask_padding and (differ := (attention_mask.bool() != word_mask).any(dim=1)).any():
-            row = _first(differ)
-            raise ValueError(
-                f"attention_mask counts {int(attention_mask[row].sum())} tokens in row {row}, but its first EOS is "
-                f"token {int(word_mask[row].sum())}: the mask must be 1 up to and including the first EOS"
+        if config.mask_padding:
+            check_rows(
+                (attention_mask.bool() == word_mask).all(dim=1),
+                lambda rows: (
+                    f"attention_mask counts {int(attention_mask[rows[0]].sum())} tokens in row {rows[0]}, but its "
+                    f"first EOS is token {int(word_mask[rows[0]].sum())}: the mask must be 1 up to and including the "
+                    "first EOS"
+                ),
             )
         return word_mask
 
@@ -470,11 +474,11 @@ class GLCCLModel(PreTrainedModel):
                 f"pixel_values_videos {shape}"
             )
         real = padding_mask_videos.bool()
-        if not real.any(dim=1).all():
-            raise ValueError(f"video {_first(~real.any(dim=1))} of the batch has no real frame")
+        check_rows(real.any(dim=1), lambda rows: f"video {rows[0]} of the batch has no real frame")
 
         outputs = self._outputs(output_hidden_states, output_attentions)
-        if real.all() or not self.config.mask_padding:
+        # How many frames are real is data: what is compiled or exported encodes padding, too.
+        if torch.compiler.is_compiling() or real.all() or not self.config.mask_padding:
             tower = self._encode_frames(pixel_values_videos.flatten(0, 1), **outputs)
             frames = tower.pooler_output.unflatten(0, shape[:2])
         else:
@@ -654,11 +658,6 @@ def _with_layers(features: Any, *towers: Any) -> Any:
         if name in towers[0]:
             features[name] = tuple(state for tower in towers for state in tower[name])
     return features
-
-
-def _first(rows: Tensor) -> int:
-    """The first True of [N]."""
-    return int(rows.nonzero()[0])
 
 
 GLCCLModel.register_for_auto_class("AutoModel")

@@ -208,13 +208,14 @@ def _score_block(
 def _exponentials(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Softmax over dim 1 of [p, n, n] before it is divided by its sums, these sums, and both over dim 2.
 
-    One exponential serves both unless a row or column lies so far below its matrix's maximum that it would underflow.
+    One exponential serves both unless a row or column lies so far below its matrix's maximum that it would underflow;
+    what is compiled cannot look, and takes two.
     The maximum cancels in the quotients, so it needs no gradient. `Tensor.softmax` is not used because it is up to
     thirty times slower on rows shorter than a vector register.
     """
     both = (values - values.detach().amax((1, 2), keepdim=True)).exp_()
     word_sums, frame_sums = both.sum(1), both.sum(2)
-    if min(word_sums.min(), frame_sums.min()) > LEAST_SUM:
+    if not torch.compiler.is_compiling() and min(word_sums.min(), frame_sums.min()) > LEAST_SUM:
         return both, word_sums, both, frame_sums
     words, frames = ((values - values.detach().amax(dim, keepdim=True)).exp_() for dim in (1, 2))
     return words, words.sum(1), frames, frames.sum(2)

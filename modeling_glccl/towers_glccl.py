@@ -95,7 +95,7 @@ class CLIPFamily:
         # The tower is causal, so padding after EOS cannot reach the words and needs no attention mask.
         states = clip.text_model(input_ids=input_ids, **outputs)
         words = clip.text_projection(states.last_hidden_state)
-        return words, words[torch.arange(len(words), device=words.device), lengths - 1], states
+        return words, words[torch.arange(words.shape[0], device=words.device), lengths - 1], states
 
 
 class MetaCLIP2Family(CLIPFamily):
@@ -164,10 +164,11 @@ class SigLIPFamily(CLIPFamily):
     def encode_text(
         self, clip: SiglipModel, input_ids: Tensor, lengths: Tensor, **outputs: Any
     ) -> tuple[Tensor, Tensor, Any]:
-        """As the base class, of texts padded to all slots; words are cut to the longest text's."""
+        """As the base class, of texts padded to all slots; words are cut to the longest text's (not if compiled)."""
         output = clip.text_model(input_ids=input_ids, **outputs)
         states, head = output.last_hidden_state, cast(nn.Linear, clip.text_model.head)
-        return head(states[:, : int(lengths.max())]), head(states[:, -1]), output
+        words = states if torch.compiler.is_compiling() else states[:, : int(lengths.max())]
+        return head(words), head(states[:, -1]), output
 
 
 # By the model_type of their configurations.

@@ -1,0 +1,141 @@
+"""`glccl export onnx`: both towers as ONNX files, and all that a search without torch needs beside them."""
+
+import json
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx  # noqa: F401 (what torch.onnx needs, so that what is not installed is named before anything is done)
+import onnxruntime
+import onnxscript  # noqa: F401
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import onnx_search
+from .atomic import room_for
+from .checkpoints import check_checkpoint, load_checkpoint
+from .configuration_glccl import GLCCLConfig
+from .modeling_glccl import GLCCLModel
+from .towers_glccl import FAMILIES
+
+# Of the largest magnitude of a tensor: onnxruntime adds up in another order than torch.
+TOLERANCE = 1e-4
+# Bytes of weights from which on they lie beside the graph: a file of ONNX holds less than 2 GB.
+LARGEST = 2**30
+TEXTS, VIDEOS = {0: "texts", 1: "words"}, {0: "videos", 1: "frames"}
+INPUTS = {"text": {"input_ids": TEXTS}, "video": {"pixel_values_videos": VIDEOS, "padding_mask_videos": VIDEOS}}
+OUTPUTS = {"text": ["sentence", "words", "word_mask"], "video": ["frames", "frame_mask"]}
+
+
+class Tower(nn.Module):
+    """One tower of a model, "text" or "video": tensors in, the tensors of the features out, the mask last."""
+
+    def __init__(self, model: GLCCLModel, name: str):
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """As `get_text_features` or `get_video_features`."""
+        encode: Any = self.model.get_text_features if self.name == "text" else self.model.get_video_features
+        return tuple(encode(*inputs).tensors().values())
+
+
+def export_onnx(checkpoint: str, folder: Path) -> None:
+    """Writes `text.onnx`, `video.onnx`, the processor, the scores' parameters and `search.py` into a new folder.
+
+    Sizes are dynamic: texts and words, videos and frames (words are not where padding takes part in the text tower).
+    onnxruntime must then give torch's features on another batch than the towers were traced with.
+
+    Args:
+        checkpoint: folder or Hub repository: of GLCCL or of a plain CLIP, MetaCLIP 2 or SigLIP.
+        folder: a new or empty one; it appears when all is written and verified.
+
+    Raises:
+        FileExistsError: the folder holds something.
+        ValueError: another head than GLCCL, or features that differ.
+        OSError: the folder cannot be written, for example because the disk is full.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is no empty folder: choose another name, or delete it")
+    if (model_type := check_checkpoint(checkpoint)) not in (GLCCLConfig.model_type, *FAMILIES):
+        raise ValueError(
+            f"{checkpoint} is of the type {model_type!r}: exported are GLCCL and plain CLIP, MetaCLIP 2 and SigLIP, "
+            "because search.py scores as these do"
+        )
+    model, processor = load_checkpoint(checkpoint)
+    config = model.config
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary, room_for(folder):
+        part = Path(temporary, folder.name)
+        part.mkdir()
+        for name in INPUTS:
+            difference = export_tower(model, name, part / f"{name}.onnx")
+            print(f"{name}.onnx: differs from torch by {difference:.1e} of the largest value at most", flush=True)
+        processor.save_pretrained(part)
+        scoring = {name: getattr(config, name) for name in ("glim_temperature", "aosm_temperature")}
+        scoring |= {"glim_global": config.glim_global, "glim_local": config.glim_local}
+        scoring |= {"logit_scale": model.clip.logit_scale.item(), "release": not config.mask_padding}
+        (part / "scoring.json").write_text(json.dumps(scoring, indent=2) + "\n", encoding="utf-8")
+        matrices = {name: weight.detach().contiguous() for name, weight in model.interaction.named_parameters()}
+        save_file(matrices, part / "scoring.safetensors")
+        shutil.copyfile(onnx_search.__file__, part / "search.py")
+        part.rename(folder)
+    print(f'{folder}: search it with: python {folder / "search.py"} "TEXT" VIDEO.npy ...')
+
+
+def _inputs(model: GLCCLModel, name: str, rows: int, slots: int) -> tuple[Tensor, ...]:
+    """Random texts or videos of various lengths, the first of them as long as there are slots."""
+    config, generator = model.config, torch.Generator().manual_seed(rows)
+    lengths = [slots - row % slots for row in range(rows)]
+    if name == "text":
+        slots = config.text_slots or (slots if config.mask_padding else config.max_words)
+        ids = torch.randint(0, config.text_config.vocab_size, (rows, slots), generator=generator)
+        ids[ids == config.eos_token_id] = 0
+        for row, length in zip(ids, lengths, strict=True):
+            row[length - 1 :] = config.eos_token_id
+        return (ids,)
+    side, channels = config.vision_config.image_size, config.vision_config.num_channels
+    pixels = torch.randn(rows, slots, channels, side, side, generator=generator)
+    return pixels, torch.arange(slots) < torch.tensor(lengths)[:, None]
+
+
+@torch.no_grad()
+def export_tower(model: GLCCLModel, name: str, path: Path) -> float:
+    """Writes a tower; returns how much onnxruntime's outputs differ from torch's, over their largest magnitude."""
+    tower = Tower(model, name).eval()
+    sizes = {key: dict(dynamic) for key, dynamic in INPUTS[name].items()}
+    if name == "text" and (model.config.text_slots or not model.config.mask_padding):
+        del sizes["input_ids"][1]
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision is not needed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tower,
+            _inputs(model, name, 2, 3),
+            path,
+            input_names=list(sizes),
+            output_names=OUTPUTS[name],
+            dynamic_shapes={"inputs": tuple(sizes.values())},
+            external_data=sum(weight.nbytes for weight in model.parameters()) > LARGEST,
+            dynamo=True,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(path)
+    worst = 0.0
+    for rows, slots in ((5, 2), (1, 1)):
+        inputs = _inputs(model, name, rows, slots)
+        given = {key: values.numpy() for key, values in zip(sizes, inputs, strict=True)}
+        for output, wanted in zip(session.run(None, given), tower(*inputs), strict=True):
+            # In eager mode words may be cut to the longest text.
+            values, wanted = torch.as_tensor(output)[:, : wanted.shape[1]].float(), wanted.float()
+            worst = max(worst, ((values - wanted).abs().max() / wanted.abs().max()).item())
+    if not worst <= TOLERANCE:
+        raise ValueError(
+            f"{path.name}: onnxruntime {onnxruntime.__version__} differs from torch {torch.__version__} by "
+            f"{worst:.1e} of the largest value, more than {TOLERANCE:.0e}; nothing was written"
+        )
+    return worst
