@@ -9,6 +9,7 @@ from the shards; from there on it is that of one index (`searcher`), to the last
 """
 # ruff: noqa: D102 - what a method does is said where it is first defined
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Protocol
@@ -91,6 +92,8 @@ class ShardedStore(Store):
         super().__init__(uri, storage_options)
         self._places = shard_uris(self.uri, self.about), storage_options
         self.count_shards = len(self._places[0])
+        if gone := [uri for uri in self._places[0] if "://" not in uri and not os.path.isdir(uri)]:
+            raise ValueError(f"{self.uri}: its shard {gone[0]} is gone; bring it back, or index the videos anew")
         self.shards: Shards = LocalShards(*self._places)
 
     def move_to_ray(self) -> None:
