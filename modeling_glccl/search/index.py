@@ -26,8 +26,8 @@ from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .queries import Query, read_image, read_stored, read_video
 from .ranking import MAX_CHARACTERS, encode_queries
 from .searcher import Searcher, SearchResult
-from .shards import MAX_SHARDS, ShardedStore, open_store
-from .store import ERROR, OK, Store, is_in
+from .shards import ShardedStore, open_store
+from .store import ERROR, MAX_SHARDS, OK, Store, is_in
 from .words import load_speech, update_words
 
 _SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "clip_kind", "shards", "created")

@@ -74,6 +74,8 @@ class RayShards:
     All nodes must see the index under the same path.
     """
 
+    asks_again = True
+
     def __init__(self, uris: Sequence[str], storage_options: dict[str, str] | None):
         _connect()
         places = [uri if "://" in uri else os.path.abspath(uri) for uri in uris]

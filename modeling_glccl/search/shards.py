@@ -24,8 +24,6 @@ from .candidates import Snapshot
 from .queries import Query
 from .store import GONE, Store, shard_uris, writing
 
-MAX_SHARDS = 1000
-
 
 class Shard(Store):
     """A shard, and its clips in memory. Every answer says what it was asked: one that dies between may begin anew."""
@@ -63,6 +61,8 @@ class Shard(Store):
 class Shards(Protocol):
     """All shards of an index, wherever they are."""
 
+    asks_again: bool  # where a shard has died, which may have done what it was asked
+
     def each(self, name: str, arguments: Mapping[int, tuple]) -> list[Any]:
         """Calls a method of some shards, by number; what they return, in this order."""
         ...
@@ -74,6 +74,8 @@ class Shards(Protocol):
 
 class LocalShards:
     """All shards in this process."""
+
+    asks_again = False
 
     def __init__(self, uris: Sequence[str], storage_options: dict[str, str] | None):
         self._shards = [Shard(uri, storage_options) for uri in uris]
@@ -123,9 +125,9 @@ class ShardedStore(Store):
         # A video that another's file has replaced goes first: a kill in between must not leave it beside its copy.
         for chosen in (~stays, stays):
             shards = np.where(chosen, keys % self.count_shards, -1)
-            # Always replaces: an actor that died may have written what it is given again.
-            parts = {int(number): (rows.filter(shards == number), True) for number in np.unique(shards[chosen])}
-            self.shards.each("write", parts)
+            parts = {int(number): rows.filter(shards == number) for number in np.unique(shards[chosen])}
+            replaces = replaces or self.shards.asks_again
+            self.shards.each("write", {number: (part, replaces) for number, part in parts.items()})
 
     def delete(self, condition: str) -> None:
         self.all("delete", condition)

@@ -27,6 +27,7 @@ from .clips import ClipSettings
 OK, ERROR, GONE = "ok", "error", "gone"
 # A change of the schema, or of what a column means, needs a new version, or old indexes pass for current ones.
 VERSION = 1
+MAX_SHARDS = 1000
 # Rows below which scanning a column is as fast as looking it up.
 _INDEXED_ROWS = 10_000
 # Small files, one per commit, beyond which they are merged; more in the middle of a run, as merging writes them anew.
@@ -99,6 +100,7 @@ class Store:
             about = {"clip_kind": "fixed", "shards": 0, **about}  # older indexes know no other
             wrong = [name for name, kind in _ABOUT.items() if not isinstance(about.get(name), kind)]
             wrong = wrong or [name for name, kind in _MODEL.items() if not isinstance(about["model"].get(name), kind)]
+            wrong = wrong or ([] if 0 <= about["shards"] <= MAX_SHARDS else ["shards"])
             if wrong or self.open_clips().schema != _schema(about):
                 raise ValueError(f"its description of itself is wrong in {', '.join(wrong) or 'max_frames or width'}")
             ClipSettings(about["clip_length"], about["clip_stride"], about["clip_kind"])  # refuses others

@@ -12,6 +12,7 @@ from search_data import CAPTIONS, synthetic_records
 from videos import write_video
 
 from modeling_glccl.cli import main
+from modeling_glccl.library import Library, SearchRequest
 from modeling_glccl.search import VideoIndex, candidates
 from modeling_glccl.search.shards import Shard
 
@@ -60,6 +61,7 @@ SEARCHES = [
     {"words": "ball", "k": 30},
     {"words": "red ball", "query": None, "k": 30},
     {"exhaustive": True, "k": 60},
+    {"min_confidence": 1e-9, "k": 5},
 ]
 
 
@@ -72,7 +74,8 @@ def found_by(index: VideoIndex, searches=SEARCHES) -> list:
 
 
 @pytest.fixture(autouse=True)
-def small_shortlists(monkeypatch):
+def small_shortlists(monkeypatch, model):
+    monkeypatch.setattr(model.config, "confidence_weights", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     monkeypatch.setattr(candidates, "SHORTLIST", 300)
     monkeypatch.setattr(candidates, "CANDIDATES", 60)
 
@@ -195,6 +198,12 @@ def test_a_shard_that_is_gone_is_named(videos, tmp_path, model, processor):
         VideoIndex.open(index.path, model, processor)
 
 
+def test_no_shards_or_too_many_are_refused(tmp_path, model, processor):
+    for shards in (-1, 1001):
+        with pytest.raises(ValueError, match=f"shards={shards} must lie in 0..1000"):
+            VideoIndex.create(tmp_path / "my.index", model, processor, shards=shards)
+
+
 class MortalShard(Shard):
     """Ends its process once where a file beside its tables says so."""
 
@@ -245,6 +254,9 @@ def test_actors_find_what_one_index_finds_though_one_dies(mortal, whole, tmp_pat
         assert not note.exists()
     with pytest.raises(ValueError, match=r"where='nothing = 1': [^\n]+$"):
         index.search(CAPTIONS[0], where="nothing = 1")
+    request = SearchRequest(query=CAPTIONS[0], k=40, folder="nowhere")
+    answers = [Library(each, str(tmp_path)).search(request) for each in (index, whole)]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.slow
