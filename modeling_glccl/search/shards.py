@@ -26,7 +26,7 @@ from .store import GONE, Store, shard_uris, writing
 
 
 class Shard(Store):
-    """A shard, and its clips in memory. Every answer says what it was asked: one that dies between may begin anew."""
+    """A shard, and its clips in memory. Every question says of which version: who answers may have begun anew."""
 
     def __init__(self, uri: str, storage_options: dict[str, str] | None):
         super().__init__(uri, storage_options)

@@ -254,7 +254,7 @@ def test_actors_find_what_one_index_finds_though_one_dies(mortal, whole, tmp_pat
         assert not note.exists()
     with pytest.raises(ValueError, match=r"where='nothing = 1': [^\n]+$"):
         index.search(CAPTIONS[0], where="nothing = 1")
-    request = SearchRequest(query=CAPTIONS[0], k=40, folder="nowhere")
+    request = SearchRequest(query=CAPTIONS[0], k=40, folder="copy")
     answers = [Library(each, str(tmp_path)).search(request) for each in (index, whole)]
     assert answers[0] == answers[1]
 
