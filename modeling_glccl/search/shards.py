@@ -36,6 +36,14 @@ class Shard(Store):
         """As `rows`."""
         return list(self.rows(columns, condition))
 
+    def write(self, rows: pa.Table, replaces: bool) -> None:
+        with writing(self.uri):
+            super().write(rows, replaces)
+
+    def delete(self, condition: str) -> None:
+        with writing(self.uri):
+            super().delete(condition)
+
     def look(self, version: int | None, condition: str) -> tuple[int, int]:
         """A version of the clips, the newest for None, and how many of them fulfil an SQL condition, if any."""
         version = self.open_clips().version if version is None else version

@@ -193,6 +193,15 @@ def test_the_commands_take_shards(videos, checkpoint, tmp_path, monkeypatch, cap
 
 def test_a_shard_that_is_gone_is_named(videos, tmp_path, model, processor):
     index = VideoIndex.create(tmp_path / "my.index", model, processor, shards=2)
+    index.update(videos, progress=False)
+    (newest, *_) = sorted(
+        Path(index.path).glob("shard-*/clips.lance/_versions/*.manifest"), key=lambda path: path.name
+    )
+    content = newest.read_bytes()
+    newest.unlink()
+    with pytest.raises(ValueError, match=f"{newest.name} is gone"):
+        VideoIndex.open(index.path, model, processor)
+    newest.write_bytes(content)
     shutil.rmtree(tmp_path / "my.index" / "shard-0001")
     with pytest.raises(ValueError, match=r"my\.index: its shard .*shard-0001 is gone"):
         VideoIndex.open(index.path, model, processor)
