@@ -29,6 +29,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
 	$(BIN)/pyright
+	$(BIN)/hadolint Dockerfile
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/parity.py --golden tests/golden

@@ -93,7 +93,8 @@ def main() -> None:
         index.update(copies)
         snapshot = Snapshot(index._store.open_clips(), index._store.about["width"])
         ids = snapshot.take(np.arange(len(snapshot.row_ids)), ["video_id"])["video_id"].to_pylist()
-        features = _frames(snapshot, {video: np.array([video]) for video in range(len(ids))})
+        clips_of = {video: np.array([video]) for video in range(len(ids))}
+        features = _frames(snapshot, clips_of, snapshot.pooled.shape[1])
     place = {video_id: position for position, video_id in enumerate(ids)}  # every video is one clip
     video_of = {key: place[str(path)] for key, path in files.items()}
     different = [(a, b) for a, b in combinations(names, 2) if twin_groups[a] != twin_groups[b]]

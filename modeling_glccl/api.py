@@ -20,6 +20,7 @@ from pydantic import AnyUrl, BaseModel, ValidationError
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from . import serving
 from .library import (
     Library,
     ListRequest,
@@ -96,7 +97,10 @@ def http_api(library: Library) -> FastAPI:
 
     @api.exception_handler(RequestError)
     async def refused(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, getattr(error, "status", 422))
+        status = getattr(error, "status", 422)
+        # By then nobody who waits now does.
+        headers = {"Retry-After": f"{serving.TIMEOUT_SECONDS:.0f}"} if status == 429 else None
+        return JSONResponse({"detail": str(error)}, status, headers)
 
     @api.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: Exception) -> JSONResponse:

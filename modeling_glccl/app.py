@@ -363,6 +363,7 @@ def open_searcher(
     videos: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "threads",
 ) -> tuple[VideoIndex, TemporaryDirectory]:
     """What [`build_app`] takes, of an index (`glccl index`), or of a checkpoint and a folder of videos.
 
@@ -375,7 +376,9 @@ def open_searcher(
     """
     folder = TemporaryDirectory(prefix="glccl-", ignore_cleanup_errors=True)
     if index is not None:
-        return VideoIndex.open(index, device=device, precision=precision), folder
+        return VideoIndex.open(index, device=device, precision=precision, engine=engine), folder
+    if engine != "threads":
+        raise ValueError(f"--engine {engine}: a cluster holds the shards of an index: pass --index")
     if checkpoint is None or videos is None:
         raise ValueError("which videos? Pass --index, or a checkpoint and --videos")
     for note in find_videos(videos).check().notes():

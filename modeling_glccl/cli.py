@@ -177,6 +177,7 @@ add(
     option("--clips", type=Choice(["fixed", "shots"]), help="where to cut longer videos into clips (default: fixed)"),
     option("--clip-length", type=float, metavar="S", help="seconds of a clip at most (default: 30)"),
     option("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)"),
+    option("--shards", type=click.IntRange(1, 1000), metavar="N", help="split a new index for several machines"),
     option("--num-workers", type=WORKERS, default=2, help="threads that decode"),
     option("--batch-size", type=COUNT, default=16, help="clips encoded at a time"),
     option("--engine", type=Choice(["threads", "ray"]), default="threads", help="ray: on a Ray cluster"),
@@ -326,6 +327,7 @@ def _print_report(report: Any) -> int:
 @argument("checkpoint", required=False)
 @option("--index", metavar="PATH", help="made by glccl index")
 @option("--videos", metavar="DIR", help="folder of videos, sub-folders included, encoded at the start")
+@option("--engine", type=Choice(["threads", "ray"]), default="threads", help="ray: a Ray cluster holds its shards")
 @option("--host", default="127.0.0.1", help="0.0.0.0: open to the network, with --token, --user or --public")
 @option("--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="by which visitors call this machine")
 @option("--token", envvar="GLCCL_TOKEN", show_envvar=True, help="that visitors must know; better in the variable")
@@ -343,6 +345,7 @@ def serve(
     mcp: bool,
     device: str,
     precision: str,
+    engine: str,
     **options: Any,
 ) -> None:
     """Search in the browser, or over HTTP at /api, an index, or a folder of videos with a CHECKPOINT.
@@ -353,7 +356,8 @@ def serve(
     from .serving import Access
 
     access = Access(**options)
-    launch(build_app(*open_searcher(index, checkpoint, videos, device, precision)), access, mcp, server_port=port)
+    opened = open_searcher(index, checkpoint, videos, device, precision, engine)
+    launch(build_app(*opened), access, mcp, server_port=port)
 
 
 if __name__ == "__main__":

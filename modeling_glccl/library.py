@@ -214,7 +214,7 @@ class Library:
         held = False
         try:
             if not places.acquire(blocking=False):
-                raise RequestError(f"{serving.MAX_WAITING} such requests wait already: try again later", 503)
+                raise RequestError(f"{serving.MAX_WAITING} such requests wait already: try again later", 429)
             try:
                 if not (held := turn.acquire(timeout=serving.TIMEOUT_SECONDS)):
                     raise RequestError(f"it was not its turn within {serving.TIMEOUT_SECONDS:g} s: try again", 503)

@@ -263,6 +263,7 @@ def test_a_full_queue_and_a_long_wait_are_said(client, opened, monkeypatch):
     index, root = opened
     monkeypatch.setattr(serving, "MAX_WAITING", 1)
     library = Library(index, str(root / "requests"))
+    asked = TestClient(http_api(library), base_url="http://localhost/", raise_server_exceptions=False)
     started, wait = threading.Event(), threading.Event()
 
     def search(*_, **__):
@@ -278,6 +279,9 @@ def test_a_full_queue_and_a_long_wait_are_said(client, opened, monkeypatch):
     try:
         with pytest.raises(RequestError, match="1 such requests wait already") as full:
             library.find(request)
+        answer = asked.post("search", json={"query": QUERY})
+        assert error(answer, 429) == "1 such requests wait already: try again later"
+        assert answer.headers["Retry-After"] == "60"
         library._places["search"].release()
         monkeypatch.setattr(serving, "TIMEOUT_SECONDS", 0.1)
         with pytest.raises(RequestError, match=r"it was not its turn within 0\.1 s") as late:
@@ -286,7 +290,7 @@ def test_a_full_queue_and_a_long_wait_are_said(client, opened, monkeypatch):
     finally:
         wait.set()
         first.join()
-    assert (full.value.status, late.value.status) == (503, 503)
+    assert (full.value.status, late.value.status) == (429, 503)
     assert library.find(request) == []  # the turn was given back
 
 

@@ -1,5 +1,7 @@
 """The clips of an index at one moment, and the choice of those that are scored exactly."""
 
+from collections import defaultdict
+from collections.abc import Collection
 from copy import copy
 
 import numpy as np
@@ -47,6 +49,9 @@ class Snapshot:
                 batch["pooled"].flatten().to_numpy().reshape(-1, width)
             )
 
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
     def filtered(self, condition: str) -> "Snapshot":
         """Only the clips for which an SQL condition holds."""
         found = self.table.search().where(condition).with_row_id(True).select(["clip"]).to_arrow()
@@ -58,20 +63,45 @@ class Snapshot:
 
     def candidates(self, model: GLCCLModel, query: Query, k: int) -> np.ndarray:
         """int64, the clips that cheap scores propose for one query of which the k best videos are wanted."""
-        vectors = [proxy_vectors(model, part)[0].cpu().half() for part in query.parts]
-        scores = query.combine(torch.stack([(self.pooled @ vector)[self._pooled_rows] for vector in vectors]))
         shortlist, count = max(SHORTLIST, 20 * k), max(CANDIDATES, 3 * k)
         while True:
-            nearest = scores.topk(min(shortlist, len(scores))).indices
-            pooled = self.pooled[self._pooled_rows[nearest]]
-            logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
-            order = logits.argsort(descending=True).cpu()
-            chosen = nearest[order].numpy()
-            chosen = chosen[first_of_each(self.video_keys[chosen], _CLIPS_PER_VIDEO)][:count]
+            clips, keys, _, logits = self.nearest(model, query, shortlist)
+            order = np.argsort(-logits, kind="stable")
+            order = order[first_of_each(keys[order], _CLIPS_PER_VIDEO)]
+            chosen = order[logits[order] >= logits[order[:count]][-1]]
             # A few long videos can fill the shortlist.
-            if len(np.unique(self.video_keys[chosen])) >= min(k, count) or len(nearest) < shortlist:
-                return chosen
+            if len(np.unique(keys[chosen])) >= min(k, count) or len(clips) < shortlist:
+                return clips[chosen]
             shortlist *= 4
+
+    @torch.inference_mode()
+    def nearest(self, model: GLCCLModel, query: Query, shortlist: int) -> tuple[np.ndarray, ...]:
+        """The clips with the largest cheap scores: int64 clips, int64 keys of their videos, and float16 scores of the
+        pooled vectors and one-frame logits.
+
+        So many, and those whose score is that of the last. Rounded to float16, clips of equal features have equal
+        scores whatever lies beside them: one index and its shards choose the same.
+        """
+        vectors = [proxy_vectors(model, part)[0].cpu().half() for part in query.parts]
+        scores = query.combine(torch.stack([(self.pooled @ vector)[self._pooled_rows] for vector in vectors]))
+        clips = (scores >= scores.topk(min(shortlist, len(scores))).values[-1:]).nonzero()[:, 0]
+        pooled = self.pooled[self._pooled_rows[clips]]
+        logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
+        return clips.numpy(), self.video_keys[clips], scores[clips].numpy(), logits.half().cpu().numpy()
+
+    def spans(self, video_keys: Collection[int]) -> dict[int, list[tuple[str, int, int, float, float]]]:
+        """Of some videos, those of their clips that are here: id, number in the video, clip, start and end (s)."""
+        clips = np.flatnonzero(np.isin(self.video_keys, np.array(list(video_keys), np.int64)))
+        spans = defaultdict(list)
+        columns = ["video_id", "clip", "start", "end"]
+        for clip, row in zip(clips.tolist(), self.take(clips, columns).to_pylist(), strict=True):
+            key = int(self.video_keys[clip])
+            spans[key].append((row["video_id"], row["clip"], clip, row["start"], row["end"]))
+        return spans
+
+    def vectors(self) -> tuple[np.ndarray, torch.Tensor]:
+        """`video_keys` and `pooled` of all clips."""
+        return self.video_keys, self.pooled
 
     def take(self, clips: np.ndarray, columns: list[str]) -> pa.Table:
         """Columns of some clips, in their order."""

@@ -39,6 +39,7 @@ def index_command(
     clip_length: float | None,
     clip_stride: float | None,
     clips: str | None,
+    shards: int | None,
     watch: float | None,
     device: str,
     precision: str,
@@ -60,8 +61,8 @@ def index_command(
         for found in map(find_videos, folders):
             for note in (found if watch else found.check()).notes():
                 print(note)
-    clips_made = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips}
-    index = _open_or_create(index_path, checkpoint, clips_made, device=device, precision=precision)
+    made_with = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips, "shards": shards}
+    index = _open_or_create(index_path, checkpoint, made_with, device=device, precision=precision)
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)
         for settled in _settled(folders, watch):
@@ -295,11 +296,11 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
             answer(alike[start : start + _BATCH])
 
 
-def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, Any], **place: Any) -> VideoIndex:
+def _open_or_create(index_path: str, checkpoint: str | None, settings: dict[str, Any], **place: Any) -> VideoIndex:
     model = processor = None
     if checkpoint is not None:
         model, processor = load_checkpoint(checkpoint)
-    given = {name: value for name, value in clips.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     try:
         index = VideoIndex.open(index_path, model, processor, **place)
     except FileNotFoundError:
@@ -313,7 +314,7 @@ def _open_or_create(index_path: str, checkpoint: str | None, clips: dict[str, An
     for name, value in given.items():
         if (made_with := info["clip_kind" if name == "clips" else name]) != value:
             raise ValueError(
-                f"--{name.replace('_', '-')} {value}: {index_path} has clips made with {made_with}; leave it out, "
+                f"--{name.replace('_', '-')} {value}: {index_path} was made with {made_with}; leave it out, "
                 "or make another index"
             )
     return index

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .candidates import Snapshot
+from .shards import take_snapshot
 from .store import Store, explained
 
 # Frames of one video whose cosine is not less count as one picture.
@@ -32,8 +33,9 @@ class Duplicate:
 def find_duplicates(store: Store, threshold: float) -> list[list[Duplicate]]:
     """[`VideoIndex.duplicates`]; memory grows with the pooled vectors of clips and videos, not with their frames."""
     with explained(store.uri):
-        snapshot = Snapshot(store.open_clips(), store.about["width"])
-    _, videos, counts = np.unique(snapshot.video_keys, return_inverse=True, return_counts=True)
+        snapshot = take_snapshot(store)
+        video_keys, pooled = snapshot.vectors()
+    _, videos, counts = np.unique(video_keys, return_inverse=True, return_counts=True)
     clips_of = np.split(np.argsort(videos, kind="stable"), np.cumsum(counts)[:-1])
     best, group = np.zeros(len(counts)), np.arange(len(counts))
 
@@ -43,10 +45,10 @@ def find_duplicates(store: Store, threshold: float) -> list[list[Duplicate]]:
             video = group[video]
         return video
 
-    pairs = _candidates(_pooled(snapshot, videos, len(counts)), threshold - MARGIN)
+    pairs = _candidates(_pooled(pooled, videos, len(counts)), threshold - MARGIN)
     for batch in _batches(pairs, counts):
         with explained(store.uri):
-            frames = _frames(snapshot, {video: clips_of[video] for pair in batch for video in pair})
+            frames = _frames(snapshot, {video: clips_of[video] for pair in batch for video in pair}, pooled.shape[1])
         for one, other in batch:
             score = frames_similarity(*frames[one], *frames[other])
             if score >= threshold:
@@ -91,12 +93,12 @@ def picture_weights(frames: torch.Tensor) -> torch.Tensor:
     return weights / weights.sum()
 
 
-def _pooled(snapshot: Snapshot, videos: np.ndarray, count: int) -> torch.Tensor:
+def _pooled(pooled: torch.Tensor, videos: np.ndarray, count: int) -> torch.Tensor:
     """float32 [V, D], the mean of the pooled vectors of each video's clips, of norm 1."""
-    sums = torch.zeros(count, snapshot.pooled.shape[1])
+    sums = torch.zeros(count, pooled.shape[1])
     for start in range(0, len(videos), 1 << 16):
         part = slice(start, start + (1 << 16))
-        sums.index_add_(0, torch.from_numpy(videos[part]), snapshot.pooled[part].float())
+        sums.index_add_(0, torch.from_numpy(videos[part]), pooled[part].float())
     return torch.nn.functional.normalize(sums, dim=1)
 
 
@@ -124,10 +126,12 @@ def _batches(pairs: Iterator[tuple[int, int]], counts: np.ndarray) -> Iterator[l
         yield batch
 
 
-def _frames(snapshot: Snapshot, clips_of: dict[int, np.ndarray]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+def _frames(
+    snapshot: Snapshot, clips_of: dict[int, np.ndarray], width: int
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """Of some videos, all frames float32 [n, D] of all clips, of norm 1, and their weights."""
     rows = snapshot.take(np.concatenate(list(clips_of.values())), ["frames", "num_frames"])
-    frames = rows["frames"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1, snapshot.pooled.shape[1])
+    frames = rows["frames"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1, width)
     counted = np.arange(frames.shape[1]) < rows["num_frames"].to_numpy()[:, None]
     found, start = {}, 0
     for video, clips in clips_of.items():

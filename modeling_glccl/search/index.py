@@ -26,10 +26,11 @@ from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .queries import Query, read_image, read_stored, read_video
 from .ranking import MAX_CHARACTERS, encode_queries
 from .searcher import Searcher, SearchResult
-from .store import ERROR, OK, Store, is_in
+from .shards import ShardedStore, open_store
+from .store import ERROR, MAX_SHARDS, OK, Store, is_in
 from .words import load_speech, update_words
 
-_SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "clip_kind", "created")
+_SETTINGS = ("fingerprint", "max_frames", "width", "clip_length", "clip_stride", "clip_kind", "shards", "created")
 # Of results, which come with the best score first; sorting keeps the order of equal ones.
 ORDERS: dict[str, Callable[[SearchResult], Any]] = {
     "score": lambda result: -result.score,
@@ -83,6 +84,7 @@ class VideoIndex:
         clip_length: float = 30.0,
         clip_stride: float = 20.0,
         clips: str = "fixed",
+        shards: int = 0,
         device: str | None = None,
         precision: str | None = None,
         storage_options: dict[str, str] | None = None,
@@ -96,12 +98,15 @@ class VideoIndex:
             clip_stride: seconds from clip to clip; less than `clip_length`, so that they overlap.
             clips: "fixed", or "shots": longer videos are cut where a shot begins, and shots longer than `clip_length`
                 as the others (docs/search.md).
+            shards: parts, each a folder in that of the index, for more than one machine; 0 for an index without.
             device, precision: where the model shall be moved to, see [`~checkpoints.place`]; by default it stays.
             storage_options: for object stores, as LanceDB takes them.
 
         Raises FileExistsError where there is an index already, ValueError for a stride that would leave gaps and for a
         model that scores otherwise than GLCCL.
         """
+        if not 0 <= shards <= MAX_SHARDS:
+            raise ValueError(f"shards={shards} must lie in 0..{MAX_SHARDS}")
         if model.config.model_type != GLCCLConfig.model_type:
             raise ValueError(
                 f"an index searches with GLCCL's interaction, and {type(model).__name__} has another one: compare the "
@@ -115,11 +120,13 @@ class VideoIndex:
             "clip_length": settings.length,
             "clip_stride": settings.stride,
             "clip_kind": settings.kind,
+            "shards": shards,
             "max_frames": processor.video_processor.max_frames,
             "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        return cls(Store.create(path, about, storage_options), model, processor, device, precision)
+        Store.create(path, about, storage_options)
+        return cls(open_store(path, storage_options), model, processor, device, precision)
 
     @classmethod
     def open(
@@ -131,17 +138,25 @@ class VideoIndex:
         device: str | None = None,
         precision: str | None = None,
         storage_options: dict[str, str] | None = None,
+        engine: str = "threads",
     ) -> "VideoIndex":
         """Opens an index with the model that it was made with, or else loads the checkpoint that it names once needed.
 
         That checkpoint is moved to the GPU, if there is one, and to the precision that is fastest, unless `device` or
-        `precision` say otherwise; a model that is passed stays where it is unless they are given.
+        `precision` say otherwise; a model that is passed stays where it is unless they are given. With `engine="ray"`
+        the shards of the index are held by actors of a cluster (docs/search.md).
 
-        Raises FileNotFoundError where no index is, IndexMismatchError for another model, with what differs.
+        Raises FileNotFoundError where no index is, IndexMismatchError for another model, with what differs, ValueError
+        for Ray and an index without shards.
         """
         if (model is None) != (processor is None):
             raise ValueError("pass both model and processor, or neither")
-        return cls(Store(path, storage_options), model, processor, device, precision)
+        store = open_store(path, storage_options)
+        if engine == "ray":
+            if not isinstance(store, ShardedStore):
+                raise ValueError(f"{store.uri}: engine='ray' searches shards, and it has none: make one with --shards")
+            store.move_to_ray()
+        return cls(store, model, processor, device, precision)
 
     def _search_with(self, model: GLCCLModel, processor: GLCCLProcessor) -> Searcher:
         made_with = self._store.about["model"]
@@ -233,6 +248,9 @@ class VideoIndex:
             finish = finish_here
         elif engine == "ray":
             from .ray_engine import finish_on_ray as finish
+
+            if isinstance(self._store, ShardedStore):
+                self._store.move_to_ray()
         else:
             raise ValueError(f"engine={engine!r} is unknown; use 'threads' or 'ray'")
         if isinstance(videos, str | PathLike):

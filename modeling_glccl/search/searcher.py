@@ -19,6 +19,7 @@ from .candidates import Snapshot, first_of_each
 from .filters import Filters, NothingPassesError
 from .queries import Query
 from .ranking import exact_logits, prepare_text
+from .shards import take_snapshot
 from .store import Store, explained, is_in
 from .words import Cue, find_words
 
@@ -29,6 +30,7 @@ _CHUNK = 4096
 # The best of two lists that are fused, at least, and the constant added to their ranks.
 FUSED, _RANK_CONSTANT = 10, 60
 _FRAME_COLUMNS = ["frames", "num_frames"]
+_NAME_COLUMNS = ["video_id", "clip", "video_key"]
 _RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration", "mtime_ns"]
 
 
@@ -78,19 +80,18 @@ class Searcher:
         asked = [(query, count) for query, count in zip(queries, counts, strict=True) if query.parts]
         if not asked:
             scored = []
-        elif exhaustive or len(snapshot.row_ids) <= EXHAUSTIVE_CLIPS:
-            clips = np.arange(len(snapshot.row_ids))
-            scored = [(clips, scores) for scores in self._score(snapshot, clips, [query for query, _ in asked])]
+        elif exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS:
+            clips = np.arange(len(snapshot))
+            clips, keys, scores = self._score(snapshot, clips, [query for query, _ in asked])
+            scored = [(clips, keys, of_query) for of_query in scores]
         else:
             chosen = [snapshot.candidates(self.model, query, count + FOLLOWING) for query, count in asked]
-            scored = [
-                (clips, self._score(snapshot, clips, [query])[0])
-                for clips, (query, _) in zip(chosen, asked, strict=True)
-            ]
+            found = [self._score(snapshot, clips, [query]) for clips, (query, _) in zip(chosen, asked, strict=True)]
+            scored = [(clips, keys, scores[0]) for clips, keys, scores in found]
         seen = []
-        for (query, count), (clips, scores) in zip(asked, scored, strict=True):
+        for (query, count), (clips, keys, scores) in zip(asked, scored, strict=True):
             order = np.argsort(-scores, kind="stable")
-            best = order[first_of_each(snapshot.video_keys[clips[order]], 1)][: count + FOLLOWING]
+            best = order[first_of_each(keys[order], 1)][: count + FOLLOWING]
             seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments))
         found, lists = [], iter(seen)
         for query, by_words in zip(queries, said, strict=True):
@@ -105,7 +106,7 @@ class Searcher:
         self, table: Table | None, snapshot: Snapshot, query: Query, k: int, moments: bool, within_clips: bool
     ) -> list[SearchResult]:
         """The k best videos for the words of a query."""
-        if not (query.words and len(snapshot.row_ids)):
+        if not (query.words and len(snapshot)):
             return []
         with explained(self._store.uri):
             if not query.every_word and (table is None or not table.count_rows("cue > 0")):
@@ -130,14 +131,12 @@ class Searcher:
     def snapshot(self) -> Snapshot:
         """The clips as they are now."""
         with self._refreshing, explained(self._store.uri):
-            table = self._store.open_clips()
-            if self._snapshot is None or self._snapshot.table.version != table.version:
-                self._snapshot = Snapshot(table, self._store.about["width"], self._snapshot)
+            self._snapshot = take_snapshot(self._store, self._snapshot)
             return self._snapshot
 
     def _filtered(self, snapshot: Snapshot, filters: Filters) -> Snapshot:
         condition = filters.condition()
-        if not (condition and len(snapshot.row_ids)):
+        if not (condition and len(snapshot)):
             return snapshot
         uri = self._store.uri
         if filters.ids is not None:
@@ -152,7 +151,7 @@ class Searcher:
                     raise
                 reason = re.sub(r", \S+\.rs:[\d:]+$", "", " ".join(str(error).split()))
                 raise ValueError(f"{uri}: where={filters.where!r}: {reason}") from error
-            if not len(snapshot.row_ids):
+            if not len(snapshot):
                 raise NothingPassesError(f"{uri}: no video passes the filter: {' '.join(condition.split())[:300]}")
         return snapshot
 
@@ -166,17 +165,29 @@ class Searcher:
         with explained(self._store.uri):
             return snapshot.take(clips, columns)
 
-    def _score(self, snapshot: Snapshot, clips: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
-        """float32 [A, C], exact scores."""
+    def _score(
+        self, snapshot: Snapshot, clips: np.ndarray, queries: Sequence[Query]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 [C] clips and keys of their videos, and float32 [A, C], exact scores.
+
+        In the order of ids and clips, `_CHUNK` at a time, so that neither rounding nor the order of equal scores
+        depends on where the index has them.
+        """
+        clips, keys = clips.copy(), np.empty(len(clips), np.int64)
         scores = np.empty((len(queries), len(clips)), np.float32)
         prepared = [[prepare_text(self.model, part) for part in query.parts] for query in queries]
         for start in range(0, len(clips), _CHUNK):
             part = slice(start, start + _CHUNK)
-            frames, num_frames = self.frames(self._take(snapshot, clips[part], _FRAME_COLUMNS))
+            rows = self._take(snapshot, clips[part], [*_NAME_COLUMNS, *_FRAME_COLUMNS])
+            names = list(zip(rows["video_id"].to_pylist(), rows["clip"].to_pylist(), strict=True))
+            order = sorted(range(len(names)), key=names.__getitem__)
+            rows = rows.take(order)
+            clips[part], keys[part] = clips[part][order], rows["video_key"].to_numpy()
+            frames, num_frames = self.frames(rows)
             for row, query, texts in zip(scores, queries, prepared, strict=True):
                 logits = torch.cat([exact_logits(self.model, text, frames, num_frames) for text in texts])
                 row[part] = query.combine(logits).cpu().numpy()
-        return scores
+        return clips, keys, scores
 
     def _results(
         self,

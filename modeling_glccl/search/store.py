@@ -27,6 +27,7 @@ from .clips import ClipSettings
 OK, ERROR, GONE = "ok", "error", "gone"
 # A change of the schema, or of what a column means, needs a new version, or old indexes pass for current ones.
 VERSION = 1
+MAX_SHARDS = 1000
 # Rows below which scanning a column is as fast as looking it up.
 _INDEXED_ROWS = 10_000
 # Small files, one per commit, beyond which they are merged; more in the middle of a run, as merging writes them anew.
@@ -34,7 +35,7 @@ _FRAGMENTS, _FRAGMENTS_GROWING = 64, 1024
 # Readers take a new snapshot for every search, so nobody needs old ones for long.
 _KEPT_VERSIONS = timedelta(minutes=10)
 _ABOUT: dict[str, Any] = {"model": dict, "fingerprint": str, "created": str, "max_frames": int, "width": int}
-_ABOUT |= {"clip_length": float | int, "clip_stride": float | int, "clip_kind": str}
+_ABOUT |= {"clip_length": float | int, "clip_stride": float | int, "clip_kind": str, "shards": int}
 _MODEL: dict[str, Any] = {"checkpoint": str | None, "weights": str, "config": dict, "processor": dict}
 _NEWEST = "newest.json"  # the newest file of versions of each table, as the last writer left it
 _MOVED = "the index is no longer there; if it was moved, open it under its new path"
@@ -96,9 +97,10 @@ class Store:
                     f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
                     "index the videos anew"
                 )
-            about.setdefault("clip_kind", "fixed")  # older indexes know no other
+            about = {"clip_kind": "fixed", "shards": 0, **about}  # older indexes know no other
             wrong = [name for name, kind in _ABOUT.items() if not isinstance(about.get(name), kind)]
             wrong = wrong or [name for name, kind in _MODEL.items() if not isinstance(about["model"].get(name), kind)]
+            wrong = wrong or ([] if 0 <= about["shards"] <= MAX_SHARDS else ["shards"])
             if wrong or self.open_clips().schema != _schema(about):
                 raise ValueError(f"its description of itself is wrong in {', '.join(wrong) or 'max_frames or width'}")
             ClipSettings(about["clip_length"], about["clip_stride"], about["clip_kind"])  # refuses others
@@ -112,21 +114,24 @@ class Store:
         uri = os.fspath(uri)
         if "://" not in uri:
             os.makedirs(uri, exist_ok=True)
-        with _writing(uri):
-            connection = lancedb.connect(uri, storage_options=storage_options)
-            if _read_about(connection) is not None:
+        with writing(uri):
+            if _read_about(lancedb.connect(uri, storage_options=storage_options)) is not None:
                 raise FileExistsError(f"{uri}: there is an index already; open it, or delete it first")
-            if (clips := _open_table(connection, "clips")) and (count := clips.count_rows()):
-                raise ValueError(f"{uri}: holds {count} clips, but its table 'about' is lost; index anew elsewhere")
-            connection.create_table("clips", schema=_schema(about), mode="overwrite")
-            # Last: until it can be read there is no index, and a call that was killed can be repeated.
-            content = pa.table({"json": [json.dumps({**about, "version": VERSION})]})
-            connection.create_table("about", content, mode="overwrite")
+            # Itself last: until its `about` can be read there is no index, and a call that was killed can be repeated.
+            for place, what in [*((shard, {**about, "shards": 0}) for shard in shard_uris(uri, about)), (uri, about)]:
+                connection = lancedb.connect(place, storage_options=storage_options)
+                if (clips := _open_table(connection, "clips")) and (count := clips.count_rows()):
+                    raise ValueError(
+                        f"{place}: holds {count} clips, but its table 'about' is lost; index anew elsewhere"
+                    )
+                connection.create_table("clips", schema=_schema(about), mode="overwrite")
+                content = pa.table({"json": [json.dumps({**what, "version": VERSION})]})
+                connection.create_table("about", content, mode="overwrite")
         return cls(uri, storage_options)
 
     def change_checkpoint(self, checkpoint: str) -> None:
         """Writes down where the model now lies."""
-        with _writing(self.uri):
+        with writing(self.uri):
             self.about["model"]["checkpoint"] = checkpoint
             self._connection.open_table("about").update(values={"json": json.dumps(self.about)})
 
@@ -184,7 +189,7 @@ class Store:
         Returns:
             The records written: without those that another process has written meanwhile from the same content.
         """
-        with _writing(self.uri):
+        with writing(self.uri):
             ids = [record.video_id for record in records] + [r.moved_from for r in records if r.moved_from]
             known: dict[str | None, list[dict[str, Any]]] = {}
             state = ["status", "path", "sha256", "mtime_ns", "error"]
@@ -205,32 +210,39 @@ class Store:
                 replaces, leaves = replaces or bool(old), leaves or bool(surplus)
             if not rows:
                 return []
-            table = self.open_clips()
-            data = pa.Table.from_pylist(rows, schema=table.schema)
             self._delete_words(
                 {row["video_key"] for row in rows} - {row["video_key"] for row in rows if "path" in row}
             )
-            if replaces:
-                # One commit for rows that change, appear and leave: no reader or kill ever sees half of it.
-                merge = table.merge_insert(["video_key", "clip"])
-                merge.when_matched_update_all().when_not_matched_insert_all().execute(data, on_bad_vectors="null")
-            else:
-                table.add(data)
+            self.write(pa.Table.from_pylist(rows, schema=_schema(self.about)), replaces)
             if leaves:
-                table.delete(f"status = '{GONE}'")
+                self.delete(f"status = '{GONE}'")
             return written
+
+    def write(self, rows: pa.Table, replaces: bool) -> None:
+        """Adds rows, or puts them in the place of those with their `video_key` and `clip`; by the one whose turn it
+        is, as `delete`."""
+        if replaces:
+            # One commit for rows that change, appear and leave: no reader or kill ever sees half of it.
+            merge = self.open_clips().merge_insert(["video_key", "clip"])
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(rows, on_bad_vectors="null")
+        else:
+            self.open_clips().add(rows)
+
+    def delete(self, condition: str) -> None:
+        """Deletes the clips for which an SQL condition holds."""
+        self.open_clips().delete(condition)
 
     def remove(self, video_ids: Sequence[str]) -> int:
         """Deletes videos; returns how many there were."""
-        with _writing(self.uri):
+        with writing(self.uri):
             found = {row["video_key"] for row in self.rows(["video_key"], is_in("video_id", video_ids))}
             self._delete_words(found)
-            self.open_clips().delete(is_in("video_id", video_ids))
+            self.delete(is_in("video_id", video_ids))
         return len(found)
 
     def write_words(self, words: Mapping[int, Sequence[dict[str, Any]]]) -> None:
         """Puts rows in the place of all that the index has of what is said in some videos, by `video_key`."""
-        with _writing(self.uri):
+        with writing(self.uri):
             keys = {row["video_key"] for row in self.rows(["video_key"], is_in("video_key", words))}
             data = pa.Table.from_pylist([row for key in keys for row in words[key]], schema=_WORDS)
             table = self.open_words()
@@ -250,7 +262,7 @@ class Store:
         if video_keys and (words := self.open_words()) is not None:
             words.delete(is_in("video_key", video_keys))
 
-    def compact(self, *, growing: bool = False) -> None:
+    def compact(self, growing: bool = False) -> None:
         """Merges small files once there is enough to gain, and brings the lookup indexes up to date.
 
         In the middle of a long run (`growing`) the indexes come first: without them every lookup opens all files that
@@ -262,7 +274,7 @@ class Store:
         merge = fragments >= (_FRAGMENTS_GROWING if growing else _FRAGMENTS)
         if not (merge or growing):
             return
-        with _writing(self.uri):
+        with writing(self.uri):
             table = self.open_clips()
             if table.count_rows() >= _INDEXED_ROWS:
                 for column in ("video_id", "video_key", "size"):
@@ -275,7 +287,7 @@ class Store:
 
         In the middle of a long run (`growing`) there may be more of them: the work grows with the table.
         """
-        with _writing(self.uri):
+        with writing(self.uri):
             if (table := self.open_words()) is None:
                 return
             index = table.index_stats("text_idx")
@@ -303,6 +315,11 @@ class Store:
             changed = {"clip": number, "num_frames": count, "frames": frames.ravel(), "pooled": clip.pooled}
             rows.append(video | vars(clip) | changed)
         return rows or [{**video, "clip": 0, "num_frames": 0}]
+
+
+def shard_uris(uri: str, about: dict[str, Any]) -> list[str]:
+    """Where the shards of an index lie, if it has any."""
+    return [f"{uri.rstrip('/')}/shard-{number:04}" for number in range(about.get("shards", 0))]
 
 
 def is_in(column: str, values: Iterable[str | int]) -> str:
@@ -369,7 +386,7 @@ def _read_about(connection: DBConnection) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _writing(uri: str) -> Iterator[None]:
+def writing(uri: str) -> Iterator[None]:
     """The turn of one writer."""
     local = "://" not in uri
     if local and not os.path.isdir(uri):  # LanceDB and FileLock would make it anew

@@ -245,16 +245,16 @@ def find_words(
     columns, limit = ["video_key", "cue", "start", "end", "text", "_score"], 1000
     while True:
         rows = table.search(match, query_type="fts").select(columns).limit(limit).to_list()
-        rows.sort(key=lambda row: (-row["_score"], row["video_key"], row["cue"]))
-        spans, found = _spans(snapshot, {row["video_key"] for row in rows}), {}
-        for row in rows:
+        spans, found = snapshot.spans({row["video_key"] for row in rows}), {}
+        there = [row for row in rows if row["video_key"] in spans]
+        for row in sorted(there, key=lambda row: (-row["_score"], spans[row["video_key"]][0][0], row["cue"])):
             # Seconds from the beginning of the cue to the clip, 0 within it, and to the middle of the clip.
             near = [
-                (max(start - row["start"], row["start"] - end, 0), abs((start + end) / 2 - row["start"]), clip)
-                for clip, start, end in spans.get(row["video_key"], ())
+                (max(start - row["start"], row["start"] - end, 0), abs((start + end) / 2 - row["start"]), number, clip)
+                for _, number, clip, start, end in spans[row["video_key"]]
             ]
-            if near and not (within_clips and min(near)[0] > 0):
-                found.setdefault(row["video_key"], (min(near)[2], row))
+            if not (within_clips and min(near)[0] > 0):
+                found.setdefault(row["video_key"], (min(near)[3], row))
         # What passes no filter, and videos that say it again and again, can fill the list.
         if len(found) >= k or len(rows) < limit:
             break
@@ -262,12 +262,3 @@ def find_words(
     best = list(found.values())[:k]
     cues = [Cue(row["start"], row["end"], row["text"]) for _, row in best]
     return np.array([clip for clip, _ in best], np.int64), cues, np.array([row["_score"] for _, row in best])
-
-
-def _spans(snapshot: Snapshot, video_keys: Collection[int]) -> dict[int, list[tuple[int, float, float]]]:
-    """Of some videos, those of their clips that a snapshot has, each with its start and end in seconds."""
-    clips = np.flatnonzero(np.isin(snapshot.video_keys, np.array(list(video_keys), np.int64)))
-    spans = defaultdict(list)
-    for clip, row in zip(clips.tolist(), snapshot.take(clips, ["start", "end"]).to_pylist(), strict=True):
-        spans[int(snapshot.video_keys[clip])].append((clip, row["start"], row["end"]))
-    return spans

@@ -160,7 +160,7 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     run("index", videos, "--index", "my.index", "--model", checkpoint)
     code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
     assert code == 1
-    assert "--clip-length 5.0: my.index has clips made with 30.0" in message
+    assert "--clip-length 5.0: my.index was made with 30.0" in message
 
 
 def test_watching_waits_for_files_that_grow(videos, checkpoint, tmp_path, monkeypatch, capsys):

@@ -175,7 +175,7 @@ def test_what_the_clips_are_belongs_to_the_index(tmp_path, model, processor, che
     assert main(["index", video, "--index", path, "--model", str(checkpoint), "--clips", "shots"]) == 0
     assert main(["index", video, "--index", path, "--clips", "fixed"]) == 1
     assert "--clips fixed: " in (said := capsys.readouterr().err)
-    assert "has clips made with shots; leave it out, or make another index" in said
+    assert "was made with shots; leave it out, or make another index" in said
 
 
 def test_an_older_index_has_fixed_clips(index, model, processor):
