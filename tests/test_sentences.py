@@ -6,7 +6,7 @@ import pytest
 from paths import REPOSITORY
 
 LONGEST = 35  # words
-LATER = {"data", "evaluation", "hub", "method", "own_data", "reliability", "reproduce", "search", "speed"}
+LATER = {"data", "evaluation", "hub", "method", "own_data", "reliability", "reproduce", "search"}
 PAGES = [
     REPOSITORY / "README.md",
     *(page for page in sorted((REPOSITORY / "docs").glob("*.md")) if page.stem not in LATER),
@@ -31,5 +31,5 @@ def test_no_sentence_is_too_long(page):
 
 
 def test_sentences_are_found_and_code_and_tables_are_not():
-    page = "# Title\n\nOne `a b c` two. **Three.** Four\n[five](six.md)\n\n- six\n- seven.\n| eight |\n\n```\nnine\n```\n"
+    page = "# A\n\nOne `a b` two. **Three.** Four\n[five](six.md)\n\n- six\n- seven.\n| eight |\n\n```\nnine\n```\n"
     assert sentences(page) == ["One code two.", "**Three.", "Four five", "- six", "seven."]
