@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo train-demo checkpoint compare test test-all lint bench
+.PHONY: demo train-demo checkpoint compare test test-all lint docs bench
 
 demo: $(VENV)/installed
 	$(BIN)/glccl demo
@@ -30,6 +30,10 @@ lint: $(VENV)/installed
 	$(BIN)/typos
 	$(BIN)/pyright
 	$(BIN)/hadolint Dockerfile
+
+# the site, into site/
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/parity.py --golden tests/golden

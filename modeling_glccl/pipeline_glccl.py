@@ -41,6 +41,9 @@ class IndexedVideos:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} videos, frames {list(self.features.frames.shape)}>"
+
 
 class TextVideoRetrievalPipeline(Pipeline):
     r"""

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage]
@@ -28,6 +28,8 @@ PUBLISHED = (
 # Of an earlier push, these would be loaded or mistaken for a part of this one.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_glccl.py", "data/*.parquet")
 
+NO_TOKEN = "no token: run `hf auth login`, or set HF_TOKEN to a token that may write"
+
 
 def publish_checkpoint(
     checkpoint: str,
@@ -43,6 +45,7 @@ def publish_checkpoint(
 
     No code in the folder is run.
     """
+    _need_token(upload)
     folder = Path(checkpoint)
     has_card = (folder / "README.md").exists()
     files = collect(folder, None if has_card else "", more)
@@ -70,11 +73,18 @@ def publish_dataset(
     """`glccl data export`: writes a benchmark into a new folder and, given a dataset repository, uploads it."""
     from .data.export import export_benchmark
 
+    _need_token(repo_id)
     rows = export_benchmark(benchmark, folder, card or packaged("hub", "datasets", benchmark, "README.md"), **options)
     print(f"{folder}: {', '.join(f'{split} {count:,} rows' for split, count in rows.items())}")
     if repo_id:
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         _push_and_tell(files, repo_id, private=not public, repo_type="dataset", message=f"Upload {benchmark}")
+
+
+def _need_token(upload: Any) -> None:
+    """Before anything is made that could then not be uploaded."""
+    if upload and not get_token():
+        raise OSError(NO_TOKEN)
 
 
 def _push_and_tell(files: Mapping[str, Path | bytes], repo_id: str, **options: Any) -> None:
@@ -195,7 +205,7 @@ def push(
         ]
         commit = api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message, revision=revision)
     except LocalTokenNotFoundError as error:
-        raise OSError("no token: run `hf auth login`, or set HF_TOKEN to a token that may write") from error
+        raise OSError(NO_TOKEN) from error
     except HfHubHTTPError as error:
         if error.response.status_code == 401:
             raise OSError(f"{api.endpoint} refuses the token ({error}): make a new one that may write") from error

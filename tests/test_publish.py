@@ -155,6 +155,17 @@ def test_what_the_hub_refuses_is_explained(hub, checkpoint, token, repo_id, mess
     assert not hub.repositories
 
 
+def test_a_missing_token_is_noticed_before_anything_is_made(checkpoint, monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert main(["publish", str(checkpoint), "someone/model", "--push"]) == 1
+    assert main(["data", "export", "shapes", str(tmp_path / "out"), "--push", "someone/shapes"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("no token: run `hf auth login`") == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_at_the_hub_is_explained_and_what_arrived_is_not_sent_again(hub, checkpoint):
     save_in_shards(checkpoint)
     hub.quota = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) // 2
