@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -275,8 +276,10 @@ def test_queries_of_a_file(run, indexed, library, still, tmp_path):
 
 
 def test_without_a_query_it_asks(run, monkeypatch, indexed):
-    typed = iter([CAPTIONS[0], "a" * 3000, CAPTIONS[1], ""])
-    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    typed = iter([CAPTIONS[0], "a" * 3000, CAPTIONS[1], "", CAPTIONS[0], ""])
+    prompts = []
+    monkeypatch.setattr("builtins.input", lambda prompt: prompts.append(prompt) or next(typed))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     loads = []
     load = VideoIndex._load
     monkeypatch.setattr(VideoIndex, "_load", lambda self: loads.append(id(self)) or load(self))
@@ -286,6 +289,10 @@ def test_without_a_query_it_asks(run, monkeypatch, indexed):
     assert "5 videos; a sentence a line" in printed
     for text in (CAPTIONS[0], "3,000 characters; at most", CAPTIONS[1]):
         assert text in printed
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False))
+    assert "a sentence a line" not in run()[1]
+    assert prompts == ["> "] * 4 + [""] * 2
 
     def end(_):
         raise EOFError
