@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, disable_telemetry_events
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
+
+disable_telemetry_events()  # it may report that it is used
 
 
 class Searcher:
