@@ -49,9 +49,11 @@ def resolve_device(device: str = "auto") -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
+        value = torch.zeros(1, device=device)
+        value.item()  # which "meta" cannot
+        return value.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on how torch was built
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:150]
         raise ValueError(f"device={device!r} cannot be used ({reason}); take auto, cpu, cuda or cuda:1") from error
 
 

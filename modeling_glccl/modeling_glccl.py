@@ -509,7 +509,7 @@ class GLCCLModel(PreTrainedModel):
         """What [`~GLCCLModel.similarity`] takes in place of video features, made once for any number of texts."""
         return self.interaction.prepare_video(video)
 
-    def similarity(self, text: GLCCLTextFeatures | Tensor, video: GLCCLVideoFeatures | Tensor) -> Tensor:
+    def similarity(self, text: Any, video: Any) -> Tensor:
         """Logits [A, V] in float32, the mean of the four scores: exact, block by block, in bounded memory.
 
         Args:
@@ -518,20 +518,21 @@ class GLCCLModel(PreTrainedModel):
                 may differ through the mask. Where both are pooled vectors [N, D] or [D]: their dot products instead.
 
         Raises:
-            ValueError: shapes or masks that do not fit each other, or non-finite features.
+            ValueError: what is no pair of these, shapes or masks that do not fit, or non-finite features.
         """
-        if isinstance(text, Tensor) and isinstance(video, Tensor):
+        if _are_pooled(text, video):
             return torch.atleast_2d(text) @ torch.atleast_2d(video).T
-        return self.get_scores(cast(Any, text), cast(Any, video)).logits
+        return self.get_scores(text, video).logits
 
-    def similarity_pairwise(self, text: GLCCLTextFeatures | Tensor, video: GLCCLVideoFeatures | Tensor) -> Tensor:
+    def similarity_pairwise(self, text: Any, video: Any) -> Tensor:
         """[N], the diagonal of [`~GLCCLModel.similarity`] of N texts and N videos, without most of the rest."""
-        if isinstance(text, Tensor) and isinstance(video, Tensor):
+        pooled = _are_pooled(text, video)
+        texts, videos = (len(torch.atleast_2d(side)) if pooled else side.num_rows for side in (text, video))
+        if texts != videos:
+            raise ValueError(f"{texts} texts and {videos} videos are no pairs; similarity scores all")
+        if pooled:
             return (torch.atleast_2d(text) * torch.atleast_2d(video)).sum(dim=-1)
-        text, video = cast(GLCCLTextFeatures, text), cast(GLCCLVideoFeatures, video)
-        if text.num_rows != video.num_rows:
-            raise ValueError(f"{text.num_rows} texts and {video.num_rows} videos are no pairs; similarity scores all")
-        blocks = torch.arange(text.num_rows).split(8)
+        blocks = torch.arange(texts).split(8)
         return torch.cat([self.similarity(text.select(rows), video.select(rows)).diagonal() for rows in blocks])
 
     def pool(self, features: GLCCLTextFeatures | GLCCLVideoFeatures) -> Tensor:
@@ -650,6 +651,17 @@ class GLCCLModel(PreTrainedModel):
 def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
     """The names of a configuration's own values, without those that every configuration has."""
     return {field.name for field in fields(config_class)} - {field.name for field in fields(PreTrainedConfig)}
+
+
+def _are_pooled(text: Any, video: Any) -> bool:
+    """Whether both are pooled vectors; ValueError where one is, or where they are no texts and videos."""
+    pooled = [isinstance(side, Tensor) for side in (text, video)]
+    if not all(pooled) and (any(pooled) or not hasattr(text, "sentence") or hasattr(video, "sentence")):
+        raise ValueError(
+            "similarity takes features of texts and then of videos, or pooled vectors of both; got "
+            f"{type(text).__name__} and {type(video).__name__}"
+        )
+    return all(pooled)
 
 
 def _with_layers(features: Any, *towers: Any) -> Any:

@@ -87,7 +87,7 @@ class GLCCLSearch:
         self, scores: Tensor, query: str, top_k: int, top_ranked: dict[str, list[str]] | None
     ) -> dict[str, float]:
         if top_ranked is not None:
-            among = set(top_ranked.get(query, ()))
+            among = set(top_ranked.get(query, ())) & set(self.ids)
             scores = scores.masked_fill(~torch.tensor([document in among for document in self.ids]), -torch.inf)
             top_k = min(top_k, len(among))
         values, places = scores.topk(min(top_k, len(scores)))

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, disable_telemetry_events
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
+
+disable_telemetry_events()  # it may report that it is used
 
 
 class Searcher:
@@ -35,6 +37,8 @@ class Searcher:
         cut = {"truncation": True, "max_length": limit - 1 - len(start), "split_special_tokens": not release}
         tokens = self.tokenizer(text, add_special_tokens=False, **cut)["input_ids"]
         ids = [*start, *tokens, self.tokenizer.eos_token_id]
+        if not tokens:
+            raise ValueError(f"{text!r} has no word")
         slots = self.texts["text_slots"] or (limit if release else len(ids))
         ids += [self.tokenizer.pad_token_id if siglip else 0] * (slots - len(ids))
         sentence, words, mask = self.towers["text"].run(None, {"input_ids": np.array([ids])})
@@ -43,7 +47,7 @@ class Searcher:
     def encode_video(self, frames: np.ndarray) -> np.ndarray:
         """[N, D] float32 of uint8 frames [T, side, side, 3]; N is max_frames at most."""
         side, limit = self.videos["crop_size"], self.videos["max_frames"]
-        if frames.dtype != np.uint8 or frames.shape[1:] != (side, side, 3):
+        if frames.dtype != np.uint8 or not len(frames) or frames.shape[1:] != (side, side, 3):
             raise ValueError(f"frames are {frames.dtype} {frames.shape}, and must be uint8 [T, {side}, {side}, 3]")
         count = min(limit, len(frames))
         frames = frames[(2 * np.arange(count) + 1) * len(frames) // (2 * count)]  # of equal spans, the centres
@@ -90,7 +94,12 @@ if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
     searcher = Searcher()
-    text = searcher.encode_text(sys.argv[1])
-    found = [(searcher.score(text, searcher.encode_video(np.load(path))).mean(), path) for path in sys.argv[2:]]
+    text, found = searcher.encode_text(sys.argv[1]), []
+    for path in sys.argv[2:]:
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")  # reads no pickles
+            found.append((searcher.score(text, searcher.encode_video(frames)).mean(), path))
+        except (ValueError, OSError) as error:
+            sys.exit(f"{path}: {error}")
     for score, path in sorted(found, reverse=True):
         print(f"{score:8.3f}  {path}")

@@ -299,17 +299,18 @@ class TextVideoRetrievalPipeline(Pipeline):
             return self.model.similarity(queries, documents).cpu()
 
     def similarity_pairwise(
-        self, queries: GLCCLTextFeatures | Tensor, documents: GLCCLVideoFeatures | Tensor
+        self, queries: GLCCLTextFeatures | Tensor, documents: GLCCLVideoFeatures | IndexedVideos | Tensor
     ) -> Tensor:
         """Float32 [N] on the CPU: of every text with the video at the same place."""
         with self.device_placement(), self.get_inference_context()():
+            documents = documents.features if isinstance(documents, IndexedVideos) else documents
             return self.model.similarity_pairwise(queries, documents).cpu()
 
     def _move(self, device: str | torch.device | None) -> None:
         self.model.eval()
         if device is not None:
+            self.model.to(torch.device(device))
             self.device = torch.device(device)
-            self.model.to(self.device)
 
     def _pooled(self, features: Any, pooled: bool, single: bool) -> Any:
         if not pooled:

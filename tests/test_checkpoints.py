@@ -54,8 +54,9 @@ def test_the_hardware_decides_the_precision_and_not_the_file(checkpoint, saved, 
         assert capsys.readouterr().err.endswith(f"computing on cpu in {name}\n")
     place(model, "cpu", "fp16")
     assert model.dtype == torch.float16
-    with pytest.raises(ValueError, match="device='gpu' cannot be used"):
-        place(model, "gpu")
+    for name in ("gpu", "meta"):
+        with pytest.raises(ValueError, match=f"device='{name}' cannot be used"):
+            place(model, name)
 
 
 def test_values_of_the_configuration_can_be_given(checkpoint, tmp_path):

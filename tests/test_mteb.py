@@ -86,7 +86,7 @@ def test_scores_are_exact_and_candidates_kept(checkpoint, rows):
     clips.load_data()
     split = clips.dataset["default"]["test"]
     model.index(split["corpus"], encode_kwargs={})
-    found = model.search(split["queries"], top_k=3, encode_kwargs={}, top_ranked={"t4": ["v9", "v2"]})
+    found = model.search(split["queries"], top_k=3, encode_kwargs={}, top_ranked={"t4": ["v9", "v2", "unknown"]})
     similarity = evaluate(model.pipe.model, model.pipe.processor, rows, progress=False).similarity
     assert found["t4"] == pytest.approx({"v9": similarity[4, 9], "v2": similarity[4, 2]}, abs=1e-3)
     assert found["t5"] == {}

@@ -102,11 +102,19 @@ def test_the_script_needs_no_torch(exported, tmp_path):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert {path for _, path in rows} == set(files)
     assert float(rows[0][0]) >= float(rows[1][0])
+    for wrong in (str(tmp_path / "none.npy"), __file__):
+        done = subprocess.run([sys.executable, script, TEXTS[0], files[0], wrong], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"{wrong}: ")
 
 
 def test_the_script_refuses_frames_of_another_size(exported):
     with pytest.raises(ValueError, match=r"must be uint8 \[T, 16, 16, 3\]"):
         load_searcher(exported / "exported").encode_video(np.zeros((3, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="must be uint8"):
+        load_searcher(exported / "exported").encode_video(np.zeros((0, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="has no word"):
+        load_searcher(exported / "exported").encode_text(" ")
 
 
 def test_features_that_differ_leave_no_folder(exported, tmp_path, capsys, monkeypatch):

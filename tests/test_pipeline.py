@@ -160,6 +160,9 @@ def test_queries_and_documents_are_encoded_and_scored(pipe, paths, logits):
     torch.testing.assert_close(pairs, logits.diagonal().repeat(4), **close)
     with pytest.raises(ValueError, match="3 texts and 7 videos are no pairs"):
         pipe.similarity_pairwise(queries, documents)
+    torch.testing.assert_close(
+        pipe.similarity_pairwise(queries, pipe.index(paths[:3])), logits[:, :3].diagonal(), **close
+    )
     with torch.no_grad():
         loaded = pipe.model.similarity(pipe.model.encode_query(CAPTIONS), pipe.model.encode_document(paths))
     torch.testing.assert_close(loaded, logits, **close)
@@ -172,6 +175,15 @@ def test_queries_and_documents_are_encoded_and_scored(pipe, paths, logits):
     torch.testing.assert_close(pipe.encode_document(paths[1], pooled=True), videos[1], **close)
     torch.testing.assert_close(pipe.encode_query(CAPTIONS[1], pooled=True), texts[1], **close)
     assert pipe.encode_query(CAPTIONS[1]).num_rows == 1
+    with pytest.raises(ValueError, match="3 texts and 7 videos are no pairs"):
+        pipe.similarity_pairwise(texts, videos)
+    for wrong in ((queries, videos), (texts, documents), (documents, queries), (queries, queries), (None, documents)):
+        for score in (pipe.similarity, pipe.similarity_pairwise):
+            with pytest.raises(ValueError, match="similarity takes features of texts and then of videos"):
+                score(*wrong)
+    with pytest.raises((RuntimeError, AssertionError)):
+        pipe.encode_query(CAPTIONS, device="nonsense:1")
+    assert pipe.device == torch.device("cpu")
     with pytest.raises(ValueError, match="texts is an empty list"):
         pipe.encode_query([])
 

@@ -9,7 +9,6 @@ from the shards; from there on it is that of one index (`searcher`), to the last
 """
 # ruff: noqa: D102 - what a method does is said where it is first defined
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, Protocol
@@ -29,7 +28,10 @@ class Shard(Store):
     """A shard, and its clips in memory. Every question says of which version: who answers may have begun anew."""
 
     def __init__(self, uri: str, storage_options: dict[str, str] | None):
-        super().__init__(uri, storage_options)
+        try:
+            super().__init__(uri, storage_options)
+        except FileNotFoundError as error:
+            raise ValueError(f"{uri}: the shard is gone; bring it back, or index the videos anew") from error
         self._held: tuple[Snapshot, tuple[int, str], Snapshot] | None = None
 
     def list_rows(self, columns: Sequence[str], condition: str) -> list[dict[str, Any]]:
@@ -86,10 +88,10 @@ class LocalShards:
     asks_again = False
 
     def __init__(self, uris: Sequence[str], storage_options: dict[str, str] | None):
-        self._shards = [Shard(uri, storage_options) for uri in uris]
+        self.held = [Shard(uri, storage_options) for uri in uris]
 
     def each(self, name: str, arguments: Mapping[int, tuple]) -> list[Any]:
-        return [getattr(self._shards[number], name)(*given) for number, given in arguments.items()]
+        return [getattr(self.held[number], name)(*given) for number, given in arguments.items()]
 
     def lend(self, model: GLCCLModel, query: Query) -> tuple[GLCCLModel, Query]:
         return model, query
@@ -102,9 +104,11 @@ class ShardedStore(Store):
         super().__init__(uri, storage_options)
         self._places = shard_uris(self.uri, self.about), storage_options
         self.count_shards = len(self._places[0])
-        if gone := [uri for uri in self._places[0] if "://" not in uri and not os.path.isdir(uri)]:
-            raise ValueError(f"{self.uri}: its shard {gone[0]} is gone; bring it back, or index the videos anew")
-        self.shards: Shards = LocalShards(*self._places)
+        shards = LocalShards(*self._places)
+        for number, shard in enumerate(shards.held):
+            if (shard.about.get("id"), shard.about.get("shard")) != (self.about.get("id"), number):
+                raise ValueError(f"{shard.uri}: is another shard, or another index's: bring its own back")
+        self.shards: Shards = shards
 
     def move_to_ray(self) -> None:
         """Has the shards held by actors of a cluster from now on."""

@@ -118,7 +118,9 @@ class Store:
             if _read_about(lancedb.connect(uri, storage_options=storage_options)) is not None:
                 raise FileExistsError(f"{uri}: there is an index already; open it, or delete it first")
             # Itself last: until its `about` can be read there is no index, and a call that was killed can be repeated.
-            for place, what in [*((shard, {**about, "shards": 0}) for shard in shard_uris(uri, about)), (uri, about)]:
+            about = {**about, "id": secrets.token_hex(8)}
+            shards = [(place, {**about, "shards": 0, "shard": n}) for n, place in enumerate(shard_uris(uri, about))]
+            for place, what in [*shards, (uri, about)]:
                 connection = lancedb.connect(place, storage_options=storage_options)
                 if (clips := _open_table(connection, "clips")) and (count := clips.count_rows()):
                     raise ValueError(
@@ -408,11 +410,14 @@ def _newest(uri: str) -> dict[str, str]:
 def _check_newest(uri: str) -> None:
     """Without its newest description a table would open as it was before."""
     path = Path(uri, _NEWEST)
-    written = json.loads(path.read_text()) if path.exists() else {}  # before looking, as others may write now
-    now = _newest(uri)
-    for table, name in written.items():
-        if now.get(table, "9" * 20) > name:
-            raise ValueError(f"{table}/_versions/{name} is gone")
+    try:
+        written = json.loads(path.read_text()) if path.exists() else {}  # before looking, as others may write now
+        now = _newest(uri)
+        gone = [f"{table}/_versions/{name}" for table, name in written.items() if now.get(table, "9" * 20) > name]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); if all else is whole, delete it") from error
+    if gone:
+        raise ValueError(f"{gone[0]} is gone")
 
 
 @contextmanager

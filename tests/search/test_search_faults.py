@@ -118,6 +118,10 @@ def test_without_its_newest_description_an_index_does_not_open_as_it_was_before(
     newest.unlink()
     with pytest.raises(ValueError, match=f"a file of the index is damaged or gone .*{newest.name} is gone"):
         VideoIndex.open(path, model, processor)
+    for content in (b"", b"[]", b'{"clips.lance": 3}', b"\xff"):
+        (path / "newest.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"newest.json: is damaged .*; if all else is whole, delete it"):
+            VideoIndex.open(path, model, processor)
 
 
 @pytest.mark.parametrize(

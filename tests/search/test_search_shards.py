@@ -203,8 +203,21 @@ def test_a_shard_that_is_gone_is_named(videos, tmp_path, model, processor):
         VideoIndex.open(index.path, model, processor)
     newest.write_bytes(content)
     shutil.rmtree(tmp_path / "my.index" / "shard-0001")
-    with pytest.raises(ValueError, match=r"my\.index: its shard .*shard-0001 is gone"):
-        VideoIndex.open(index.path, model, processor)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"my\.index/shard-0001: the shard is gone; bring it back"):
+            VideoIndex.open(index.path, model, processor)
+        (tmp_path / "my.index" / "shard-0001").mkdir(exist_ok=True)  # empty
+
+
+def test_a_shard_in_the_place_of_another_is_refused(videos, tmp_path, model, processor):
+    index = VideoIndex.create(tmp_path / "my.index", model, processor, shards=2)
+    other = VideoIndex.create(tmp_path / "other.index", model, processor, shards=2)
+    shard = tmp_path / "my.index" / "shard-0001"
+    for source in (Path(index.path, "shard-0000"), Path(other.path, "shard-0001"), Path(other.path)):
+        shutil.rmtree(shard)
+        shutil.copytree(source, shard)
+        with pytest.raises(ValueError, match="shard-0001: is another shard, or another index's"):
+            VideoIndex.open(index.path, model, processor)
 
 
 def test_no_shards_or_too_many_are_refused(tmp_path, model, processor):
