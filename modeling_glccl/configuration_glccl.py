@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .towers_glccl import CLIPFamily, family_of
 
+MAX_LAYERS = 256  # of a tower; the largest CLIP has 48
 SCORE_NAMES = ("video_sentence", "video_word", "sentence_frame", "frame_word")
 
 
@@ -136,6 +137,12 @@ class GLCCLConfig(PreTrainedConfig):
         for name in ("temporal_num_hidden_layers", "csc_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
+        layers = {"temporal_num_hidden_layers": self.temporal_num_hidden_layers}
+        for tower in ("text_config", "vision_config"):
+            layers[f"clip_config.{tower}.num_hidden_layers"] = getattr(self.clip_config, tower).num_hidden_layers
+        for name, count in layers.items():
+            if count > MAX_LAYERS:  # a wrong one would be built for hours before weights are found missing
+                raise ValueError(f"{name}={count} must be at most {MAX_LAYERS}")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.confidence_weights is not None and not (

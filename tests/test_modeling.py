@@ -532,6 +532,7 @@ def test_eos_of_early_clip_configurations():
         ({"max_words": "32"}, "max_words"),
         ({"temporal_num_hidden_layers": -1}, "temporal_num_hidden_layers=-1"),
         ({"csc_scores": ["video_sentence"]}, r"csc_scores=\['video_sentence'\] must be two or more of"),
+        ({"temporal_num_hidden_layers": 10**6}, "temporal_num_hidden_layers=1000000 must be at most 256"),
         ({"csc_scores": ["video_word", "video_word"]}, "csc_scores"),
         ({"csc_scores": ["video_word", "word_video"]}, "word_video"),
     ],
