@@ -88,7 +88,7 @@ def parse_json(text: str, place: str | Path) -> Any:
     """The value that a text in JSON stands for."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number may have too many digits
         position = getattr(error, "pos", 0)
         raise ValueError(f"{place}: no JSON: {error}, at {text[position : position + 40]!r}; expected JSON") from error
 
@@ -128,9 +128,25 @@ def read_plain_pickle(path: Path) -> Any:
             # The unpickler makes a table as long as the largest place in it, before anything lies there.
             if "PUT" in operation.name and int(cast(str, argument)) > len(content):
                 raise ValueError(f"it asks for a table of {argument:,} places, and has {len(content):,} bytes")
-        return _PlainUnpickler(io.BytesIO(content)).load()
-    except (ValueError, EOFError, LookupError, AttributeError, pickle.UnpicklingError, OverflowError) as error:
+        value = _PlainUnpickler(io.BytesIO(content)).load()
+        check_unfolded(value, len(content))
+    except Exception as error:  # what an unpickler raises depends on which byte is damaged
         raise ValueError(f"{path}: cannot be read as captions: {error}") from error
+    return value
+
+
+def check_unfolded(value: Any, size: int) -> None:
+    """Refuses what a file of `size` bytes refers to again and again: written out, it might fill any memory."""
+    waiting, limit, parts = [value], 10_000 + size, 0
+    while waiting:
+        part = waiting.pop()
+        parts += 1 + len(part) // 64 if isinstance(part, str | bytes) else 1
+        if parts > limit:
+            raise ValueError(f"its {size:,} bytes refer to one another and unfold to more than {limit:,} values")
+        if isinstance(part, dict):
+            waiting += [*part, *part.values()]
+        elif isinstance(part, list | tuple | set):
+            waiting += part
 
 
 def read_ledger(path: Path) -> dict[str, Any]:
@@ -150,7 +166,7 @@ def add_to_ledger(ledger: TextIO, name: str, state: Any) -> None:
 
 
 class VideoFiles:
-    """The files below some folders, listed once, without hidden ones and folders that do not exist.
+    """The regular files below some folders, listed once, without hidden ones and folders that do not exist.
 
     Where a name stands twice, the first in the order of folders and paths is used, with a warning.
     """
@@ -162,6 +178,8 @@ class VideoFiles:
         doubles = []
         for path in walk_files(*folders):
             name = os.path.basename(path)
+            if not os.path.isfile(path):  # a broken link, a pipe: as good as missing
+                continue
             if name in self._by_name:
                 doubles.append(path)
                 continue

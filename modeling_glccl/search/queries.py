@@ -17,6 +17,7 @@ from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_decoding_glccl import VideoDecodeError
+from ..video_files import why_no_file
 from .store import OK, Store, is_in
 
 # Of a query's score, what a sentence of `nots` must exceed to count.
@@ -73,6 +74,8 @@ class Query:
 
 def read_image(model: GLCCLModel, processor: GLCCLProcessor, path: str) -> GLCCLVideoFeatures:
     """Frames [1, 1, D] of an image file, a video of one frame."""
+    if Path(path).exists() and (reason := why_no_file(path)):
+        raise ValueError(f"{path}: {reason}")
     try:
         with Image.open(path) as image:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -174,7 +174,7 @@ def group_words(query: str, weights: np.ndarray, processor: GLCCLProcessor) -> l
 
 
 def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.Image]:
-    """The frames of a result's clip that the model saw, read from the video file again.
+    """Thumbnails of the frames of a result's clip that the model saw, read from the video file again.
 
     Raises:
         VideoDecodeError: the file is no longer there, or cannot be read.
@@ -182,7 +182,9 @@ def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.I
     settings = processor.video_processor
     whole = result.start == 0 and result.end >= result.duration
     start, end = (None, None) if whole else (result.start, None if result.end >= result.duration else result.end)
-    frames = decode_video(result.path, settings.max_frames, start, end, settings.sampling).frames
+    frames = decode_video(
+        result.path, settings.max_frames, start, end, settings.sampling, transform=_thumbnail
+    ).frames  # whole ones of 4K would be 450 MB
     return [Image.fromarray(frame) for frame in frames]
 
 
@@ -201,8 +203,13 @@ def clock(seconds: float) -> str:
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
 
 
-def _data_uri(image: Image.Image) -> str:
+def _thumbnail(frame: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(frame)
     image.thumbnail(_THUMBNAIL)
+    return np.asarray(image)
+
+
+def _data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -197,6 +197,7 @@ NAME = DIDEMO_NAMES[0]
         ("msrvtt", "test", MSRVTT_TEST, "key;video_id;sentence\nr;v;a cat\n", "line 2: no 'video_id'"),
         ("msrvtt", "test", MSRVTT_TEST, "video_id,sentence\nvideo9770,\n", "line 2, sentence: 'None'"),
         ("msrvtt", "train", MSRVTT, "<!DOCTYPE html>", "no JSON: .*'<!DOCTYPE html>'"),
+        ("msrvtt", "train", MSRVTT, "9" * 5000, "no JSON: Exceeds the limit"),
         ("msrvtt", "train", MSRVTT, {"videos": []}, "no 'sentences' among 'videos'"),
         ("msrvtt", "train", MSRVTT, msrvtt_sentence(None), "0, caption: 'None' is of type NoneType; expected str"),
         ("msrvtt", "train", MSRVTT, msrvtt_sentence(" "), "video1: a caption is ' ', which is empty"),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from modeling_glccl.data import check
 from modeling_glccl.data.check import check_benchmark
+from modeling_glccl.video_decoding_glccl import decode_video
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -46,6 +47,28 @@ def test_missing_undecodable_and_damaged_videos_are_told_apart(tmp_path):
     assert any("test: video9770 is missing" in line for line in report.details())
     assert "3 of 9,000" in shown(report)
     assert "NOT complete" in shown(report)
+
+
+def test_what_is_no_regular_file_is_missing_and_stops_nothing(tmp_path):
+    videos = miniatures.msrvtt(tmp_path) / "videos"
+    link, pipe = videos / "video0.mp4", videos / "TestVideo" / "video9770.mp4"
+    link.unlink()
+    link.symlink_to("nowhere.mp4")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    train, test = check_benchmark("msrvtt", tmp_path, progress=False).splits
+    assert (list(train.missing), list(test.missing)) == (["video0"], ["video9770"])
+
+
+def test_no_whole_frames_are_kept(tmp_path, monkeypatch):
+    miniatures.msvd(tmp_path)
+    sizes = []
+    monkeypatch.setattr(
+        check, "decode_video", lambda *given, **more: sizes.append(decode_video(*given, **more).frames)
+    )
+    check_benchmark("msvd", tmp_path, ["test"], progress=False)
+    assert sizes
+    assert all(frames[0].size <= 3 for frames in sizes)
 
 
 def test_a_split_without_annotations_is_a_problem_of_that_split(tmp_path):

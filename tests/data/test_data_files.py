@@ -8,6 +8,7 @@ import stat
 import tarfile
 import tracemalloc
 import zipfile
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,10 @@ def test_plain_pickles_of_every_protocol_are_read(tmp_path, protocol):
         (pickle.dumps({"a": [["b"]]})[:-5], ""),
         (b"K\x00r\xff\xff\xff\x1f.", "it asks for a table of 536,870,911 places, and has 8 bytes"),
         (b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", ""),
+        (b"K\x00)R.", "'int' object is not callable"),
+        (b"}]K\x01s.", "unhashable"),
+        (pickle.dumps(reduce(lambda inner, _: [inner, inner], range(40), "a")), "unfold to more than 10,.* values"),
+        (pickle.dumps([["a" * 30_000] * 3] * 60_000), "unfold to more than"),
     ],
 )
 def test_a_pickle_that_is_cut_or_asks_for_memory_is_named(tmp_path, content, problem):

@@ -1,6 +1,7 @@
 """Queries by example and of several parts: their scores are those of the definitions."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,6 +174,7 @@ def test_filters_apply_to_examples(indexed, library):
 
 def test_examples_that_cannot_be_are_named(indexed, library, still, tmp_path):
     (tmp_path / "text.png").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "empty.mp4").write_bytes(b"")
     cut = tmp_path / "cut.png"
     cut.write_bytes(still.read_bytes()[:200])
@@ -181,7 +183,8 @@ def test_examples_that_cannot_be_are_named(indexed, library, still, tmp_path):
         ({"image": tmp_path / "none.png"}, FileNotFoundError, r"none\.png: no such image"),
         ({"image": tmp_path / "text.png"}, ValueError, r"text\.png: cannot be read as an image"),
         ({"image": cut}, ValueError, r"cut\.png: cannot be read as an image"),
-        ({"image": tmp_path}, ValueError, "cannot be read as an image"),
+        ({"image": tmp_path}, ValueError, "is not a regular file"),
+        ({"image": tmp_path / "pipe.png"}, ValueError, r"pipe\.png: is not a regular file"),
         ({"video": tmp_path / "none.mp4"}, VideoDecodeError, r"^[^\[]*none\.mp4"),
         ({"video": tmp_path / "empty.mp4"}, VideoDecodeError, r"^[^\[]*empty\.mp4: is empty"),
         ({"video": f"{path}@900-901"}, VideoDecodeError, r"v4\.mp4: no frame between"),

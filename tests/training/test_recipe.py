@@ -113,6 +113,13 @@ def test_errors_name_the_key_and_the_value_in_one_line(recipe_file, override, me
         (b"output_dir: x\n  b: 3\n", r"recipe\.yaml, line 2, column 4: no YAML: mapping values"),
         (b"- 1\n", r"recipe\.yaml must be a mapping of keys; got \[1\]"),
         (b"output_dir: x\ntrain: 3\n", "train must be a mapping of keys; got 3"),
+        (b"output_dir: &a [x]\ndata: *a\n", r"data must be a mapping of keys; got \['x'\]"),
+        (
+            b"output_dir: [&a0 [x], "
+            + b", ".join(b"&a%d [*a%d, *a%d]" % (n, n - 1, n - 1) for n in range(1, 40))
+            + b"]",
+            r"recipe\.yaml: no YAML: its \d+ bytes refer to one another and unfold to more than 10,\d+ values",
+        ),
         (b"output_dir: \xff\n", r"recipe\.yaml: byte 12 is not UTF-8"),
     ],
 )
