@@ -81,7 +81,7 @@ searching = (
     option("--until", metavar="DATE", help="the same, or earlier"),
     option("--min-duration", type=float, metavar="S", help="only videos of so many seconds or more"),
     option("--max-duration", type=float, metavar="S", help="or less"),
-    option("--where", metavar="SQL", help='only clips for which this holds: "size > 1e6" (docs/search.md)'),
+    option("--where", metavar="SQL", help='only clips for which this holds: "size > 1000000" (docs/search.md)'),
     option("--sort", type=Choice(["score", "date", "path"]), default="score", help="order of the videos to show"),
     option("--min-score", type=float, help="leave out videos with a lower score"),
     option("--min-confidence", type=float, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),

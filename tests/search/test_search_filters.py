@@ -1,13 +1,16 @@
 """Filters: only what passes is searched, and of that all."""
 
+import re
 import time
 from datetime import date, datetime
 
 import pytest
+from paths import REPOSITORY
 from search_data import CAPTIONS, synthetic_records
 
+from modeling_glccl.cli import cli
 from modeling_glccl.search import VideoIndex, candidates, searcher
-from modeling_glccl.search.filters import Filters
+from modeling_glccl.search.filters import Filters, NothingPassesError
 
 pytest_plugins = ["search_fixtures"]
 DAY = 86400 * 10**9
@@ -120,6 +123,14 @@ def test_a_relative_folder_is_below_this_one(tmp_path, monkeypatch):
 def test_wrong_filters_are_named(library, options, problem):
     with pytest.raises(ValueError, match=problem):
         library.search("a dog", **options)
+
+
+def test_expressions_in_help_and_docs_are_right(library):
+    (option,) = (option for option in cli.commands["search"].params if option.name == "where")
+    documented = re.findall(r'--where "([^"]+)"', (REPOSITORY / "docs" / "search.md").read_text())
+    for where in (*re.findall('"([^"]+)"', option.help), *documented):
+        with pytest.raises(NothingPassesError):  # these videos have 2 kB at most
+            library.search("a dog", where=where)
 
 
 def test_an_empty_index_and_an_unknown_filter(index):
