@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime import InferenceSession, disable_telemetry_events
+from onnxruntime import InferenceSession, disable_telemetry_events  # pyright: ignore[reportAttributeAccessIssue]
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 

@@ -123,7 +123,7 @@ def test_training_into_a_file_is_short_lines(tmp_path):
     )
     lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
     (warning,) = [line for line in lines if "warn" in line.lower()]
-    assert warning.startswith(f"glccl train: warning: {video}: declares 48 frames, but ")
+    assert warning.startswith(f"glccl train: warning: {video}: should hold 48 frames, but ")
     assert len(lines) < 30
     assert max(map(len, lines)) < 300
 
