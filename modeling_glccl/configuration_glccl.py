@@ -137,12 +137,14 @@ class GLCCLConfig(PreTrainedConfig):
         for name in ("temporal_num_hidden_layers", "csc_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
-        layers = {"temporal_num_hidden_layers": self.temporal_num_hidden_layers}
-        for tower in ("text_config", "vision_config"):
-            layers[f"clip_config.{tower}.num_hidden_layers"] = getattr(self.clip_config, tower).num_hidden_layers
-        for name, count in layers.items():
-            if count > MAX_LAYERS:  # a wrong one would be built for hours before weights are found missing
-                raise ValueError(f"{name}={count} must be at most {MAX_LAYERS}")
+        towers = {f"clip_config.{name}.": getattr(self.clip_config, name) for name in ("text_config", "vision_config")}
+        for tower, config in {"temporal_": self, **towers}.items():
+            prefix = tower if config is self else ""
+            layers, epsilon = (getattr(config, prefix + name) for name in ("num_hidden_layers", "layer_norm_eps"))
+            if layers > MAX_LAYERS:  # would be built for hours before weights are found missing
+                raise ValueError(f"{tower}num_hidden_layers={layers} must be at most {MAX_LAYERS}")
+            if not 0 < epsilon < 1:
+                raise ValueError(f"{tower}layer_norm_eps={epsilon} must lie between 0 and 1")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.confidence_weights is not None and not (

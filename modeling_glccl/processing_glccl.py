@@ -274,6 +274,8 @@ def refuse_foreign_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, conf
             f"{name}: the tokenizer has {len(tokenizer):,} tokens and ends texts with id {tokenizer.eos_token_id}, "
             f"the model has {vocabulary:,} and {config.eos_token_id}: they do not belong together"
         )
+    if tokenizer.bos_token_id == tokenizer.eos_token_id:
+        raise ValueError(f"{name}: tokenizer_config.json: bos_token and eos_token are both {tokenizer.eos_token!r}")
 
 
 def _load_part(name: str, what: str, load: Callable[..., Any], **kwargs: Any) -> Any:

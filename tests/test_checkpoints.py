@@ -170,6 +170,7 @@ def test_image_settings_that_are_not_followed_are_refused(change, message, tmp_p
         ("processor_config.json", {"max_words": "many"}),
         ("tokenizer.json", {"model": None}),
         ("tokenizer_config.json", {"eos_token": None}),
+        ("tokenizer_config.json", {"bos_token": "<|endoftext|>"}),
     ],
 )
 def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, change, checkpoint):

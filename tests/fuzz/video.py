@@ -94,8 +94,9 @@ def _decode(rng: random.Random, path: Path, data: bytes) -> None:
     try:
         again = decode_video(rng.choice(sources), most, sampling=method, **window)
     except VideoDecodeError as error:  # right if it is the name alone by which FFmpeg knows the format
-        unnamed = shutil.copyfile(path, path.with_suffix(".x"))
-        attempt(lambda: decode_video(unnamed, most, sampling=method, **window))
+        for suffix in (".x", ".m3u8"):
+            renamed = shutil.copyfile(path, path.with_suffix(suffix))
+            attempt(lambda renamed=renamed: decode_video(renamed, most, sampling=method, **window))
         raise AssertionError("refused as bytes, but not as a file") from error
     times, frames = found.frame_times, found.frames
     if rng.random() < 0.3:
