@@ -1,6 +1,6 @@
 """Configuration of GLCCL models."""
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
@@ -143,8 +143,8 @@ class GLCCLConfig(PreTrainedConfig):
             layers, epsilon = (getattr(config, prefix + name) for name in ("num_hidden_layers", "layer_norm_eps"))
             if layers > MAX_LAYERS:  # would be built for hours before weights are found missing
                 raise ValueError(f"{tower}num_hidden_layers={layers} must be at most {MAX_LAYERS}")
-            if not 0 < epsilon < 1:
-                raise ValueError(f"{tower}layer_norm_eps={epsilon} must lie between 0 and 1")
+            if not 0 < epsilon < inf:
+                raise ValueError(f"{tower}layer_norm_eps={epsilon} must be positive and finite")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.confidence_weights is not None and not (

@@ -531,7 +531,7 @@ def test_eos_of_early_clip_configurations():
         ({"temporal_num_attention_heads": 5}, "temporal_num_attention_heads=5"),
         ({"max_words": "32"}, "max_words"),
         ({"temporal_num_hidden_layers": -1}, "temporal_num_hidden_layers=-1"),
-        ({"temporal_layer_norm_eps": float("nan")}, "temporal_layer_norm_eps=nan must lie between 0 and 1"),
+        ({"temporal_layer_norm_eps": float("nan")}, "temporal_layer_norm_eps=nan must be positive"),
         ({"csc_scores": ["video_sentence"]}, r"csc_scores=\['video_sentence'\] must be two or more of"),
         ({"temporal_num_hidden_layers": 10**6}, "temporal_num_hidden_layers=1000000 must be at most 256"),
         ({"csc_scores": ["video_word", "video_word"]}, "csc_scores"),
