@@ -18,6 +18,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from .decoding_process_glccl import decode_in_process
 from .video_decoding_glccl import FrameSampling, VideoDecodeError, decode_video
 
+MAX_SIZE = 4096  # pixels of a side; the largest CLIP reads 448
 MAX_URL_BYTES = 2**29  # of a video behind an address: it is held in memory
 
 
@@ -94,6 +95,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         self.size, self.crop_size = _pixels("size", size), _pixels("crop_size", crop_size)
         if self.crop_size > self.size:
             raise ValueError(f"crop_size={self.crop_size} must not exceed size={self.size}")
+        if self.size > MAX_SIZE:
+            raise ValueError(f"size={self.size} must be at most {MAX_SIZE}")
         FrameSampling(max_frames, method=sampling)  # refuses bad values
         self.keep_aspect_ratio = keep_aspect_ratio
         self.resample = int(Image.Resampling(resample))  # refuses what PIL does not know

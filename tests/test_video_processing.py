@@ -341,6 +341,7 @@ def test_defaults_are_those_of_clip(tmp_path):
     ("knobs", "problem"),
     [
         ({"size": 32}, "crop_size=224 must not exceed size=32"),
+        ({"size": 2**40}, "size=1099511627776 must be at most 4096"),
         ({"size": {"height": 224, "width": 200}}, "size="),
         ({"size": 0}, "size=0 must be one positive number"),
         ({"max_frames": 0}, "max_frames=0"),
