@@ -71,8 +71,10 @@ def publish_dataset(
     benchmark: str, folder: Path, card: Path | None, repo_id: str | None, public: bool, **options: Any
 ) -> None:
     """`glccl data export`: writes a benchmark into a new folder and, given a dataset repository, uploads it."""
+    from .data import check_name
     from .data.export import export_benchmark
 
+    check_name(benchmark)
     _need_token(repo_id)
     rows = export_benchmark(benchmark, folder, card or packaged("hub", "datasets", benchmark, "README.md"), **options)
     print(f"{folder}: {', '.join(f'{split} {count:,} rows' for split, count in rows.items())}")

@@ -1,4 +1,4 @@
-"""Sentences of README.md and docs/ are short enough to be read once."""
+"""Sentences of README.md, docs/ and the pages beside them are short enough to be read once."""
 
 import re
 
@@ -6,7 +6,8 @@ import pytest
 from paths import REPOSITORY
 
 LONGEST = 35  # words
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BESIDE = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*BESIDE, *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 
 def sentences(text: str) -> list[str]:

@@ -16,6 +16,14 @@ except ImportError as _error:
 BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError for a benchmark that there is not, with the one that may be meant."""
+    if name not in BENCHMARKS:
+        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"unknown benchmark {name!r}: {hint}Available: {', '.join(BENCHMARKS)}")
+
+
 @overload
 def load_benchmark(name: str, *, split: None, **config: Any) -> datasets.DatasetDict: ...
 @overload
@@ -54,10 +62,7 @@ def load_benchmark(
     test[0]["caption"], test[0]["video"]["path"]
     ```
     """
-    if name not in BENCHMARKS:
-        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown benchmark {name!r}: {hint}Available: {', '.join(BENCHMARKS)}")
+    check_name(name)
     if missing not in ("error", "skip"):
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
     module = import_module(f".{name}", __name__)

@@ -42,7 +42,9 @@ def check_start(recipe: Recipe) -> None:
         try:
             model_class = MODELS.get(check_checkpoint(name))
         except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"{key}: {error}") from error
+            # recipes/shapes.yaml starts from the CLIP of recipes/shapes_clip.yaml.
+            hint = "; `glccl train-demo` trains this CLIP first" if name == "runs/shapes/clip" else ""
+            raise type(error)(f"{key}: {error}{hint}") from error
         if key == "model.clip" and model_class:
             raise ValueError(f"model.clip={name} is a {model_class.__name__}: use model.checkpoint={name} instead")
         if key == "model.checkpoint" and (model_class or GLCCLModel) is not HEADS[settings.head]:

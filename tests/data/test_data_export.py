@@ -72,6 +72,11 @@ def test_captions_of_other_benchmarks_go_without_their_videos(tmp_path):
         export_benchmark("msrvtt", tmp_path / "out", card, data_dir=str(tmp_path / "msrvtt"))
 
 
+def test_the_command_names_the_benchmark_that_may_be_meant(tmp_path, capsys):
+    assert main(["data", "export", "shape", str(tmp_path / "out")]) == 1
+    assert "unknown benchmark 'shape': did you mean 'shapes'?" in capsys.readouterr().err
+
+
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     export = ["shapes", tmp_path / "out", CARDS / "shapes" / "README.md"]
     write = pyarrow.parquet.ParquetWriter.write_table

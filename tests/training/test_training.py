@@ -547,6 +547,12 @@ def test_paths_are_checked_before_anything_is_rendered(tiny, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
+def test_the_shapes_recipe_says_what_trains_its_clip(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="runs/shapes/clip: no such folder; `glccl train-demo`"):
+        train(load_recipe("shapes"))
+
+
 @pytest.mark.slow
 def test_losses_are_the_same_with_a_cold_and_a_warm_frame_cache(tiny, tmp_path):
     settings = ("train.max_steps=3", "data.frame_cache=raw", f"data.frame_cache_dir={tmp_path / 'frames'}")
