@@ -233,6 +233,8 @@ class Searcher:
             if query.texts:
                 result.word_weights = own_words / own_words.sum(axis=1, keepdims=True).clip(min=1e-12)
             result.moment = find_moment(own, result.frame_times, result.start, result.end)
+            if not result.moment.start <= result.moment.peak <= result.moment.end:  # nor where one is not a number
+                raise ValueError(f"{self._store.uri}: the times of {result.path} are damaged; index the videos anew")
         return results
 
 

@@ -84,6 +84,7 @@ class Store:
         if local and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         with explained(self.uri):
+            _check_deletions(self.uri)
             self._connection = lancedb.connect(self.uri, storage_options=storage_options)
             about = _read_about(self._connection)
             if about is None:
@@ -418,6 +419,17 @@ def _check_newest(uri: str) -> None:
         raise ValueError(f"{path}: is damaged ({error}); if all else is whole, delete it") from error
     if gone:
         raise ValueError(f"{gone[0]} is gone")
+
+
+def _check_deletions(uri: str) -> None:
+    """LanceDB believes the lengths in a file of deleted rows, and ends the process where it cannot have that much."""
+    for path in Path(uri).glob("*.lance/_deletions/*.arrow"):  # nothing at an address
+        try:
+            pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all().validate(full=True)
+        except FileNotFoundError:  # another process has just merged it away
+            continue
+        except Exception as error:
+            raise ValueError(f"{path}: is damaged ({error}); index the videos anew in another folder") from error
 
 
 @contextmanager
