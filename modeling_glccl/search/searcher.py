@@ -152,7 +152,7 @@ class Searcher:
                 reason = re.sub(r", \S+\.rs:[\d:]+$", "", " ".join(str(error).split()))
                 raise ValueError(f"{uri}: where={filters.where!r}: {reason}") from error
             if not len(snapshot):
-                raise NothingPassesError(f"{uri}: no video passes the filter: {' '.join(condition.split())[:300]}")
+                raise NothingPassesError(f"{uri}: no video passes the filter: {str(filters)[:300]}")
         return snapshot
 
     def frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
