@@ -28,8 +28,9 @@ FORMATS = (
     "apng,asf,avi,dv,flv,gif,gxf,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,"
     "vvc,wtv,yuv4mpegpipe"
 )
-MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, which shall stay below 300 MB
-# Bytes of one frame as the decoder holds it, of which H.264 and HEVC hold up to 16. 4K with 10 bits, 4:2:2, has 33 MB.
+MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, of which most stay below 300 MB
+# Bytes of one frame as the decoder holds it, of which H.264 and HEVC hold up to 16. 4K with 10 bits, 4:2:2, has 33 MB:
+# it takes some 360 MB in all.
 MAX_BYTES = {"h264": 40_000_000, "hevc": 40_000_000, "others": 76_000_000}
 MAX_PACKETS = 2**22  # of one file, about as many frames: 46 hours of 25 a second
 _NONE = -(2**63)  # the timestamp of a packet without one
