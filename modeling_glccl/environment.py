@@ -63,6 +63,8 @@ def resolve_precision(precision: str, device: str = "auto", training: bool = Fal
     That is "bf16" where it has such products; else "fp32" on a CPU, where bf16 may be 70 times slower, and for
     training; else "fp16".
     """
+    if precision not in (known := ("auto", "fp32", "bf16", "fp16")):
+        raise ValueError(f"precision={precision!r} is unknown; take {', '.join(known)}")
     if precision != "auto":
         return precision
     if resolve_device(device).type == "cuda":

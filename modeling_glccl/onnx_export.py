@@ -69,7 +69,7 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
     model, processor = load_checkpoint(checkpoint)
     config = model.config
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary, room_for(folder):
+    with TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as temporary, room_for(folder):
         part = Path(temporary, folder.name)
         part.mkdir()
         for name in INPUTS:

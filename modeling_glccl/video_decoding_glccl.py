@@ -28,8 +28,9 @@ FORMATS = (
     "apng,asf,avi,dv,flv,gif,gxf,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,"
     "vvc,wtv,yuv4mpegpipe"
 )
-MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, which shall stay below 300 MB
-# Bytes of one frame as the decoder holds it, of which H.264 and HEVC hold up to 16. 4K with 10 bits, 4:2:2, has 33 MB.
+MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, of which most stay below 300 MB
+# Bytes of one frame as the decoder holds it, of which H.264 and HEVC hold up to 16. 4K with 10 bits, 4:2:2, has 33 MB:
+# it takes some 360 MB in all.
 MAX_BYTES = {"h264": 40_000_000, "hevc": 40_000_000, "others": 76_000_000}
 MAX_PACKETS = 2**22  # of one file, about as many frames: 46 hours of 25 a second
 _NONE = -(2**63)  # the timestamp of a packet without one
@@ -190,7 +191,8 @@ def decode_video(
             or `MAX_BYTES`, more than `MAX_PACKETS` packets, no frame that decodes, a window without frames.
 
     A file that holds fewer frames than it declares, or some that do not decode, is used as far as it decodes, with a
-    warning; so is the stream that a player would show, where there are several.
+    warning; so is the stream that a player would show, where there are several. Damage that the wanted frames do not
+    need is not met, and not told of: few frames of a damaged file may come without a warning.
     """
     source = _locate(source)
     chosen = FrameSampling(max_frames, start, end, sampling)
@@ -308,7 +310,7 @@ def _decode_at(
             current = -math.inf if frame.pts is None else frame.pts
             if current >= target:
                 break
-        if current != target:
+        if current != target or frame.is_corrupt:
             raise _NotThereError
         yield frame
 
@@ -335,13 +337,18 @@ def _decode_in_order(
                 f"than {MAX_PIXELS:,} pixels"
             )
         frame_rate = float(stream.average_rate or stream.guessed_rate or 25)
-        if (pts == _NONE).any() or (np.diff(pts) <= 0).any():
-            # Frames come out in order even where their timestamps do not. The rate may be computed from those.
+        # Frames come out in order even where their timestamps do not.
+        ascending = np.sort(pts)
+        clear = ascending[0] != _NONE and (np.diff(ascending) > 0).all()
+        if clear and (ascending != pts).any():  # made up by the demuxer, or exchanged where packets are lost
+            with open_video(source, warn=False) as opened:
+                clear = _tell_times(_read_packets(*opened, name), *opened)
+        if not clear:  # the rate may be computed from them
             declared = stream.frames * av.time_base / container.duration if container.duration else 0
             times = np.arange(len(pts)) / max(frame_rate, declared)
             clock = _seconds(np.unique(pts[pts != _NONE]), container, stream)
         else:
-            times = _seconds(pts, container, stream)
+            times = _seconds(ascending, container, stream)
             jumps, pace = _jumps(times, container)
             if jumps.any():
                 times = np.cumsum([times[0], *np.where(jumps, pace, np.diff(times))]).round(6)
@@ -361,12 +368,13 @@ def _decode_in_order(
 
 
 def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
-    """All frames in order. Packets from the first frame on are counted, and those of them that do not decode; those
-    before it belong to a recording cut at its start."""
+    """All frames in order. Packets from the first key frame on are counted, and those of them that do not decode;
+    those before it belong to a recording cut at its start."""
     started = False
     try:
         for number, packet in enumerate(demux(container, stream)):
             _check_count(number, name)
+            started = started or packet.is_keyframe
             try:
                 frames = packet.decode()
             except FFmpegError:

@@ -11,6 +11,7 @@ from typing import Self
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".m2v"),
     *(".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".mxf", ".divx", ".dv", ".gif", ".avif"),
+    *(".mjpeg", ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".nut", ".y4m"),
 )
 # Of files that belong to the video of the same name.
 SUBTITLE_SUFFIXES = (".srt", ".vtt")

@@ -603,6 +603,50 @@ def test_a_packet_that_does_not_decode_costs_its_frames_and_not_the_rest(tmp_pat
     assert len(decoded.frame_times) < 100
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("flv1", "flv"), ("mpeg4", "mp4"), ("mpeg4", "mkv"), ("mpeg4", "avi")])
+def test_a_first_frame_that_does_not_decode_is_told_of(tmp_path, codec, suffix):
+    path = write_video(tmp_path / f"a.{suffix}", 30, codec=codec, options={"bf": "0"} if codec == "mpeg4" else {})
+    overwrite_packet(path, 0)
+    with pytest.warns(UserWarning, match=r"should hold 30 frames, but 29 can be read"):
+        assert len(decode_video(path, 30).frame_times) == 29
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "flv"])
+def test_damage_that_is_not_met_changes_no_frame(tmp_path, suffix):
+    """Decoding by seeking reads only what the wanted frames need, and warns of no more than that."""
+    path = write_video(
+        tmp_path / f"a.{suffix}", 120, codec="flv1" if suffix == "flv" else "mpeg4", options={"bf": "0"}
+    )
+    whole = decode_video(path, 2)
+    overwrite_packet(path, 50)
+    decoded = decode_video(path, 2)
+    np.testing.assert_array_equal(decoded.frames, whole.frames)
+    np.testing.assert_array_equal(decoded.timestamps, whole.timestamps)
+
+
+@pytest.mark.filterwarnings("ignore:.*should hold 48 frames, but 45")
+def test_lost_packets_give_the_same_times_by_seeking_as_in_order(tmp_path):
+    """Without them the decoder shows frames in another order than their times."""
+    whole, path = write_video(tmp_path / "whole.ts", 48, codec="mpeg2video"), tmp_path / "a.ts"
+    with av.open(str(whole)) as container, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
+            if number not in (3, 4, 6):
+                packet.stream = stream
+                output.mux(packet)
+    with av.open(str(path)) as container:
+        shown = [frame.pts or 0 for frame in container.decode(video=0)]
+    assert shown != sorted(shown)
+    sampling = video_decoding.FrameSampling(1)
+    slow = video_decoding._decode_in_order(video_decoding._locate(path), sampling, 1, None)
+    fast = decode_video(path, 1)
+    assert fast.decoded_frames < 48
+    for decoded in (fast, decode_video(path, 45)):
+        np.testing.assert_array_equal(decoded.frame_times, slow.frame_times)
+        assert decoded.duration == slow.duration
+    np.testing.assert_array_equal(fast.frames, slow.frames)
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "flv", "wmv"])
 def test_a_hole_in_the_clock_is_a_warning_with_both_counts_and_a_dropped_frame_is_none(tmp_path, suffix):
     codec = {"wmv": "wmv2"}.get(suffix, "libx264")

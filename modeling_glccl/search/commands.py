@@ -22,7 +22,7 @@ from .index import VideoIndex
 from .ingest import IngestReport
 from .rendering import clock, results_html, results_json, results_table
 from .shot_list import Shot, check_shot_list, write_shot_list
-from .words import find_sidecars, sidecar_states
+from .words import find_sidecars, load_speech, sidecar_states
 
 EXAMPLES = ("image", "video", "like")
 # Queries of a file that are searched for together.
@@ -62,6 +62,11 @@ def index_command(
             for note in (found if watch else found.check()).notes():
                 print(note)
     made_with = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips, "shards": shards}
+    if not os.path.exists(index_path):  # what cannot be done leaves no empty index behind
+        if options["engine"] == "ray":
+            from . import ray_engine  # noqa: F401
+        if options["speech"] is not None:
+            load_speech(options["speech"])
     index = _open_or_create(index_path, checkpoint, made_with, device=device, precision=precision)
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)

@@ -32,6 +32,9 @@ class Filters:
         if self.ids is not None:
             self.ids = [self.ids] if isinstance(self.ids, str) else list(self.ids)
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value is not None)
+
     def condition(self) -> str:
         """In SQL; empty if everything passes. Raises ValueError for a date or a number that is none."""
         parts = []

@@ -14,6 +14,7 @@ import torch
 
 from ..checkpoints import load_checkpoint, place
 from ..configuration_glccl import GLCCLConfig
+from ..environment import resolve_device, resolve_precision
 from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
@@ -125,6 +126,7 @@ class VideoIndex:
             "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        resolve_precision(precision or "auto", str(resolve_device(device or "auto")))  # before anything is written
         Store.create(path, about, storage_options)
         return cls(open_store(path, storage_options), model, processor, device, precision)
 

@@ -119,6 +119,8 @@ def read_stored(store: Store, source: str) -> tuple[GLCCLVideoFeatures, str]:
 def split_span(source: str) -> tuple[str, float | None, float | None]:
     """Name, start and end of "NAME@start-end"; a name alone has neither."""
     found = re.fullmatch(r"(.+)@(\d+\.?\d*)-(\d+\.?\d*)", source)
+    if found and not float(found[2]) < float(found[3]):
+        raise ValueError(f"{source}: a span is @start-end in seconds, and starts before it ends")
     return (found[1], float(found[2]), float(found[3])) if found else (source, None, None)
 
 

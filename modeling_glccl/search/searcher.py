@@ -152,7 +152,7 @@ class Searcher:
                 reason = re.sub(r", \S+\.rs:[\d:]+$", "", " ".join(str(error).split()))
                 raise ValueError(f"{uri}: where={filters.where!r}: {reason}") from error
             if not len(snapshot):
-                raise NothingPassesError(f"{uri}: no video passes the filter: {' '.join(condition.split())[:300]}")
+                raise NothingPassesError(f"{uri}: no video passes the filter: {str(filters)[:300]}")
         return snapshot
 
     def frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -233,6 +233,8 @@ class Searcher:
             if query.texts:
                 result.word_weights = own_words / own_words.sum(axis=1, keepdims=True).clip(min=1e-12)
             result.moment = find_moment(own, result.frame_times, result.start, result.end)
+            if not result.moment.start <= result.moment.peak <= result.moment.end:  # nor where one is not a number
+                raise ValueError(f"{self._store.uri}: the times of {result.path} are damaged; index the videos anew")
         return results
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ _KEPT_VERSIONS = timedelta(minutes=10)
 _ABOUT: dict[str, Any] = {"model": dict, "fingerprint": str, "created": str, "max_frames": int, "width": int}
 _ABOUT |= {"clip_length": float | int, "clip_stride": float | int, "clip_kind": str, "shards": int}
 _MODEL: dict[str, Any] = {"checkpoint": str | None, "weights": str, "config": dict, "processor": dict}
-_NEWEST = "newest.json"  # the newest file of versions of each table, as the last writer left it
+# The newest file of versions of each table, and checksums of the lists of deleted rows, as the last writer left them.
+_NEWEST = "newest.json"
 _MOVED = "the index is no longer there; if it was moved, open it under its new path"
 
 
@@ -84,14 +86,14 @@ class Store:
         if local and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         with explained(self.uri):
+            if local:
+                _check_newest(self.uri)
             self._connection = lancedb.connect(self.uri, storage_options=storage_options)
             about = _read_about(self._connection)
             if about is None:
                 raise FileNotFoundError(
                     f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there"
                 )
-            if local:
-                _check_newest(self.uri)
             if about["version"] != VERSION:
                 raise ValueError(
                     f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
@@ -396,7 +398,9 @@ def writing(uri: str) -> Iterator[None]:
     with explained(uri), FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
         yield
         if local:
-            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(_newest(uri)).encode()))
+            deleted = Path(uri).glob("*.lance/_deletions/*")
+            written = _newest(uri) | {str(path.relative_to(uri)): _checksum(path) for path in deleted}
+            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(written).encode()))
 
 
 def _newest(uri: str) -> dict[str, str]:
@@ -407,17 +411,30 @@ def _newest(uri: str) -> dict[str, str]:
     return {table: min(names) for table, names in tables.items() if names}
 
 
+def _checksum(path: Path) -> int | None:
+    """None for a file that another process has just merged away."""
+    try:
+        return zlib.crc32(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
 def _check_newest(uri: str) -> None:
-    """Without its newest description a table would open as it was before."""
+    """Without its newest description a table would open as it was before. A wrong length in a list of deleted rows
+    would end the process: LanceDB asks for so much memory."""
     path = Path(uri, _NEWEST)
     try:
         written = json.loads(path.read_text()) if path.exists() else {}  # before looking, as others may write now
+        lists = {name: written.pop(name) for name in list(written) if "/" in name}
         now = _newest(uri)
         gone = [f"{table}/_versions/{name}" for table, name in written.items() if now.get(table, "9" * 20) > name]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); if all else is whole, delete it") from error
     if gone:
         raise ValueError(f"{gone[0]} is gone")
+    for name, checksum in lists.items():
+        if _checksum(Path(uri, name)) not in (checksum, None):
+            raise ValueError(f"{name} is damaged")
 
 
 @contextmanager

@@ -97,10 +97,15 @@ def freeze_clip(model: GLCCLModel, layers: int | None) -> None:
 def add_lora(model: GLCCLModel, rank: int | None) -> None:
     """Puts LoRA (arXiv 2106.09685) of this rank on the attention projections of both towers, if there is one.
 
-    Of CLIP nothing else is then trained. Needs PEFT, which changes the layers in place.
+    Of CLIP nothing else is then trained. Needs PEFT, which changes the layers in place. Raises ValueError for a rank
+    above the width of a tower.
     """
     if rank is None:
         return
+    if rank > (width := min(model.config.text_config.hidden_size, model.config.vision_config.hidden_size)):
+        raise ValueError(
+            f"train.lora_rank={rank} must be at most {width}, the width of the narrower tower of this CLIP"
+        )
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_LAYERS), model)

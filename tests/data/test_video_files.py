@@ -12,8 +12,11 @@ from modeling_glccl.video_files import VIDEO_SUFFIXES, find_videos, printable, w
 
 # Suffixes that FFmpeg's writers do not know by name: another one of the same container.
 WRITTEN_AS = {".qt": ".mov", ".divx": ".avi", ".mts": ".ts", ".f4v": ".mp4"}
+WRITTEN_AS |= {".mjpg": ".mjpeg", ".264": ".h264", ".265": ".hevc", ".h265": ".hevc"}
 MPEG2 = {".mpg", ".mpeg", ".m2v", ".vob", ".mxf"}
 CODECS = {".webm": "libvpx", ".ogv": "libvpx", ".gif": "gif", ".flv": "libx264"} | dict.fromkeys(MPEG2, "mpeg2video")
+CODECS |= {".mjpeg": "mjpeg", ".mjpg": "mjpeg", ".y4m": "rawvideo", ".ivf": "libvpx"}
+CODECS |= dict.fromkeys((".h264", ".264"), "libx264") | dict.fromkeys((".hevc", ".h265", ".265"), "libx265")
 
 
 @pytest.mark.parametrize("suffix", [suffix for suffix in VIDEO_SUFFIXES if suffix not in (".dv", ".avif")])

@@ -66,9 +66,17 @@ def test_filters_and_order(run, videos, checkpoint):
     run("index", videos, "--index", "my.index")
     assert found("--until", "2000-01-01", "--sort", "date") == ["v2.mp4", "v1.mp4"]
     assert "since='soon': no date such as" in found("--since", "soon")
-    assert "no video passes the filter: (size < 0 )" in found("--where", "size < 0")
+    assert "no video passes the filter: where='size < 0'" in found("--where", "size < 0")
     code, printed = run("search", "a dog", "--index", "my.index", "--min-score", 1e6)
     assert (code, printed) == (0, "nothing fits: no video has a score of 1e+06\n")
+
+
+@pytest.mark.parametrize("options", [("--device", "nonsense"), ("--speech", "nowhere")])
+def test_what_cannot_be_done_leaves_no_index_behind(run, videos, checkpoint, tmp_path, options):
+    code, printed = run("index", videos, "--index", "new.index", "--model", checkpoint, *options)
+    assert code == 1
+    assert f"{options[0][2:]}={options[1]!r}" in printed
+    assert not (tmp_path / "new.index").exists()
 
 
 def test_brackets_are_printed_as_they_are_and_control_characters_are_not(run, videos, checkpoint):

@@ -124,6 +124,25 @@ def test_without_its_newest_description_an_index_does_not_open_as_it_was_before(
             VideoIndex.open(path, model, processor)
 
 
+def test_a_wrong_length_in_a_file_of_deleted_rows_does_not_end_the_process(index, videos, model, processor):
+    index.update(videos, progress=False)
+    path = Path(index.info()["path"])
+    index.remove(index.videos()[0]["video_id"])
+    (file,) = (path / "clips.lance" / "_deletions").iterdir()
+    content = bytearray(file.read_bytes())
+    content[388:392] = b"\x7f\0\0\0"  # LanceDB would ask for 512 GB, in vain
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path}: a file of the index is damaged or gone .*{file.name} is damaged"):
+        VideoIndex.open(path, model, processor)
+
+
+def test_times_that_no_moment_has_are_refused(index, videos):
+    index.update(videos, progress=False)
+    index._store.open_clips().update(values={"start": 1e9})
+    with pytest.raises(ValueError, match=r"my\.index: the times of .* are damaged"):
+        index.search("a dog", moments=True)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"width": 31}, {"max_frames": "4"}, {"model": None}, {"clip_stride": 1e30}, {"processor": [1]}]
 )

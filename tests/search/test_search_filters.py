@@ -56,7 +56,7 @@ def test_filters_keep_what_they_say_and_all_of_it_is_searched(library, monkeypat
     monkeypatch.setattr(candidates, "SHORTLIST", 300)
     kept = {f"video{number}" for number in range(2000) if passes(number)}
     if not kept:
-        with pytest.raises(ValueError, match=r"no video passes the filter: path LIKE '%/few\\%/%s 1_\.mp4'"):
+        with pytest.raises(ValueError, match=r"no video passes the filter: folder="):
             library.search(CAPTIONS[0], **filters)
         return
     everything = library.search_batch(CAPTIONS, k=2000, exhaustive=True)  # the naive twin
@@ -108,11 +108,11 @@ def test_a_relative_folder_is_below_this_one(tmp_path, monkeypatch):
     ("options", "problem"),
     [
         ({"ids": ["video1", "none"]}, r"my\.index: has no video with the id 'none'"),
-        ({"ids": []}, "no video passes the filter: false"),
+        ({"ids": []}, r"no video passes the filter: ids=\[\]"),
         ({"since": "yesterday"}, "since='yesterday': no date such as"),
         ({"until": "2026-13-01"}, "until='2026-13-01': no date"),
         ({"min_duration": float("nan")}, "min_duration=nan"),
-        ({"min_duration": 1e9}, r"no video passes the filter: duration >= 1000000000\.0"),
+        ({"min_duration": 1e9}, r"no video passes the filter: min_duration=1000000000\.0"),
         ({"where": "size >"}, r"my\.index: where='size >': .*Expected: an expression"),
         ({"where": "colour = 'red'"}, "where=.*No field named colour"),
         ({"where": "size"}, "where='size'"),

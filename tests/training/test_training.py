@@ -339,6 +339,11 @@ def test_lora_alone_is_trained_of_clip_and_is_merged_in_what_is_saved(tiny, tmp_
     }
 
 
+def test_a_rank_of_lora_beyond_the_width_is_refused_before_it_takes_memory():
+    with pytest.raises(ValueError, match=r"^train\.lora_rank=1000000000 must be at most \d+, the width"):
+        add_lora(tiny_model(), 10**9)
+
+
 def test_lora_without_peft_is_refused_before_anything_is_rendered(tiny, monkeypatch):
     monkeypatch.setattr(build, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"train\.lora_rank=2 needs PEFT: pip install"):
