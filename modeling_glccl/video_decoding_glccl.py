@@ -7,7 +7,6 @@ import re
 import struct
 import warnings
 from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -207,7 +206,7 @@ class _Packets(NamedTuple):
     dts: np.ndarray
     is_keyframe: np.ndarray
     is_discard: np.ndarray
-    seek_points: dict[int, int]  # pts -> timestamp to seek to, of the first packet and the indexed key frames
+    seek_points: np.ndarray  # int64, ascending: pts of the key frames that the container has an index of
 
 
 class _NotThereError(Exception):
@@ -260,11 +259,10 @@ def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
             is_discard.append(packet.is_discard)
             _check_count(len(pts), name)
     # MP4 indexes the times of decoding, Matroska those of presentation; both seek to the latter.
-    indexed = {entry.timestamp for entry in stream.index_entries if entry.is_keyframe}
-    seek_points = {pts[0]: pts[0] if dts[0] == _NONE else dts[0]} if pts else {}
-    seek_points |= {p: p for p, d, key in zip(pts, dts, is_keyframe, strict=True) if key and {p, d} & indexed}
-    flags = np.array(is_keyframe, bool), np.array(is_discard, bool)
-    return _Packets(np.array(pts), np.array(dts), *flags, seek_points)
+    indexed = np.fromiter((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), np.int64)
+    times, keys = (np.frombuffer(pts, np.int64), np.frombuffer(dts, np.int64)), np.frombuffer(is_keyframe, bool)
+    seek_points = np.sort(times[0][keys & (np.isin(times[0], indexed) | np.isin(times[1], indexed))])
+    return _Packets(*times, keys, np.frombuffer(is_discard, bool), seek_points)
 
 
 def _check_count(count: int, name: str) -> None:
@@ -298,12 +296,13 @@ def _decode_at(
     container: Any, stream: Any, targets: list[int], packets: _Packets, cost: Counter
 ) -> Iterator[av.VideoFrame]:
     """Frames at the timestamps `targets`, which ascend; `cost["frames"]` counts those that were decoded."""
-    starts = sorted(packets.seek_points)
     wanted, current = set(targets), -math.inf
     for target in targets:
-        start = starts[bisect_right(starts, target) - 1]
+        place = int(np.searchsorted(packets.seek_points, target, "right"))
+        first, decoded = int(packets.pts[0]), int(packets.dts[0])
+        start = int(packets.seek_points[place - 1]) if place else first
         if start > current:
-            container.seek(packets.seek_points[start], stream=stream)
+            container.seek(start if place or decoded == _NONE else decoded, stream=stream)
             frames = _decode_wanted(container, stream, wanted)
         for frame in frames:
             cost["frames"] += 1
@@ -330,7 +329,8 @@ def _decode_in_order(
     name = source.name
     with open_video(source, num_threads, warn=False) as (container, stream):
         lost = Counter()
-        pts = np.array([_NONE if f.pts is None else f.pts for f in _frames(container, stream, name, lost)])
+        frames = _frames(container, stream, name, lost)
+        pts = np.fromiter((_NONE if frame.pts is None else frame.pts for frame in frames), np.int64)
         if not len(pts):
             raise VideoDecodeError(
                 f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged, or its frames have more "
