@@ -23,23 +23,14 @@ from .pool import map_videos
 
 @dataclass
 class SplitReport:
-    """What was found of a split.
-
-    Args:
-        split: its name.
-        problem: why its annotations cannot be read; empty if they can.
-        videos, captions: how many the annotations name.
-        canonical: how many they should.
-        missing: id -> message, of videos that have no file.
-        undecodable: id -> reason, of videos that cannot be decoded.
-        damaged: id -> warning, of videos that can be decoded in part.
-    """
+    """What was found of a split."""
 
     split: str
-    problem: str = ""
+    problem: str = ""  # why its annotations cannot be read
     videos: int = 0
     captions: int = 0
     canonical: Canonical = field(default_factory=lambda: Canonical("", None, None))
+    # Video id -> what is said of it; what is damaged can be decoded in part.
     missing: dict[str, str] = field(default_factory=dict)
     undecodable: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -108,17 +99,10 @@ def check_benchmark(
     progress: bool = True,
     **options: Any,
 ) -> CheckReport:
-    """Reads the annotations of every split and decodes the frames that a model would see of every video.
+    """Reads the annotations of every split, or of some, and decodes the frames that a model would see of every video.
 
-    Args:
-        name: the benchmark.
-        data_dir: its folder.
-        splits: those to check; None for all.
-        num_proc: processes that decode.
-        resume_file: a line for every decoded video; the next check decodes only what is not in it or has changed
-            since. By default a file in the cache of `datasets`, one for each folder.
-        progress: shows a progress bar.
-        **options: of the benchmark, as for [`load_benchmark`].
+    `resume_file` gets a line for every decoded video; the next check decodes only what is not in it or has changed
+    since. By default it is a file in the cache of `datasets`, one for each folder. `options` are the benchmark's.
 
     Raises:
         ValueError: a benchmark without downloaded files, an unknown split or option; of "captions", a table that

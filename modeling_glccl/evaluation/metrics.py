@@ -16,15 +16,10 @@ def retrieval_metrics(
 ) -> dict[str, dict[str, float]]:
     """R@1, R@5, R@10 (percent), median and mean rank (1 = best), in both directions.
 
-    Args:
-        similarity: [A, V] scores, higher is better.
-        video_index: [A] integers, the column of each caption's video. Videos may have several captions, or none.
+    Arguments, errors and what is ranked are those of [`retrieval_ranks`].
 
     Returns:
-        {"t2v": {"R@1", "R@5", "R@10", "MdR", "MnR"}, "v2t": {...}}; see [`retrieval_ranks`] for what is ranked.
-
-    Raises:
-        ValueError: see [`retrieval_ranks`].
+        {"t2v": {"R@1", "R@5", "R@10", "MdR", "MnR"}, "v2t": {...}}.
 
     Example:
 
@@ -51,7 +46,7 @@ def retrieval_ranks(
 
     Args:
         similarity: [A, V] scores, higher is better.
-        video_index: [A] integers, the column of each caption's video.
+        video_index: [A] integers, the column of each caption's video. Videos may have several captions, or none.
 
     Returns:
         {"t2v": [A] int64 in the order of the captions, "v2t": [videos with captions] int64 in the order of columns}.

@@ -112,13 +112,7 @@ def qb_norm(similarity: np.ndarray, bank: QueryBank) -> np.ndarray:
 
 
 def post_process(name: str, similarity: np.ndarray, bank: QueryBank | None = None) -> dict[str, np.ndarray]:
-    """Scores [A, V] for each direction that the method is for: QB-Norm with captions as its bank has "t2v" alone.
-
-    Args:
-        name: "qb_norm" or "dual_softmax".
-        similarity: [A, V] logits.
-        bank: for QB-Norm.
-    """
+    """Scores of logits [A, V], for each direction of the method: QB-Norm with captions as its bank has "t2v" alone."""
     if name == "dual_softmax":
         return dual_softmax(similarity)
     assert bank is not None
