@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 
-import datasets
-import miniatures
 import pytest
 from checkpoints import save_tiny_checkpoint
 from families import save_plain
@@ -161,18 +159,6 @@ def test_a_module_names_its_extra_where_it_is_imported(missing, module):
     program = f"import sys; sys.modules[{missing!r}] = None; import modeling_glccl.{module}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert install_line("train") in done.stderr.splitlines()[-1]
-
-
-def test_data_check_reports_a_download_and_sets_the_exit_code(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    download = tmp_path / "download"
-    miniatures.msrvtt(download)
-    command = ["data", "check", "msrvtt", "--data-dir", str(download), "--num-proc", "1"]
-    assert main(command) == 0
-    next(download.rglob("*.mp4")).unlink()
-    capsys.readouterr()
-    assert main(command) == 1
-    assert "is missing" in capsys.readouterr().out
 
 
 def test_a_plain_clip_is_evaluated_beside_mean_pooling(data_dir, tmp_path, capsys):

@@ -30,19 +30,12 @@ def dual_softmax(similarity: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class QueryBank:
-    """What QB-Norm keeps of a bank of Q queries, scored against the V test videos: two values per video.
+    """What QB-Norm keeps of a bank of Q queries, scored against the V test videos: two values per video."""
 
-    Args:
-        beta: inverse temperature, for scores of the scale that was given.
-        log_sum: [V] float64, log sum over the bank of exp(beta score): large for hubs, videos close to many queries.
-        activated: [V] bool, the activation set: videos that some query of the bank ranks first.
-        size: Q.
-    """
-
-    beta: float
-    log_sum: np.ndarray
-    activated: np.ndarray
-    size: int
+    beta: float  # inverse temperature, for scores of the scale that was given
+    log_sum: np.ndarray  # [V] float64, log sum over the bank of exp(beta score): large for hubs, close to many
+    activated: np.ndarray  # [V] bool, the activation set: videos that some query of the bank ranks first
+    size: int  # Q
 
     @classmethod
     def from_similarity(cls, similarity: np.ndarray, beta: float = 20.0) -> QueryBank:

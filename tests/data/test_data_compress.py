@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import warnings
 
 import av
@@ -130,9 +131,9 @@ def test_impossible_settings_are_named(values, message):
 # Folders
 
 
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "source"
+@pytest.fixture(scope="module")
+def folder_of_videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
     (folder / "more" / "deep").mkdir(parents=True)
     write_video(folder / "a.mp4", 25)
     write_video(folder / "more" / "-b.webm", 25, codec="libvpx")
@@ -142,6 +143,11 @@ def source(tmp_path):
     (folder / "captions.json").write_text("{}")
     (folder / ".hidden.mp4").write_bytes(b"")
     return folder
+
+
+@pytest.fixture
+def source(folder_of_videos, tmp_path):
+    return shutil.copytree(folder_of_videos, tmp_path / "source")
 
 
 @pytest.fixture

@@ -116,15 +116,6 @@ def test_each_video_is_decoded_once_for_all_its_captions_and_never_again(tmp_pat
     assert_equal_batches(again, rows)
 
 
-def test_another_split_decodes_only_its_new_videos(tmp_path, videos, decoded):
-    with_frame_cache(dataset(videos[:3]), PROCESSOR, tmp_path, format="raw", progress=False)
-    decoded.clear()
-    rows = dataset(videos[1:])
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
-    assert decoded == videos[3:]
-    assert_equal_batches(cached, rows)
-
-
 def test_a_changed_file_is_decoded_anew(tmp_path, videos, decoded):
     paths = [str(write_video(tmp_path / f"{name}.mp4", 20)) for name in "ab"]
     before = with_frame_cache(dataset(paths), PROCESSOR, tmp_path / "cache", format="raw", progress=False)[1]
