@@ -69,7 +69,6 @@ def compress_folder(
     output_dir: str | Path,
     settings: CompressSettings | None = None,
     num_proc: int = 1,
-    progress: bool = True,
 ) -> CompressReport:
     """Re-encodes every video below a folder as H.264 in MP4, under the same relative name with the suffix .mp4.
 
@@ -106,8 +105,7 @@ def compress_folder(
     try:
         with FileLock(output_dir / LOCK, timeout=0), (output_dir / LEDGER).open("a", encoding="utf-8") as ledger:
             jobs = _what_is_left(sources, output_dir, settings, report)
-            bar = tqdm(desc="compress", total=len(sources), unit="video", initial=report.skipped, disable=not progress)
-            with bar:
+            with tqdm(desc="compress", total=len(sources), unit="video", initial=report.skipped) as bar:
                 for (source, _), content, error, warning in map_videos(compress_video, jobs, num_proc):
                     bar.update()
                     if error:

@@ -368,7 +368,7 @@ def test_the_check_names_missing_undecodable_and_late_windows(folder, capsys):
     assert "train: red.mp4 (metadata.csv, line 2) is missing" in shown
     assert re.search(r"train: green\.mp4 \(metadata\.csv, line 3\): \S+ ?\S*/green\.mp4: ", shown)
     assert re.search(r"train: blue\.mp4#t=50 \(metadata\.csv, line 4\): .*blue\.mp4: no frame between start=50", shown)
-    report = check_benchmark("captions", folder, progress=False)
+    report = check_benchmark("captions", folder)
     assert [split.split for split in report.splits] == ["train"], "splits that the table does not have are not missed"
 
 
@@ -486,7 +486,7 @@ def own_folder(reference_dir: Path, folder: Path) -> list[dict]:
 @pytest.mark.slow
 def test_the_recipe_trains_on_real_clips_and_its_checkpoint_evaluates(reference_dir, tmp_path):
     rows = own_folder(reference_dir, tmp_path / "real")
-    assert check_benchmark("captions", tmp_path / "real", progress=False).ok
+    assert check_benchmark("captions", tmp_path / "real").ok
     train_and_evaluate(tmp_path / "real", [row["caption"] for row in rows], tmp_path, 4)
 
 

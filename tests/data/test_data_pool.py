@@ -24,6 +24,7 @@ def work(name, action):
     return name.upper()
 
 
+@pytest.mark.usefixtures("quick_pool")
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_a_video_that_fails_or_crashes_its_process_fails_alone_and_no_process_is_left(num_proc):
     actions = {"a": "", "b": "fail", "c": "warn", "d": "crash" if num_proc > 1 else "fail", "e": "", "f": "", "g": ""}

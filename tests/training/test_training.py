@@ -290,7 +290,8 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
         return EvaluationStub({"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}})
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    results = train(tiny("data.validation_split=test", "train.epochs=3", "data.options.num_test=6"))
+    settings = ("data.validation_split=test", "train.epochs=3", "train.batch_size=16", "data.options.num_test=6")
+    results = train(tiny(*settings))
     assert sizes == [6] * 4
     assert (results["model"], results["epoch"], results["validation"]) == ("last", 3, None)
     assert results["test"]["t2v"]["R@1"] == 20.0
@@ -299,7 +300,7 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
     assert (best["model"], best["epoch"], best["test"]["t2v"]["R@1"]) == ("best", 2, 30.0)
     assert "test split itself" in best["selected_by"]
     assert all("test" in row and "validation" not in row for row in results["history"])
-    assert logged(tmp_path / "run", "test/t2v/R@1") == {4: 10.0, 8: 30.0, 12: 20.0}
+    assert logged(tmp_path / "run", "test/t2v/R@1") == {1: 10.0, 2: 30.0, 3: 20.0}
     assert (tmp_path / "run" / "last" / "results.json").exists()
     assert not (tmp_path / "run" / "best" / "results.json").exists()
 
