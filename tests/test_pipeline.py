@@ -286,21 +286,7 @@ def test_the_installed_package_asks_for_no_trust(checkpoint, pipe, monkeypatch):
 
 
 def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_path):
-    code = {
-        "configuration_glccl.py",
-        "decoding_process_glccl.py",
-        "features_glccl.py",
-        "interaction_glccl.py",
-        "loss_glccl.py",
-        "modeling_glccl.py",
-        "pipeline_glccl.py",
-        "processing_glccl.py",
-        "scoring_glccl.py",
-        "sentence_transformers_glccl.py",
-        "towers_glccl.py",
-        "video_decoding_glccl.py",
-        "video_processing_glccl.py",
-    }
+    code = {path.name for path in (REPOSITORY / "modeling_glccl").glob("*_glccl.py")}
     weights = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     weights.add("modules.json")
     assert {str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*")} == code | weights

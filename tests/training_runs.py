@@ -1,12 +1,9 @@
-"""A tiny recipe on the shapes benchmark, shared by the tests of training, to which its fixtures come as a plugin."""
+"""A tiny recipe on the shapes benchmark, shared by the tests of training."""
 
 from pathlib import Path
 
-import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from modeling_glccl.training import load_recipe
 
 ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 # With dropout, so that a run resumes exactly only if the state of the random generators does.
@@ -40,19 +37,6 @@ def write_recipe(folder: Path, data_dir: Path) -> Path:
     recipe = {"output_dir": str(folder / "run"), **TINY, "data": {**TINY["data"], "data_dir": str(data_dir)}}
     path.write_text(yaml.safe_dump(recipe))
     return path
-
-
-@pytest.fixture(scope="session")
-def shapes_dir(tmp_path_factory):
-    """Its videos, rendered once."""
-    return tmp_path_factory.mktemp("shapes")
-
-
-@pytest.fixture
-def tiny(tmp_path, shapes_dir):
-    """Reads the tiny recipe with overrides; runs of one test share the output folder unless they name another."""
-    path = write_recipe(tmp_path, shapes_dir)
-    return lambda *overrides: load_recipe(path, overrides)
 
 
 def logged(run: Path, tag: str = "train/loss") -> dict[int, float]:

@@ -30,8 +30,6 @@ from modeling_glccl.peers import FOUR_SCORES, HEADS, base, glscl, xclip, xpool
 from modeling_glccl.training import train
 from modeling_glccl.training.full_batch import FullBatchLoss
 
-pytest_plugins = ["training_runs"]
-
 SCALE = torch.tensor(2.0, dtype=torch.float64)
 
 

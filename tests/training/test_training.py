@@ -38,8 +38,6 @@ from modeling_glccl.training.pretrain_clip import ClipRecipe, pretrain_clip
 from modeling_glccl.training.run_folder import RunFolder
 from modeling_glccl.training.step import training_step
 
-pytest_plugins = ["training_runs"]
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, shapes_dir):
