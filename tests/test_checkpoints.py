@@ -21,11 +21,16 @@ from modeling_glccl.training.tokenizer import train_clip_tokenizer
 CAPTIONS = ["a red ball rolls", "two dogs run"]
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template") / "glccl"
+    save_tiny_checkpoint(folder, CAPTIONS)
+    return folder
+
+
 @pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    save_tiny_checkpoint(tmp_path / "glccl", CAPTIONS)
-    return tmp_path / "glccl"
+def checkpoint(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "glccl")
 
 
 def change_weights(folder, change) -> None:

@@ -355,8 +355,9 @@ def assert_initialised(name, weight):
 
 
 def save_without(model, folder, missing):
-    model.save_pretrained(folder)
-    kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if not missing(name)}
+    if not (folder / "config.json").exists():
+        model.save_pretrained(folder)
+    kept = {name: weight for name, weight in model.state_dict().items() if not missing(name)}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return kept
 
