@@ -27,6 +27,6 @@ def launch(function: Callable, world_size: int, *arguments) -> None:
     for process in run:
         process.start()
     for process in run:
-        process.join(120)
+        process.join(300)
         process.kill()
     assert [process.exitcode for process in run] == [0] * world_size
