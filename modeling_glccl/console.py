@@ -47,8 +47,7 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
 
     Args:
         command: returns an exit code; None is 0. A KeyboardInterrupt that leaves it may say what is kept.
-        name: that messages begin with, such as "glccl data check".
-        line: all of the command line, for the report of an unexpected error.
+        name, line: what messages begin with, such as "glccl data check", and all of the command line.
         goes_on: whether the same command goes on where it was interrupted.
     """
     # Before torch is imported. Threads that spin while they wait take the core from the one they wait for, where

@@ -144,12 +144,7 @@ def convert_original_checkpoint(
 
 
 def to_original_names(tensors: Mapping[str, Tensor], config: GLCCLConfig) -> dict[str, Tensor]:
-    """Weights or gradients by our names -> by the release's names and in its layout, the inverse of the conversion.
-
-    Args:
-        tensors: every parameter's tensor by its name in the model.
-        config: the model's configuration.
-    """
+    """Weights or gradients by our names -> by the release's names and in its layout, the inverse of the conversion."""
     clip = config.to_dict()["clip_config"]
     text_layers, vision_layers = (clip[tower]["num_hidden_layers"] for tower in ("text_config", "vision_config"))
     matrices = [name.removeprefix("interaction.") for name in tensors if name.startswith("interaction.")]
@@ -257,14 +252,7 @@ def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def convert_file(source: str | Path, output: str | Path, tokenizer: str | None = None, **config: Any) -> None:
-    """Saves the model of [`convert_original_checkpoint`] and, given CLIP's tokenizer, the processor; prints its sizes.
-
-    Args:
-        source: file of the release, or of OpenAI's CLIP.
-        output: folder for the checkpoint.
-        tokenizer: folder or Hub repository.
-        **config: as of [`convert_original_checkpoint`]; None is left out.
-    """
+    """Saves what [`convert_original_checkpoint`] makes and, given CLIP's tokenizer, a processor; prints the sizes."""
     given = {name: value for name, value in config.items() if value is not None}
     model = convert_original_checkpoint(load_original_state_dict(source), **given)
     clip_tokenizer = tokenizer and CLIPTokenizer.from_pretrained(tokenizer)

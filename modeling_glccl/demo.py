@@ -40,10 +40,7 @@ VARIANTS = {
 
 
 def run_demo(output: Path) -> None:
-    """With the repository's trained model: renders the test videos, evaluates, saves, reloads, retrieves and searches.
-
-    Arguments and errors as [`run_training_demo`]'s.
-    """
+    """With the repository's model: renders the test videos, evaluates, saves, reloads, retrieves and searches."""
     demo = Demo(output, num_train=0, num_validation=0)
     demo.stage("render", demo.render)
 
@@ -61,10 +58,7 @@ def run_demo(output: Path) -> None:
 def run_training_demo(recipe: str, clip_recipe: str, output: Path, overrides: Sequence[str] = ()) -> None:
     """The same from nothing: renders all videos and stills, pre-trains a small CLIP and trains GLCCL on it first.
 
-    Args:
-        recipe, overrides: of the training on the shapes benchmark, a file or a name, and `key=value` strings over it.
-        clip_recipe: of the pre-training of the small CLIP.
-        output: folder for everything that is made; what is there already is used.
+    Everything that is made lies in `output`; what is there already is used.
 
     Raises:
         ValueError: `output` holds results of other recipes.
@@ -77,10 +71,7 @@ def run_training_demo(recipe: str, clip_recipe: str, output: Path, overrides: Se
 
 
 def run_comparison(recipe: str, clip_recipe: str, output: Path, overrides: Sequence[str] = ()) -> None:
-    """Trains the same model again with GLIM off, CSC off, and mean pooling, on the same data, steps and seed.
-
-    Writes comparison.csv and comparison.png into `output`; arguments and errors as [`run_training_demo`]'s.
-    """
+    """Trains it again with GLIM off, CSC off, and mean pooling; writes comparison.csv and comparison.png."""
     demo = TrainingDemo(recipe, clip_recipe, output, overrides)
     demo.prepare()
     results = {"GLCCL": demo.train("GLCCL", output / "model")}
@@ -134,8 +125,7 @@ class Demo:
         reloaded = read_json(self.output / "evaluation" / "results.json")
         self.stage("index and search", lambda: self.search(checkpoint))
         title = f"shapes test: {reloaded['captions']} captions, {reloaded['videos']} videos"
-        same = reloaded["metrics"] == in_memory
-        answer = "the same." if same else f"[red]otherwise: {reloaded['metrics']}"
+        answer = "the same." if reloaded["metrics"] == in_memory else f"[red]otherwise: {reloaded['metrics']}"
         self.console.print(metrics_table(rows, title))
         self.console.print(f"Saved and reloaded in a new process, the model scores {answer}")
         self.print_times()

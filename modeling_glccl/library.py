@@ -190,9 +190,7 @@ class VideosAnswer(BaseModel):
 class Library:
     """An index as others may use it: some at a time, within limits, and without paths.
 
-    Args:
-        index: what is searched.
-        folder: for files of requests, each of which is deleted before its request is answered.
+    Files of requests lie in `folder`, each until its request is answered.
     """
 
     def __init__(self, index: VideoIndex, folder: str):

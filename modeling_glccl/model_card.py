@@ -61,17 +61,8 @@ def make_card(
 ) -> str:
     """Writes the card of a checkpoint, and runs the usage example that it shows, with the classes of this package.
 
-    Args:
-        checkpoint: folder of model and processor. No code in it is run.
-        repo_id: "owner/name", under which the card's readers find it.
-        results: results.json of `glccl train` or `glccl evaluate`; by default the folder's, if there is one.
-        base_model, dataset: on the Hub, what training started from, and what it was trained and measured on; by
-            default what the recipe names.
-        license: of the weights, as an identifier of the Hub.
-        query, videos: for the example; by default a caption and two rendered clips of the shapes benchmark.
-
-    Returns:
-        README.md, metadata included.
+    No code in the folder is run. By default `results` is the folder's results.json, if there is one, `base_model` and
+    `dataset` are what the recipe names, and the example has a caption and two rendered clips of the shapes benchmark.
 
     Raises:
         ValueError: the example fails (the error has its message), results.json is not what those commands write, or

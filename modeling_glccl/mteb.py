@@ -29,14 +29,7 @@ def model_meta(checkpoint: str, **known: Any) -> ModelMeta:
 
 
 class GLCCLSearch:
-    """mteb's SearchProtocol: the corpus is encoded once, every query is scored exactly against all of it.
-
-    Args:
-        model_name: a checkpoint, as of [`load_checkpoint`].
-        revision: noted in the results.
-        device: where the model computes.
-        num_workers: threads that decode videos.
-    """
+    """mteb's SearchProtocol: the corpus is encoded once, every query is scored exactly against all of it."""
 
     def __init__(
         self,

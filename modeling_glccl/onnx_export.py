@@ -48,11 +48,8 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
     """Writes `text.onnx`, `video.onnx`, the processor, the scores' parameters and `search.py` into a new folder.
 
     Sizes are dynamic: texts and words, videos and frames (words are not where padding takes part in the text tower).
-    onnxruntime must then give torch's features on another batch than the towers were traced with.
-
-    Args:
-        checkpoint: folder or Hub repository: of GLCCL or of a plain CLIP, MetaCLIP 2 or SigLIP.
-        folder: a new or empty one; it appears when all is written and verified.
+    onnxruntime must then give torch's features on another batch than the towers were traced with. The folder appears
+    when all is written and verified.
 
     Raises:
         FileExistsError: the folder holds something.

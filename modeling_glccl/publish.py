@@ -101,10 +101,8 @@ def collect(
 
     Code that the configuration names and the folder lacks, as in this repository, is that of this package.
 
-    Args:
-        checkpoint: folder of model and processor, as `save_pretrained` writes them.
-        card: content of README.md; by default the folder's own.
-        more: further files for the top level of the repository, such as a handler or a feature file.
+    `card` is the content of README.md, by default the folder's own; `more` are further files for the top level of the
+    repository, such as a handler or a feature file.
 
     Raises:
         FileNotFoundError: no folder, or a file is missing without which the model would not load.
@@ -174,8 +172,6 @@ def push(
     Args:
         files: name in the repository -> file or content, as of [`collect`].
         repo_id: "owner/name"; made if it does not exist, and so is the branch `revision`.
-        private: refuses a repository that is public already.
-        repo_type: "model" or "dataset".
         api: the Hub and token to use; by default those of the environment.
 
     Returns:

@@ -17,12 +17,7 @@ MODULES = [{"idx": 0, "name": "0", "path": "", "type": f"{__name__.rpartition('.
 
 
 class GLCCLModule(nn.Module):
-    """The whole SentenceTransformer: texts or videos -> one unit vector each.
-
-    Args:
-        model: a [`GLCCLModel`].
-        processor: its [`GLCCLProcessor`].
-    """
+    """The whole SentenceTransformer, of a model and its processor: texts or videos -> one unit vector each."""
 
     save_in_root = True
     # "message" is what it calls a mixed batch, and it takes some suffixes of videos for text.

@@ -29,6 +29,23 @@ def fresh_state():
 
 
 @pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory) -> Path:
+    """Where the videos of the shapes benchmark are rendered once."""
+    return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture
+def tiny(tmp_path, shapes_dir):
+    """Reads the tiny recipe with overrides; runs of one test share the output folder unless they name another."""
+    from training_runs import write_recipe  # not for tests that need no training
+
+    from modeling_glccl.training import load_recipe
+
+    path = write_recipe(tmp_path, shapes_dir)
+    return lambda *overrides: load_recipe(path, overrides)
+
+
+@pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Folder with the authors' numbers, annotation files and real clips; skips where it is not set."""
     folder = os.environ.get("GLCCL_REFERENCE_DIR")

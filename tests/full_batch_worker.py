@@ -1,6 +1,6 @@
-"""One process of the multi-process loss tests: `torchrun --nproc_per_node N full_batch_worker.py OUT CHUNK [PEER]`."""
+"""One process of the multi-process loss tests."""
 
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modeling_glccl.training.full_batch import FullBatchLoss
 
 
-def main(output: str, chunk: str, peer: str = "") -> None:
+def main(output: Path, chunk: int, peer: str = "") -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -26,7 +26,7 @@ def main(output: str, chunk: str, peer: str = "") -> None:
     part["padding_mask_videos"] = part["padding_mask_videos"][:, :slots]
 
     model = peer_model(peer).train() if peer else tiny_model(csc_weight=0.5)
-    full_batch_loss = FullBatchLoss(model, int(chunk) or None)
+    full_batch_loss = FullBatchLoss(model, chunk or None)
     wrapped = DistributedDataParallel(full_batch_loss)
     losses = wrapped(**part)
     losses.loss.backward()
@@ -44,7 +44,3 @@ def main(output: str, chunk: str, peer: str = "") -> None:
     del losses, wrapped  # before the process group: gloo may wait for a wrapper that outlives it
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

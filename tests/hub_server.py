@@ -241,14 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
         for file in json.loads(body)["files"]:
             mode = "lfs" if PurePosixPath(file["path"]).suffix in LFS_SUFFIXES else "regular"
             known = present.get(file["path"])
-            answer.append(
-                {
-                    "path": file["path"],
-                    "uploadMode": mode,
-                    "shouldIgnore": False,
-                    "oid": known.oid if known else None,
-                }
-            )
+            oid = known.oid if known else None
+            answer.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self._json({"files": answer})
 
     def lfs_batch(self, kind: str | None, repo: str, body: bytes, **_) -> None:

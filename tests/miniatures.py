@@ -1,7 +1,9 @@
 """Miniature twins of the benchmarks: the same layouts, names and quirks, a few tiny videos."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from videos import write_video
 
@@ -19,11 +21,17 @@ def write_json(path: Path, content) -> Path:
     return write_text(path, json.dumps(content, ensure_ascii=False))
 
 
-def write_videos(folder: Path, *names: str, frames: int = 30) -> None:
-    for name in names:
-        path = folder / name
+@lru_cache
+def video(suffix: str, frames: int) -> bytes:
+    """Encoded once for all that look alike."""
+    with TemporaryDirectory() as folder:
+        return write_video(Path(folder, f"a{suffix}"), frames, fps=10).read_bytes()
+
+
+def write_videos(folder: Path, *names: str, frames: int = 30, container: str = "") -> None:
+    for path in (folder / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, frames, fps=10, size=(64, 48))
+        path.write_bytes(video(container or path.suffix, frames))
 
 
 def sentences(video_id: str, *captions: str) -> list[dict]:
@@ -72,15 +80,8 @@ def didemo(root: Path, videos: bool = True) -> Path:
         write_json(folder / f"{split}_data.json", moments)
     if videos:
         # Exact name; name + .mp4; another extension; another extension + .mp4.
-        for target, name in zip(
-            ("1@N00_1_aa.mov", "2@N00_2_bb..mp4", "sub/3@N00_3_cc.m4v", "4@N00_4_dd.avi.mp4"),
-            DIDEMO_NAMES,
-            strict=True,
-        ):
-            write_videos(folder / "videos", f"{name}made.mp4", frames=20)
-            made = folder / "videos" / f"{name}made.mp4"
-            (folder / "videos" / target).parent.mkdir(exist_ok=True)
-            made.rename(folder / "videos" / target)
+        names = ("1@N00_1_aa.mov", "2@N00_2_bb..mp4", "sub/3@N00_3_cc.m4v", "4@N00_4_dd.avi.mp4")
+        write_videos(folder / "videos", *names, frames=20, container=".mp4")
     return folder
 
 

@@ -21,11 +21,16 @@ from modeling_glccl.training.tokenizer import train_clip_tokenizer
 CAPTIONS = ["a red ball rolls", "two dogs run"]
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template") / "glccl"
+    save_tiny_checkpoint(folder, CAPTIONS)
+    return folder
+
+
 @pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    save_tiny_checkpoint(tmp_path / "glccl", CAPTIONS)
-    return tmp_path / "glccl"
+def checkpoint(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "glccl")
 
 
 def change_weights(folder, change) -> None:
@@ -122,12 +127,6 @@ def test_cut_weights_are_an_error_that_names_the_checkpoint(checkpoint):
         load_checkpoint(checkpoint)
 
 
-def test_a_configuration_that_is_no_json_is_named(checkpoint):
-    (checkpoint / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json"):
-        load_checkpoint(checkpoint)
-
-
 def test_a_missing_or_foreign_tokenizer_is_an_error(tmp_path):
     folder = save_plain("clip", tmp_path / "clip")
     plain_model("siglip")[1].save_pretrained(folder)
@@ -180,10 +179,11 @@ def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, cha
         load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("content", ["0.5", "[]", "null"])
+@pytest.mark.parametrize("content", ["{", "0.5", "[]", "null"])
 def test_a_configuration_that_is_no_mapping_is_named(content, checkpoint):
     (checkpoint / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=f"{checkpoint}: its config.json is no mapping"):
+    message = "/config.json" if content == "{" else ": its config.json is no mapping"
+    with pytest.raises(ValueError, match=f"{checkpoint}{message}"):
         load_checkpoint(checkpoint)
 
 

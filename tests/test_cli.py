@@ -4,8 +4,6 @@ import json
 import subprocess
 import sys
 
-import datasets
-import miniatures
 import pytest
 from checkpoints import save_tiny_checkpoint
 from families import save_plain
@@ -21,27 +19,22 @@ SHAPES = {"num_train": 0, "num_validation": 0, "num_test": 8, "image_size": 32}
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, data_dir):
+def checkpoint(tmp_path_factory, shapes_dir):
     folder = tmp_path_factory.mktemp("checkpoint")
-    captions = load_benchmark("shapes", data_dir, **SHAPES)["caption"]
+    captions = load_benchmark("shapes", shapes_dir, **SHAPES)["caption"]
     save_tiny_checkpoint(folder / "glccl", captions)
     save_tiny_checkpoint(folder / "clip4clip", captions, CLIP4ClipModel, csc_weight=0)
     return folder
 
 
-def evaluate(checkpoint, data_dir, *more: str) -> int:
+def evaluate(checkpoint, shapes_dir, *more: str) -> int:
     options = [f"--set={name}={value}" for name, value in SHAPES.items()]
-    arguments = ["evaluate", str(checkpoint), "--benchmark=shapes", f"--data-dir={data_dir}", "--num-workers=0"]
+    arguments = ["evaluate", str(checkpoint), "--benchmark=shapes", f"--data-dir={shapes_dir}", "--num-workers=0"]
     return main([*arguments, *options, *more])
 
 
-def test_evaluate_prints_both_directions_and_writes_results(checkpoint, data_dir, tmp_path, capsys):
-    assert evaluate(checkpoint / "glccl", data_dir, "--queries", "2", "--output", str(tmp_path)) == 0
+def test_evaluate_prints_both_directions_and_writes_results(checkpoint, shapes_dir, tmp_path, capsys):
+    assert evaluate(checkpoint / "glccl", shapes_dir, "--queries", "2", "--output", str(tmp_path)) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["captions"], results["videos"]) == (8, 8)
     assert results["metrics"]["t2v"]["R@10"] == results["metrics"]["v2t"]["R@10"] == 100
@@ -53,10 +46,10 @@ def test_evaluate_prints_both_directions_and_writes_results(checkpoint, data_dir
         assert text in printed
 
 
-def test_evaluate_keeps_the_head_a_checkpoint_was_trained_with(checkpoint, data_dir, tmp_path):
+def test_evaluate_keeps_the_head_a_checkpoint_was_trained_with(checkpoint, shapes_dir, tmp_path):
     metrics = {}
     for head in ("glccl", "clip4clip"):
-        assert evaluate(checkpoint / head, data_dir, "--output", str(tmp_path / head)) == 0
+        assert evaluate(checkpoint / head, shapes_dir, "--output", str(tmp_path / head)) == 0
         metrics[head] = json.loads((tmp_path / head / "results.json").read_text())["model"]
     assert metrics == {"glccl": "GLCCLModel", "clip4clip": "CLIP4ClipModel"}
 
@@ -163,27 +156,15 @@ def test_a_module_names_its_extra_where_it_is_imported(missing, module):
     assert install_line("train") in done.stderr.splitlines()[-1]
 
 
-def test_data_check_reports_a_download_and_sets_the_exit_code(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    download = tmp_path / "download"
-    miniatures.msrvtt(download)
-    command = ["data", "check", "msrvtt", "--data-dir", str(download), "--num-proc", "1"]
-    assert main(command) == 0
-    next(download.rglob("*.mp4")).unlink()
-    capsys.readouterr()
-    assert main(command) == 1
-    assert "is missing" in capsys.readouterr().out
-
-
-def test_a_plain_clip_is_evaluated_beside_mean_pooling(data_dir, tmp_path, capsys):
+def test_a_plain_clip_is_evaluated_beside_mean_pooling(shapes_dir, tmp_path, capsys):
     plain = save_plain("clip", tmp_path / "clip")
-    assert evaluate(plain, data_dir, "--output", str(tmp_path / "report")) == 0
+    assert evaluate(plain, shapes_dir, "--output", str(tmp_path / "report")) == 0
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["glim_temperature"] == load_checkpoint(plain)[0].config.glim_temperature
     pooled = CLIP4ClipModel.from_pretrained(plain)
     pooled.save_pretrained(tmp_path / "pooled")
     load_checkpoint(plain)[1].save_pretrained(tmp_path / "pooled")
-    assert evaluate(tmp_path / "pooled", data_dir, "--output", str(tmp_path / "pooled_report")) == 0
+    assert evaluate(tmp_path / "pooled", shapes_dir, "--output", str(tmp_path / "pooled_report")) == 0
     expected = json.loads((tmp_path / "pooled_report" / "results.json").read_text())["metrics"]
     assert results["baselines"] == {"mean pooling": {"metrics": expected}}
     assert "mean pooling" in capsys.readouterr().out

@@ -131,18 +131,6 @@ def test_switches_and_temperatures_equal_the_twin(glim_global, glim_local, tempe
     assert_equal_to_twin(interaction, *random_features([3, 8, 1], [4, 1, 6]))
 
 
-def test_switching_glim_off_changes_only_the_scores_of_its_feature():
-    text, video = random_features([3, 8], [4, 6])
-    scores = {
-        switch: noisy_interaction(**{switch: False})(text, video, LOGIT_SCALE)
-        for switch in ("glim_global", "glim_local")
-    }
-    on = noisy_interaction()(text, video, LOGIT_SCALE)
-    for switch, changed in [("glim_global", SCORES[:2]), ("glim_local", SCORES[2:])]:
-        for name in SCORES:
-            assert torch.equal(scores[switch][name], on[name]) == (name not in changed)
-
-
 @pytest.mark.parametrize("remainder", [1e-1, 1e-2, 1e-3])
 def test_nearly_cancelling_frames_equal_the_twin(remainder):
     """Frames x and -x + r, equally weighted: half of r is left, |r| = remainder * |x|.

@@ -126,21 +126,6 @@ def test_similarity_equals_the_forward_pass(batch, mask_padding):
     assert_close(torch.stack(output.scores.to_tuple()).mean(dim=0), output.logits_per_text)
 
 
-def test_similarity_of_parts_equals_the_whole(model):
-    text = model.get_text_features(**tiny_text([2, 8, 5, 3, 8, 4]))
-    video = model.get_video_features(**tiny_video([4, 1, 3, 2, 4]))
-    whole = model.similarity(text, video)
-
-    def part(features, rows):
-        return type(features)(**{name: value[rows] for name, value in features.items()})
-
-    rows = [
-        torch.cat([model.similarity(part(text, t), part(video, v)) for v in (slice(0, 2), slice(2, 5))], dim=1)
-        for t in (slice(0, 1), slice(1, 6))
-    ]
-    assert_close(torch.cat(rows), whole)
-
-
 def test_evaluation_is_deterministic(batch):
     clip = tiny_config().clip_config.to_dict()
     clip["text_config"]["attention_dropout"] = clip["vision_config"]["attention_dropout"] = 0.5
@@ -162,35 +147,10 @@ def test_text_features_are_those_of_clip(model):
     assert torch.equal(features.word_mask, text["attention_mask"].bool())
 
 
-def test_the_first_eos_is_the_sentence(model):
-    text = tiny_text([3, 5])
-    padded = torch.where(text["attention_mask"].bool(), text["input_ids"], EOS)
-    assert_close(model.get_text_features(padded).sentence, model.get_text_features(**text).sentence)
-
-
-def test_a_video_of_one_frame_without_mask(model):
-    video = tiny_video([1, 1])
-    features = model.get_video_features(video["pixel_values_videos"])
-    assert features.frame_mask.all()
-    assert_close(features.frames, model.get_video_features(**video).frames)
-
-
 def test_frame_order_matters(model):
     pixels = tiny_video([4])["pixel_values_videos"]
     forward, backward = (model.get_video_features(frames).frames for frames in (pixels, pixels.flip(1)))
     assert not torch.allclose(forward, backward.flip(1), atol=1e-3)
-
-
-def test_frame_weights_sum_to_one_over_the_real_frames(model, batch):
-    text = model.get_text_features(batch["input_ids"])
-    video = model.get_video_features(batch["pixel_values_videos"], batch["padding_mask_videos"])
-    weights = model.frame_weights(text, video)
-    expected = torch.einsum("ad,vkd->avk", text.sentence, video.frames) / model.config.glim_temperature
-    expected = expected.masked_fill(~video.frame_mask, -torch.inf).softmax(dim=-1)
-    torch.testing.assert_close(weights.sentence, expected)
-    torch.testing.assert_close(weights.sentence.sum(-1), torch.ones(4, 4))
-    counted = text.word_mask[:, None].expand(4, 4, -1).float()
-    torch.testing.assert_close(weights.words.sum(-1), counted)
 
 
 # Losses and gradients
@@ -395,8 +355,9 @@ def assert_initialised(name, weight):
 
 
 def save_without(model, folder, missing):
-    model.save_pretrained(folder)
-    kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if not missing(name)}
+    if not (folder / "config.json").exists():
+        model.save_pretrained(folder)
+    kept = {name: weight for name, weight in model.state_dict().items() if not missing(name)}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return kept
 

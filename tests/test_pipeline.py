@@ -286,21 +286,7 @@ def test_the_installed_package_asks_for_no_trust(checkpoint, pipe, monkeypatch):
 
 
 def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_path):
-    code = {
-        "configuration_glccl.py",
-        "decoding_process_glccl.py",
-        "features_glccl.py",
-        "interaction_glccl.py",
-        "loss_glccl.py",
-        "modeling_glccl.py",
-        "pipeline_glccl.py",
-        "processing_glccl.py",
-        "scoring_glccl.py",
-        "sentence_transformers_glccl.py",
-        "towers_glccl.py",
-        "video_decoding_glccl.py",
-        "video_processing_glccl.py",
-    }
+    code = {path.name for path in (REPOSITORY / "modeling_glccl").glob("*_glccl.py")}
     weights = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     weights.add("modules.json")
     assert {str(file.relative_to(checkpoint)) for file in checkpoint.rglob("*")} == code | weights
@@ -313,18 +299,20 @@ def test_a_folder_holds_what_is_needed_and_nothing_else(checkpoint, pipe, tmp_pa
 REMOTE = """
 import json, os, sys, torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 folder, video, index = sys.argv[1:]
 trust = {"trust_remote_code": True}
 config = AutoConfig.from_pretrained(folder, **trust)
 model = AutoModel.from_pretrained(folder, **trust)
 processor = AutoProcessor.from_pretrained(folder, **trust)
+video_processor = AutoVideoProcessor.from_pretrained(folder, **trust)
 with torch.no_grad():
     logits = model(**processor(text=["a red ball bounces"], videos=[video])).logits_per_text
 pipe = pipeline("text-video-retrieval", model=folder, device="cpu", **trust)
 pipe.save_index(index, [video], ids=["a"])
 print(json.dumps({
-    "classes": [type(thing).__name__ for thing in (config, model, processor, pipe)],
+    "classes": [type(thing).__name__ for thing in (config, model, processor, video_processor, pipe)],
     "logits": logits.tolist(),
     "ranked": pipe("a red ball bounces", videos=index, moments=True),
     "texts": pipe(video, texts=["a red ball bounces"]),
@@ -364,7 +352,8 @@ def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pi
     assert nearly_equal(outside["logits"], logits.tolist())
     assert nearly_equal(outside["ranked"], [{**pipe(text[0], videos=[paths[0]], moments=True)[0], "id": "a"}])
     assert nearly_equal(outside["texts"], pipe(paths[0], texts=text))
-    assert outside["classes"] == ["GLCCLConfig", "GLCCLModel", "GLCCLProcessor", "TextVideoRetrievalPipeline"]
+    classes = "GLCCLConfig GLCCLModel GLCCLProcessor GLCCLVideoProcessor TextVideoRetrievalPipeline"
+    assert " ".join(outside["classes"]) == classes
 
 
 def test_a_plain_clip_makes_a_zero_shot_pipeline(paths, tmp_path):

@@ -2,9 +2,6 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -236,24 +233,6 @@ def test_save_and_load(saved):
         for name, values in loaded(**inputs).items():
             assert torch.equal(values, expected[name])
     assert type(AutoVideoProcessor.from_pretrained(folder)) is GLCCLVideoProcessor
-
-
-def test_the_saved_folder_works_as_remote_code_and_can_be_saved_again(saved, tmp_path):
-    processor, folder = saved
-    script = f"""
-import sys
-from transformers import AutoProcessor
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-processor = AutoProcessor.from_pretrained({str(folder)!r}, trust_remote_code=True)
-processor.save_pretrained({str(tmp_path / "again")!r})
-processor = AutoProcessor.from_pretrained({str(tmp_path / "again")!r}, trust_remote_code=True)
-AutoVideoProcessor.from_pretrained({str(tmp_path / "again")!r}, trust_remote_code=True)
-print(processor(text="a red ball")["input_ids"].tolist())
-assert "modeling_glccl" not in sys.modules
-"""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == str(processor(text="a red ball")["input_ids"].tolist())
+    # What it needs as remote code, which tests/test_pipeline.py loads.
+    code = {"configuration", "decoding_process", "processing", "towers", "video_decoding", "video_processing"}
+    assert {path.name.removesuffix("_glccl.py") for path in folder.glob("*.py")} == code

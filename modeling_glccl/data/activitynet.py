@@ -14,13 +14,9 @@ FILE_NAMES = {"train": ("train.json", "train_ids.json"), "test": ("val_1.json", 
 
 @dataclass
 class ActivityNetConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`]:
+    """Adds to [`VideoBenchmarkConfig`]."""
 
-    Args:
-        id_lists: True keeps only videos that the lists of ids name too, in the lists' order: 10,007 and 4,916.
-    """
-
-    id_lists: bool = False
+    id_lists: bool = False  # True: only videos that the lists of ids name too, in the lists' order: 10,007 and 4,916
 
 
 class ActivityNet(VideoBenchmark):

@@ -48,19 +48,12 @@ class Canonical(NamedTuple):
 
 @dataclass
 class VideoBenchmarkConfig(datasets.BuilderConfig):
-    """Options of every benchmark; the configuration's name is the split.
+    """Options of every benchmark; `data_dir` has the annotations and `videos/`, and the name is the split."""
 
-    Args:
-        data_dir: folder with the annotations and `videos/`, or its parent.
-        videos_dir: folder with the videos, absolute or below `data_dir`; searched with all its sub-folders.
-        with_videos: False leaves the column `video` out and looks for no video.
-        captions: "all" gives one row per caption, "random" one row per video with one of its captions, drawn with
-            `seed`, "list" one row per video with all of them in the column `captions`.
-        seed: of "random".
-    """
-
-    videos_dir: str = "videos"
-    with_videos: bool = True
+    videos_dir: str = "videos"  # absolute or below `data_dir`; searched with all its sub-folders
+    with_videos: bool = True  # False leaves the column `video` out and looks for no video
+    # "all": a row per caption; "random": a row per video with one of its captions, drawn with `seed`; "list": a row
+    # per video with all of them in the column `captions`.
     captions: str = "all"
     seed: int = 0
 
@@ -228,10 +221,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         hub: dict[str, Any] | None = None,
         **options: Any,
     ) -> datasets.Dataset | datasets.DatasetDict:
-        """As [`modeling_glccl.data.load_benchmark`]; `hub`: how to read another mirror, see [`load_mirror`].
-
-        With `repo_id`, `data_dir` is where videos that come as bytes or in archives are written.
-        """
+        """As [`modeling_glccl.data.load_benchmark`]; `hub`: how to read another mirror, see [`load_mirror`]."""
         options = cls.check_options(options)
         if data_dir is None and repo_id is None:
             raise ValueError(f"{cls.benchmark_name()} needs data_dir (its folder) or repo_id (a mirror on the Hub)")

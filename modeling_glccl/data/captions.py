@@ -33,19 +33,13 @@ PROBLEMS_SHOWN = 10
 
 @dataclass
 class CaptionsConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`], where `videos_dir` is the folder that file names start from:
-
-    Args:
-        video_column: with file names, or on the Hub with videos; null: "file_name", on the Hub "video".
-        caption_column: with a text or a list of texts; null: "caption" or "captions".
-        split_ratio: shares of train, validation and test where the table names no split. All rows of a file are in
-            one split; which depends on `split_seed` and the file's name.
-        split_seed: of that split.
-    """
+    """Adds to [`VideoBenchmarkConfig`], where `videos_dir` is the folder that file names start from."""
 
     videos_dir: str = "."
-    video_column: str | None = None
-    caption_column: str | None = None
+    video_column: str | None = None  # with file names, on the Hub with videos; None: "file_name", on the Hub "video"
+    caption_column: str | None = None  # with a text or a list of texts; None: "caption" or "captions"
+    # Shares of train, validation and test where the table names no split. All rows of a file are in one split; which
+    # depends on `split_seed` and the file's name.
     split_ratio: Sequence[float] = (0.8, 0.1, 0.1)
     split_seed: int = 0
 
@@ -119,12 +113,7 @@ class Captions(VideoBenchmark):
         return self._dataset(self._folder_records())
 
     def load_hub(self, repo_id: str, **hub: Any) -> datasets.Dataset:
-        """The split from the Hub; videos that are embedded in the table are written to files once.
-
-        Args:
-            repo_id: the dataset, or its copy in a folder.
-            **hub: `config_name`, `revision` and `split` of the dataset, where they are not plain.
-        """
+        """The split from the Hub; videos that are embedded in the table are written to files once."""
         records, table, embedded = self._hub_records(repo_id, **hub)
         dataset = self._dataset(records)
         for path in embedded.keys() & set(self.paths.values()) if self.config.with_videos else ():

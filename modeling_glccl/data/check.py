@@ -23,23 +23,14 @@ from .pool import map_videos
 
 @dataclass
 class SplitReport:
-    """What was found of a split.
-
-    Args:
-        split: its name.
-        problem: why its annotations cannot be read; empty if they can.
-        videos, captions: how many the annotations name.
-        canonical: how many they should.
-        missing: id -> message, of videos that have no file.
-        undecodable: id -> reason, of videos that cannot be decoded.
-        damaged: id -> warning, of videos that can be decoded in part.
-    """
+    """What was found of a split."""
 
     split: str
-    problem: str = ""
+    problem: str = ""  # why its annotations cannot be read
     videos: int = 0
     captions: int = 0
     canonical: Canonical = field(default_factory=lambda: Canonical("", None, None))
+    # Video id -> what is said of it; what is damaged can be decoded in part.
     missing: dict[str, str] = field(default_factory=dict)
     undecodable: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -104,21 +95,12 @@ def check_benchmark(
     data_dir: str | Path,
     splits: Sequence[str] | None = None,
     num_proc: int = 1,
-    resume_file: str | Path | None = None,
-    progress: bool = True,
     **options: Any,
 ) -> CheckReport:
-    """Reads the annotations of every split and decodes the frames that a model would see of every video.
+    """Reads the annotations of every split, or of some, and decodes the frames that a model would see of every video.
 
-    Args:
-        name: the benchmark.
-        data_dir: its folder.
-        splits: those to check; None for all.
-        num_proc: processes that decode.
-        resume_file: a line for every decoded video; the next check decodes only what is not in it or has changed
-            since. By default a file in the cache of `datasets`, one for each folder.
-        progress: shows a progress bar.
-        **options: of the benchmark, as for [`load_benchmark`].
+    A file in the cache of `datasets`, one for each folder, gets a line for every decoded video; the next check decodes
+    only what is not in it or has changed since. `options` are the benchmark's.
 
     Raises:
         ValueError: a benchmark without downloaded files, an unknown split or option; of "captions", a table that
@@ -150,21 +132,16 @@ def check_benchmark(
             job = (row["video"]["path"], row["start"], row["end"])
             videos.append((reports[-1], row["video_id"], builder.place_of(row["video_id"]), job))
 
-    if resume_file is None:
-        key = Hasher.hash([name, str(Path(data_dir).absolute())])
-        resume_file = Path(config.HF_DATASETS_CACHE) / "checks" / f"{name}-{key}.jsonl"
-    resume_file = Path(resume_file)
-    resume_file.parent.mkdir(parents=True, exist_ok=True)
-    results, keys = read_ledger(resume_file), {}
+    key = Hasher.hash([name, str(Path(data_dir).absolute())])
+    done = Path(config.HF_DATASETS_CACHE) / "checks" / f"{name}-{key}.jsonl"
+    done.parent.mkdir(parents=True, exist_ok=True)
+    results, keys = read_ledger(done), {}
     for *_, job in videos:
         status = os.stat(job[0])
         keys[job] = json.dumps([*job, status.st_size, status.st_mtime_ns])
     waiting = [job for job, key in keys.items() if key not in results]
-    with (
-        resume_file.open("a", encoding="utf-8") as ledger,
-        tqdm(total=len(keys), desc="decode", unit="video", disable=not progress) as bar,
-    ):
-        bar.update(len(keys) - len(waiting))
+    bar = tqdm(total=len(keys), desc="decode", unit="video", initial=len(keys) - len(waiting))
+    with done.open("a", encoding="utf-8") as ledger, bar:
         for outcome in map_videos(_decode, waiting, num_proc):
             result = ["undecodable", outcome.error] if outcome.error else ["damaged", outcome.warning]
             results[keys[outcome.job]] = result

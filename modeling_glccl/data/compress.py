@@ -24,24 +24,15 @@ LEDGER, LOCK = ".compressed.jsonl", ".compressed.lock"
 
 @dataclass
 class CompressReport:
-    """What became of every video; `ok` decides the exit code of `glccl data compress`.
+    """What became of every video; `ok` decides the exit code of `glccl data compress`."""
 
-    Args:
-        compressed: videos encoded in this call.
-        skipped: videos that an earlier call had encoded with the same settings and that did not change since.
-        bytes_before, bytes_after: of both together.
-        failed: source path -> why it could not be read.
-        damaged: source path -> warning, of videos that could be read in part and were encoded as far.
-        ignored: files that are no videos by their suffix.
-    """
-
-    compressed: int = 0
-    skipped: int = 0
-    bytes_before: int = 0
+    compressed: int = 0  # in this call
+    skipped: int = 0  # encoded by an earlier call with the same settings, and not changed since
+    bytes_before: int = 0  # of both together
     bytes_after: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # source path -> why it could not be read
+    damaged: dict[str, str] = field(default_factory=dict)  # source path -> why it was encoded in part
+    ignored: list[str] = field(default_factory=list)  # files that are no videos by their suffix
 
     @property
     def ok(self) -> bool:
@@ -78,21 +69,14 @@ def compress_folder(
     output_dir: str | Path,
     settings: CompressSettings | None = None,
     num_proc: int = 1,
-    progress: bool = True,
 ) -> CompressReport:
     """Re-encodes every video below a folder as H.264 in MP4, under the same relative name with the suffix .mp4.
 
     What an earlier call finished is skipped: a ledger in `output_dir` holds size and time of each source, which
     `datasets.map` does not (its cache knows whole data sets). A call that is killed or interrupted loses the videos it
-    was working on and nothing else. A video that cannot be read stops nothing.
-
-    Args:
-        source_dir: the videos: files with a video's suffix, and those without any that FFmpeg takes for one. Hidden
-            files are left out.
-        output_dir: made if needed.
-        settings: frame rate, size and quality.
-        num_proc: processes, each decoding and encoding with one thread; 1 works in this process.
-        progress: shows a progress bar.
+    was working on and nothing else. A video that cannot be read stops nothing. Videos are files with a video's suffix,
+    and those without any that FFmpeg takes for one; hidden files are left out. Each of `num_proc` processes has one
+    thread.
 
     Raises:
         FileNotFoundError: no such `source_dir`.
@@ -121,8 +105,7 @@ def compress_folder(
     try:
         with FileLock(output_dir / LOCK, timeout=0), (output_dir / LEDGER).open("a", encoding="utf-8") as ledger:
             jobs = _what_is_left(sources, output_dir, settings, report)
-            bar = tqdm(desc="compress", total=len(sources), unit="video", initial=report.skipped, disable=not progress)
-            with bar:
+            with tqdm(desc="compress", total=len(sources), unit="video", initial=report.skipped) as bar:
                 for (source, _), content, error, warning in map_videos(compress_video, jobs, num_proc):
                     bar.update()
                     if error:

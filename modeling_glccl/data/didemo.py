@@ -11,13 +11,10 @@ from .files import VideoFiles, entry, find_annotation, read_json, read_lines
 
 @dataclass
 class DiDeMoConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`]:
+    """Adds to [`VideoBenchmarkConfig`]."""
 
-    Args:
-        merge_by_stem: the JSON files name some videos twice, under different extensions. False (as published
-            loaders) takes the descriptions under the exact name in the list, True those under either.
-    """
-
+    # The JSON files name some videos twice, under different extensions. False (as published loaders) takes the
+    # descriptions under the exact name in the list, True those under either.
     merge_by_stem: bool = False
 
 

@@ -32,17 +32,8 @@ def export_benchmark(
 ) -> dict[str, int]:
     """Writes `data/<split>-*.parquet` and README.md; the folder appears when all of it is written.
 
-    Args:
-        name: of the benchmark, for [`load_benchmark`].
-        folder: a new or empty one.
-        card: README.md of the dataset, with metadata; the files and the number of rows of every split are added to it.
-        videos: whether the files of the videos are embedded (column `video`); otherwise they are left out.
-        splits: those to export; by default all.
-        shard_bytes: a new file is begun once one has so many bytes of videos.
-        **options: further arguments of [`load_benchmark`] (`data_dir`, ...).
-
-    Returns:
-        Rows of every split.
+    `card` is the README.md of the dataset, with metadata; the files and the number of rows of every split, which are
+    returned too, are added to it. `options` are further arguments of [`load_benchmark`].
 
     Raises:
         ValueError: embedding videos that may not be passed on.

@@ -9,11 +9,7 @@ from torch.utils.data import Sampler
 class GroupSampler(Sampler[int]):
     """All rows in random order, except that rows of one group follow each other: batches then hold hard negatives.
 
-    The order depends on seed and epoch alone.
-
-    Args:
-        groups: the group of every row.
-        seed: of the order.
+    The order depends on seed and epoch alone; `groups` holds the group of every row.
     """
 
     def __init__(self, groups: Sequence[Hashable], seed: int = 0):

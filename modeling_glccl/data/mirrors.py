@@ -41,12 +41,10 @@ def load_mirror(
     and archives extracted once: below `data_dir` if there is one, else in the cache of `datasets`.
 
     Args:
-        builder: of the benchmark.
-        repo_id: a dataset repository on the Hub, or its copy in a folder.
+        builder, repo_id: of the benchmark, and the dataset on the Hub, or its copy in a folder.
         config_name: its configuration; by default the one that known mirrors of the benchmark have for the split.
         split: its split; by default the one named like ours.
         columns: our names (video_id, caption, video, duration) -> its own, where they are not recognised.
-        revision: of the repository.
     """
     configs = datasets.get_dataset_config_names(repo_id, revision=revision)
     usual = builder.mirror_config()

@@ -11,13 +11,9 @@ from .files import entry, find_annotation, find_optional_annotation, read_csv, r
 
 @dataclass
 class MSRVTTConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`]:
+    """Adds to [`VideoBenchmarkConfig`]."""
 
-    Args:
-        train_list: "9k" (everything but the 1k-A test videos) or "7k" (the official training and validation videos).
-    """
-
-    train_list: str = "9k"
+    train_list: str = "9k"  # everything but the 1k-A test videos; "7k": the official training and validation videos
 
     def __post_init__(self):
         super().__post_init__()

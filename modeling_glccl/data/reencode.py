@@ -18,17 +18,11 @@ from ..video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video,
 
 @dataclass(frozen=True)
 class CompressSettings:
-    """How a video is re-encoded.
+    """How a video is re-encoded."""
 
-    Args:
-        fps: frames a second, at a constant rate: where the source has fewer, they are repeated.
-        short_side: pixels of the shorter side, even; a smaller video keeps its size.
-        crf: constant rate factor of x264, 0 (lossless) to 51 (worst).
-    """
-
-    fps: float = 3
-    short_side: int = 224
-    crf: float = 23
+    fps: float = 3  # frames a second, at a constant rate: where the source has fewer, they are repeated
+    short_side: int = 224  # pixels of the shorter side, even; a smaller video keeps its size
+    crf: float = 23  # constant rate factor of x264, 0 (lossless) to 51 (worst)
 
     def __post_init__(self):
         if not 0 < self.fps <= 1000:

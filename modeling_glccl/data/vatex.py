@@ -1,5 +1,6 @@
 """VATEX, English captions, with the split of HGR (25,991 / 1,500 / 1,500 videos)."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,11 +41,9 @@ class VATEX(VideoBenchmark):
         """The clip; else the whole YouTube video it was cut from, and in that the clip's seconds."""
         if path := files.find(video.video_id):
             return path, video
-        try:
-            youtube_id, start, end = split_clip_id(video.video_id)
-        except ValueError:
+        if (clip := re.fullmatch(r"(.+)_(\d+)_(\d+)", video.video_id)) is None:
             return None, video
-        return files.find(youtube_id), video._replace(start=start, end=end)
+        return files.find(clip[1]), video._replace(start=float(clip[2]), end=float(clip[3]))
 
     def mirror_needs_all_splits(self) -> bool:
         """Mirrors split otherwise than HGR: with HGR's list, each video is taken wherever it stands."""
@@ -61,14 +60,6 @@ class VATEX(VideoBenchmark):
         """HGR's split, ten captions each."""
         videos = {"train": 25_991, "validation": 1500, "test": 1500}[self.split]
         return Canonical(f"VATEX HGR {self.split}", videos, 10 * videos)
-
-
-def split_clip_id(video_id: str) -> tuple[str, float, float]:
-    """YouTube id, start and end in seconds: "-_a_b1c2d3e_000012_000022" -> ("-_a_b1c2d3e", 12.0, 22.0)."""
-    parts = video_id.rsplit("_", 2)
-    if len(parts) != 3 or not parts[1].isdigit() or not parts[2].isdigit():
-        raise ValueError(f"{video_id!r} is no clip of VATEX, such as -5Mjku4tNuk_000012_000022")
-    return parts[0], float(parts[1]), float(parts[2])
 
 
 def _captions(path: Path) -> dict[str, list[str]]:

@@ -55,12 +55,6 @@ def calibrate_checkpoint(
 ) -> list[float]:
     """Fits `confidence_weights` to captions that were not trained on, and writes them into the config.json.
 
-    Args:
-        checkpoint: folder of a GLCCL model and its processor.
-        benchmark, split: for [`load_benchmark`], as are the further options.
-        batch_size: videos encoded at a time.
-        num_workers: processes that decode videos.
-
     Raises:
         ValueError: no folder of a GLCCL model, as a plain CLIP is not, whose configuration has no place for them.
     """

@@ -48,20 +48,11 @@ def evaluate_checkpoint(
 ) -> dict[str, Any] | None:
     """Evaluates a checkpoint and prints a table; runs on one process or, under a launcher, on several.
 
-    Args:
-        checkpoint: folder or Hub repository of model and processor, trained on this benchmark or on another.
-        benchmark: name for [`load_benchmark`].
-        split: of the benchmark.
-        max_frames, max_words, mask_padding: in place of the checkpoint's own, see [`override_settings`].
+    Args (`glccl evaluate --help` explains the others):
         post_processing: "qb_norm" (its bank: the captions of the split "train") or "dual_softmax"; the plain metrics
             are reported beside the post-processed ones.
-        confidence: adds bootstrap intervals of that many percent, such as 95.
-        device: "auto", or the name of one, such as "cpu" or "cuda:1".
-        precision: "fp32", or the autocast "bf16" or "fp16", or "auto", the fastest of the hardware. Others than fp32
-            change a few ranks, and published results are of fp32.
-        batch_size: videos encoded at a time.
-        num_workers: processes that decode videos.
-        queries: shows what so many captions, evenly spaced over the split, retrieve (without post-processing).
+        precision: of the autocast. Others than fp32 change a few ranks, and published results are of fp32.
+        queries: so many captions, evenly spaced over the split (without post-processing).
         output_dir: folder for results.json, ranks.parquet, cmc.png and, with `queries`, retrieved.png.
         **options: further arguments of [`load_benchmark`].
 
@@ -198,16 +189,8 @@ def override_settings(
 ) -> None:
     """Evaluates with other counts than those of the training, as a benchmark of longer videos or texts may ask for.
 
-    Args:
-        model, processor: of one checkpoint; changed in place. What is None stays as it is.
-        max_frames: most frames of a video, 1 to the size of the frame position table (77).
-        max_words: most tokens of a text, BOS and EOS included, 3 to the checkpoint's own number, which is that of its
-            learned word matrices.
-        mask_padding: whether padding counts for nothing (True) or as in the authors' release (False).
-
-    Raises:
-        ValueError: a count outside these limits, or fewer words without `mask_padding`, where the release knows only
-            texts of exactly the checkpoint's number.
+    Model and processor are changed in place; what is None stays as it is. Raises ValueError for counts that the
+    position table and the learned matrices do not allow.
     """
     config = model.config
     if mask_padding is not None:

@@ -16,15 +16,10 @@ def retrieval_metrics(
 ) -> dict[str, dict[str, float]]:
     """R@1, R@5, R@10 (percent), median and mean rank (1 = best), in both directions.
 
-    Args:
-        similarity: [A, V] scores, higher is better.
-        video_index: [A] integers, the column of each caption's video. Videos may have several captions, or none.
+    Arguments, errors and what is ranked are those of [`retrieval_ranks`].
 
     Returns:
-        {"t2v": {"R@1", "R@5", "R@10", "MdR", "MnR"}, "v2t": {...}}; see [`retrieval_ranks`] for what is ranked.
-
-    Raises:
-        ValueError: see [`retrieval_ranks`].
+        {"t2v": {"R@1", "R@5", "R@10", "MdR", "MnR"}, "v2t": {...}}.
 
     Example:
 
@@ -51,7 +46,7 @@ def retrieval_ranks(
 
     Args:
         similarity: [A, V] scores, higher is better.
-        video_index: [A] integers, the column of each caption's video.
+        video_index: [A] integers, the column of each caption's video. Videos may have several captions, or none.
 
     Returns:
         {"t2v": [A] int64 in the order of the captions, "v2t": [videos with captions] int64 in the order of columns}.
@@ -63,17 +58,11 @@ def retrieval_ranks(
 
 
 class RankedQueries(NamedTuple):
-    """The queries of one direction and what they rank.
+    """The queries of one direction and what they rank."""
 
-    Args:
-        scores: [Q, K] score of every candidate for every query.
-        target: [Q] int64, the column of the right answer.
-        videos: [K] int64, the video (or, in video-to-text, the captions of which video) that each column is.
-    """
-
-    scores: np.ndarray
-    target: np.ndarray
-    videos: np.ndarray
+    scores: np.ndarray  # [Q, K] score of every candidate for every query
+    target: np.ndarray  # [Q] int64, the column of the right answer
+    videos: np.ndarray  # [K] int64, the video (or, in video-to-text, the captions of which video) that each column is
 
     def ranks(self) -> np.ndarray:
         """[Q] int64, rank of the right answer, 1 = best, the worst rank among ties."""
@@ -97,8 +86,29 @@ def retrieval_queries(
     similarity: np.ndarray | Tensor, video_index: np.ndarray | Tensor | list[int]
 ) -> dict[str, RankedQueries]:
     """The queries of both directions, "t2v" and "v2t"; arguments, order and errors as [`retrieval_ranks`]."""
-    similarity, video_index = _checked(similarity, video_index)
+    similarity, video_index = (
+        values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        for values in (similarity, video_index)
+    )
+    if similarity.ndim != 2 or not similarity.size:
+        raise ValueError(f"similarity must be [captions, videos] with at least one of each; got {similarity.shape}")
     videos = similarity.shape[1]
+    if video_index.shape != similarity.shape[:1] or not np.issubdtype(video_index.dtype, np.integer):
+        raise ValueError(
+            f"video_index must hold one integer for each of the {len(similarity)} captions; "
+            f"got shape {video_index.shape}, dtype {video_index.dtype}"
+        )
+    if video_index.min() < 0 or video_index.max() >= videos:
+        raise ValueError(
+            f"video_index must lie in 0..{videos - 1}, the columns of similarity; "
+            f"got {video_index.min()}..{video_index.max()}"
+        )
+    if np.isnan(similarity).any():
+        row, column = np.argwhere(np.isnan(similarity))[0]
+        raise ValueError(
+            f"similarity[{row}, {column}] is NaN, which has no rank: look for a text or a video whose features are "
+            "not finite"
+        )
     best_caption = np.full((videos, videos), -np.inf, dtype=similarity.dtype)
     np.maximum.at(best_caption, video_index, similarity)  # [caption groups, videos]
     captioned = np.unique(video_index)
@@ -180,29 +190,3 @@ def bootstrap_intervals(
         metric: tuple(np.percentile([metrics[metric] for metrics in drawn], (tail, 100 - tail)).tolist())
         for metric in drawn[0]
     }
-
-
-def _checked(similarity, video_index) -> tuple[np.ndarray, np.ndarray]:
-    similarity, video_index = (
-        values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-        for values in (similarity, video_index)
-    )
-    if similarity.ndim != 2 or not similarity.size:
-        raise ValueError(f"similarity must be [captions, videos] with at least one of each; got {similarity.shape}")
-    if video_index.shape != similarity.shape[:1] or not np.issubdtype(video_index.dtype, np.integer):
-        raise ValueError(
-            f"video_index must hold one integer for each of the {len(similarity)} captions; "
-            f"got shape {video_index.shape}, dtype {video_index.dtype}"
-        )
-    if video_index.min() < 0 or video_index.max() >= similarity.shape[1]:
-        raise ValueError(
-            f"video_index must lie in 0..{similarity.shape[1] - 1}, the columns of similarity; "
-            f"got {video_index.min()}..{video_index.max()}"
-        )
-    if np.isnan(similarity).any():
-        row, column = np.argwhere(np.isnan(similarity))[0]
-        raise ValueError(
-            f"similarity[{row}, {column}] is NaN, which has no rank: look for a text or a video whose features are "
-            "not finite"
-        )
-    return similarity, video_index

@@ -30,19 +30,12 @@ def dual_softmax(similarity: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class QueryBank:
-    """What QB-Norm keeps of a bank of Q queries, scored against the V test videos: two values per video.
+    """What QB-Norm keeps of a bank of Q queries, scored against the V test videos: two values per video."""
 
-    Args:
-        beta: inverse temperature, for scores of the scale that was given.
-        log_sum: [V] float64, log sum over the bank of exp(beta score): large for hubs, videos close to many queries.
-        activated: [V] bool, the activation set: videos that some query of the bank ranks first.
-        size: Q.
-    """
-
-    beta: float
-    log_sum: np.ndarray
-    activated: np.ndarray
-    size: int
+    beta: float  # inverse temperature, for scores of the scale that was given
+    log_sum: np.ndarray  # [V] float64, log sum over the bank of exp(beta score): large for hubs, close to many
+    activated: np.ndarray  # [V] bool, the activation set: videos that some query of the bank ranks first
+    size: int  # Q
 
     @classmethod
     def from_similarity(cls, similarity: np.ndarray, beta: float = 20.0) -> QueryBank:
@@ -112,13 +105,7 @@ def qb_norm(similarity: np.ndarray, bank: QueryBank) -> np.ndarray:
 
 
 def post_process(name: str, similarity: np.ndarray, bank: QueryBank | None = None) -> dict[str, np.ndarray]:
-    """Scores [A, V] for each direction that the method is for: QB-Norm with captions as its bank has "t2v" alone.
-
-    Args:
-        name: "qb_norm" or "dual_softmax".
-        similarity: [A, V] logits.
-        bank: for QB-Norm.
-    """
+    """Scores of logits [A, V], for each direction of the method: QB-Norm with captions as its bank has "t2v" alone."""
     if name == "dual_softmax":
         return dual_softmax(similarity)
     assert bank is not None

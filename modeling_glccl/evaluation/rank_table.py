@@ -25,11 +25,7 @@ SCHEMA = pa.schema(
 
 
 def rank_table(result: EvaluationResult, queries: Mapping[str, Mapping[str, RankedQueries]]) -> pa.Table:
-    """Ranks and best answers of every query.
-
-    Args:
-        result: of [`evaluate`], on the main process.
-        queries: "none" or the name of a post-processing -> direction -> its queries.
+    """Ranks and best answers of every query, from "none" or the name of a post-processing -> direction -> queries.
 
     Returns:
         A row per post-processing, direction and query, with the columns

@@ -22,23 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class RetrievedVideo:
-    """One retrieved video, its frames in the order in which the model saw them.
-
-    Args:
-        video_id: its id in the dataset.
-        score: logit of query and video.
-        frames: [Nf, H, W, 3] uint8 RGB.
-        frame_weights: [Nf] float32, how much each frame counts for the query's sentence; they sum to 1.
-        correct: whether it is the video that the query describes.
-        described: [Nf] bool, the frames that the query is about; None where the dataset does not tell.
-    """
+    """One retrieved video, its frames in the order in which the model saw them."""
 
     video_id: str
-    score: float
-    frames: np.ndarray
-    frame_weights: np.ndarray
-    correct: bool
-    described: np.ndarray | None
+    score: float  # logit of query and video
+    frames: np.ndarray  # [Nf, H, W, 3] uint8 RGB
+    frame_weights: np.ndarray  # [Nf] float32, how much each frame counts for the query's sentence; they sum to 1
+    correct: bool  # whether it is the video that the query describes
+    described: np.ndarray | None  # [Nf] bool, the frames that the query is about; None where the dataset does not tell
 
 
 @torch.inference_mode()
@@ -50,16 +41,11 @@ def retrieve(
     queries: Iterable[int],
     top_k: int = 5,
 ) -> dict[str, list[RetrievedVideo]]:
-    """The `top_k` best videos of some captions, best first.
+    """The `top_k` best videos of some captions, positions in `result.captions`, best first.
 
-    Args:
-        model: in evaluation mode, the one evaluated.
-        processor: its processor.
-        dataset: the one evaluated. Where it has columns `events` (with `start` and `end` in seconds) and
-            `caption_events` (which of them the caption is about), the described frames are marked.
-        result: what [`evaluate`] returned, on the main process.
-        queries: positions in `result.captions`.
-        top_k: videos per query.
+    `model`, in evaluation mode, `processor` and `dataset` are those whose `result` [`evaluate`] returned on the main
+    process. Where the dataset has columns `events` (with `start` and `end` in seconds) and `caption_events` (which of
+    them the caption is about), the described frames are marked.
     """
     image_mean, image_std = (
         np.array(values, "float32")

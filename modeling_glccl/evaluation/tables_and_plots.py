@@ -65,14 +65,7 @@ def retrieval_tables(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Group:
 
 
 def plot_retrievals(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Figure:
-    """The videos retrieved for each query, best first, as frame strips with the frame weights as bars below.
-
-    Args:
-        queries: query -> its retrieved videos. The queries stand side by side.
-
-    Returns:
-        A figure; `figure.savefig(path)` writes it.
-    """
+    """The videos retrieved for each query, best first, as frame strips with the frame weights as bars below."""
     rows = max(map(len, queries.values()))
     videos = [video for retrieved in queries.values() for video in retrieved]
     slots = max(len(video.frames) for video in videos)
@@ -147,14 +140,7 @@ def _label_left(axes: Axes, height: float, text: str, **style: Any) -> None:
 
 
 def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """R@1, R@5 and R@10 of several models as bars, text-to-video beside video-to-text.
-
-    Args:
-        metrics: model name -> what [`retrieval_metrics`] returns.
-
-    Returns:
-        A figure; `figure.savefig(path)` writes it.
-    """
+    """R@1, R@5 and R@10 as bars, of model name -> what [`retrieval_metrics`] returns."""
     figure, panels = _recall_panels()
     recalls = METRICS[: len(RECALL_RANKS)]
     width = 0.82 / len(metrics)
@@ -171,14 +157,7 @@ def plot_recalls(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fi
 
 
 def plot_cmc(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """CMC curves: recall at every rank, text-to-video beside video-to-text, ranks on a logarithmic axis.
-
-    Args:
-        curves: model name -> direction -> what [`cmc_curve`] returns; a direction may be left out.
-
-    Returns:
-        A figure; `figure.savefig(path)` writes it.
-    """
+    """Recall at every rank, of model name -> direction -> what [`cmc_curve`] returns; a direction may be left out."""
     figure, panels = _recall_panels()
     labels = {}
     for direction, axes in panels.items():

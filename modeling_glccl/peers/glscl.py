@@ -46,25 +46,16 @@ CONSISTENT_COSINE, DIVERSITY_MARGIN = 0.75, 0.1
 
 @strict
 class GLSCLConfig(PeerConfig):
-    """[`PeerConfig`] with GLSCL's own values; the defaults are those of its release on MSR-VTT.
-
-    Args:
-        glim_temperature: t of the global score.
-        num_queries: K.
-        decoder_layers, decoder_dropout: of the decoder, layers of `torch`'s with `width // 64` heads, at least 1.
-        local_weight: of the local score in the logit.
-        local_in_evaluation: whether the local score ranks in evaluation too.
-        consistency_weight, diversity_weight: see the module.
-    """
+    """[`PeerConfig`] with GLSCL's own values, for which see the module; the defaults are its release's on MSR-VTT."""
 
     model_type = "glccl_glscl"
 
-    glim_temperature: float | int = 3.0
-    num_queries: int = 8
-    decoder_layers: int = 3
+    glim_temperature: float | int = 3.0  # t of the global score
+    num_queries: int = 8  # K
+    decoder_layers: int = 3  # layers of `torch`'s with `width // 64` heads, at least 1
     decoder_dropout: float | int = 0.1
-    local_weight: float | int = 0.5
-    local_in_evaluation: bool = False
+    local_weight: float | int = 0.5  # of the local score in the logit
+    local_in_evaluation: bool = False  # whether the local score ranks in evaluation too
     consistency_weight: float | int = 0.02
     diversity_weight: float | int = 1e-4
 

@@ -15,16 +15,8 @@ class BertAdam(torch.optim.Optimizer):
 
     It differs from `torch.optim.AdamW` in that m and v, which start at zero, are not divided by 1 - beta^t, so that
     the first steps are smaller; and in that the gradient of each tensor is clipped to a norm of its own. A parameter
-    without gradient is left as it is: neither updated nor decayed.
-
-    Args:
-        params: parameters, or groups of them with values of their own for the arguments below.
-        lr: learning rate, as [`warmup_cosine`] scales it.
-        betas: decay rates of m and v.
-        eps: added to the root of v.
-        weight_decay: share of a parameter that is subtracted, times `lr`.
-        max_grad_norm: largest norm of one tensor's gradient. Where the loop has clipped all gradients together to the
-            same norm, no tensor's is larger and this changes nothing.
+    without gradient is left as it is: neither updated nor decayed. Where the loop has clipped all gradients together
+    to `max_grad_norm`, no tensor's is larger and its own clipping changes nothing.
     """
 
     def __init__(

@@ -25,12 +25,7 @@ from .tokenizer import train_clip_tokenizer
 
 
 def check_start(recipe: Recipe) -> None:
-    """Refuses a recipe whose model or folders are not there, before anything takes long.
-
-    Raises:
-        FileNotFoundError: no such folder or repository.
-        ValueError: it holds something else. Both name the key.
-    """
+    """Refuses a recipe whose model or folders are not there, or something else, before anything takes long."""
     settings, cache_dir = recipe.model, recipe.data.frame_cache_dir
     if recipe.train.lora_rank and not find_spec("peft"):
         raise ValueError(f"train.lora_rank={recipe.train.lora_rank} needs PEFT: {install_line('peft')}")
@@ -92,11 +87,7 @@ def cache_frames(
 
 
 def check_batches(recipe: Recipe, split: Dataset, num_processes: int) -> None:
-    """Refuses a training split that the recipe's batches cannot be made of, before its videos are decoded.
-
-    Raises:
-        ValueError: fewer pairs than one step takes; no column to group by.
-    """
+    """Refuses a training split that the recipe's batches cannot be made of, before its videos are decoded."""
     batch_size, group_by = recipe.train.pairs_per_process(num_processes), recipe.data.group_by
     if len(split) < batch_size * num_processes:
         size = "batch_size" if recipe.train.total_batch_size is None else "total_batch_size"
@@ -128,9 +119,7 @@ def build_loader(recipe: Recipe, split: Dataset, processor: GLCCLProcessor, num_
 def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GLCCLProcessor]:
     """The model, in float32, and its processor: from a GLCCL checkpoint, from CLIP, or from scratch.
 
-    Args:
-        recipe: its `model` says where the weights start, its `data.processor` how frames are prepared.
-        captions: the training captions, of which a tokenizer is made where no pretrained one is given.
+    Of `captions`, those of the training, a tokenizer is made where no pretrained one is given.
     """
     settings, model_class = recipe.model, HEADS[recipe.model.head]
     config: dict[str, Any] = settings.config | FIXED_CONFIG.get(settings.head, {})

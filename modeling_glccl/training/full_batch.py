@@ -21,11 +21,8 @@ from ..modeling_glccl import GLCCLModel, GLCCLOutput
 class FullBatchLoss(nn.Module):
     """Wraps a model so that calling it gives the losses of the batch of all processes together.
 
-    Args:
-        model: the model that encodes and scores.
-        grad_cache_chunk: texts and videos encoded at a time (gradient cache). The activations of one chunk are alive
-            at once; the backward pass encodes each chunk again. The gradient is that of the whole batch. `None`
-            encodes the whole batch at once.
+    `grad_cache_chunk` texts and videos are encoded at a time (gradient cache; `None`: all). The activations of one
+    chunk are alive at once; the backward pass encodes each chunk again. The gradient is that of the whole batch.
     """
 
     def __init__(self, model: GLCCLModel, grad_cache_chunk: int | None = None):

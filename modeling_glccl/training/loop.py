@@ -77,14 +77,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: Progress) -> dict[str, Any]:
-    """The run itself: data, model, optimiser, loop, evaluation, saving, results.
-
-    Args:
-        recipe: what to train.
-        accelerator: its processes.
-        folder: where to write, and what to go on from.
-        progress: of a run that has not begun; holds where the run is at any time.
-    """
+    """The run itself: data, model, optimiser, loop, evaluation, saving, results; `progress` tells where it is."""
     # Data and model. One process renders, downloads or indexes; the others find it done.
     set_seed(recipe.seed)
     with accelerator.main_process_first():

@@ -44,10 +44,6 @@ def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
     With `adamw` biases, normalisation weights, logit_scale and other vectors are not decayed; neither are the learned
     matrices of the interaction, which start as identities: decay would pull them to zero rather than to a neutral
     value. With `bert_adam`, as in the authors' release, only biases are not decayed.
-
-    Args:
-        model: a GLCCL model; the parameters of its attribute `clip` are CLIP's.
-        recipe: optimiser, learning rates and weight decay.
     """
     groups = {}
     for name, parameter in model.named_parameters():
@@ -72,14 +68,8 @@ def parameter_groups(model: nn.Module, recipe: TrainRecipe) -> list[dict]:
 def freeze_clip(model: GLCCLModel, layers: int | None) -> None:
     """Freezes CLIP's embeddings, its pre-norm and first layers; call it before [`build_optimizer`].
 
-    The final norms, the projections, logit_scale and everything that is not CLIP's are always trained.
-
-    Args:
-        model: a GLCCL model.
-        layers: how many layers; `None` freezes nothing at all, the embeddings neither.
-
-    Raises:
-        ValueError: more layers than a tower has.
+    The final norms, the projections, logit_scale and everything that is not CLIP's are always trained. With `None`
+    layers nothing at all is frozen, the embeddings neither; more than a tower has are a ValueError.
     """
     if layers is None:
         return

@@ -39,39 +39,23 @@ from .tokenizer import train_clip_tokenizer
 @strict
 @dataclass
 class ClipRecipe:
-    """A training run of a small CLIP on the stills of the shapes benchmark.
+    """A training run of a small CLIP on the stills of the shapes benchmark."""
 
-    Args:
-        output_dir: folder of the checkpoint.
-        data_dir: folder of the benchmark.
-        options: of the benchmark (`num_stills`, `image_size`, `seed`, ...).
-        clip_config: values of CLIPConfig; ids and sizes that follow from tokenizer and images are filled in.
-        vocab_size: of the tokenizer, trained on the phrases and on the captions of the training videos.
-        max_words: most tokens of a phrase, BOS and EOS included.
-        epochs: passes over the stills.
-        batch_size: pairs per step, in whole groups of stills that differ in shape or action alone.
-        learning_rate: peak rate, after `warmup_ratio` of the steps, before a cosine to zero.
-        text_learning_rate_factor: for the layers and the projection of the text encoder, times `learning_rate`.
-        weight_decay: of weight matrices outside these.
-        warmup_ratio: share of the steps.
-        precision: `fp32`, the autocast `bf16`, or `auto`: what the hardware computes faster.
-        seed: of the weights and the order.
-    """
-
-    output_dir: str
-    data_dir: str | None = None
-    options: dict = field(default_factory=dict)
+    output_dir: str  # folder of the checkpoint
+    data_dir: str | None = None  # folder of the benchmark
+    options: dict = field(default_factory=dict)  # of the benchmark (`num_stills`, `image_size`, `seed`, ...)
+    # Values of CLIPConfig; ids and sizes that follow from tokenizer and images are filled in.
     clip_config: dict = field(default_factory=dict)
-    vocab_size: int = 1000
-    max_words: int = 32
-    epochs: int = 5
-    batch_size: int = 64
-    learning_rate: float | int = 1.5e-3
-    text_learning_rate_factor: float | int = 0.3
-    weight_decay: float | int = 0.05
-    warmup_ratio: float | int = 0.1
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
-    seed: int = 42
+    vocab_size: int = 1000  # of the tokenizer, trained on the phrases and on the captions of the training videos
+    max_words: int = 32  # most tokens of a phrase, BOS and EOS included
+    epochs: int = 5  # passes over the stills
+    batch_size: int = 64  # pairs per step, in whole groups of stills that differ in shape or action alone
+    learning_rate: float | int = 1.5e-3  # peak rate, after `warmup_ratio` of the steps, before a cosine to zero
+    text_learning_rate_factor: float | int = 0.3  # for the text encoder's layers and projection, times `learning_rate`
+    weight_decay: float | int = 0.05  # of weight matrices outside these
+    warmup_ratio: float | int = 0.1  # share of the steps
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # `bf16` is an autocast; `auto`: the faster of the hardware
+    seed: int = 42  # of the weights and the order
 
     def validate_clip_config(self):
         """The names and values in `clip_config` are CLIP's."""
@@ -172,10 +156,7 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
 def contrast(text: Tensor, image: Tensor, logit_scale: Tensor, input_ids: Tensor) -> Tensor:
     """CLIP's loss, except that pairs with the same phrase are all right answers: phrases repeat within a batch.
 
-    Args:
-        text, image: features, [B, D] each.
-        logit_scale: logarithm of the factor on the cosines.
-        input_ids: of the phrases, [B, Nw].
+    `text` and `image` are features [B, D], `input_ids` those of the phrases [B, Nw].
     """
     normalize = torch.nn.functional.normalize
     logits = logit_scale.exp() * normalize(text, dim=-1) @ normalize(image, dim=-1).T

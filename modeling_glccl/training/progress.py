@@ -6,29 +6,17 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """Counts steps and epochs, and remembers every epoch; saved with every checkpoint.
-
-    Args:
-        num_processes: of the run.
-        epoch: epochs that are complete.
-        step_in_epoch: steps of the next one that are done.
-        step: steps of all epochs.
-        training_seconds: in steps, without evaluating and saving.
-        loss_sum: of the steps in this epoch.
-        best_epoch: counted from 1, the first with `best_recall`.
-        best_recall: the highest R@1, text to video, of the split that is evaluated after each epoch.
-        history: a row for every epoch.
-    """
+    """Counts steps and epochs, and remembers every epoch; saved with every checkpoint."""
 
     num_processes: int
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    training_seconds: float = 0.0
-    loss_sum: float = 0.0
-    best_epoch: int | None = None
-    best_recall: float | None = None
-    history: list[dict] = field(default_factory=list)
+    epoch: int = 0  # epochs that are complete
+    step_in_epoch: int = 0  # steps of the next one that are done
+    step: int = 0  # of all epochs
+    training_seconds: float = 0.0  # in steps, without evaluating and saving
+    loss_sum: float = 0.0  # of the steps in this epoch
+    best_epoch: int | None = None  # counted from 1, the first with `best_recall`
+    best_recall: float | None = None  # the highest R@1, text to video, of the split that is evaluated after each epoch
+    history: list[dict] = field(default_factory=list)  # a row for every epoch
 
     def end_step(self, loss: float, seconds: float) -> None:
         """Counts a step."""

@@ -152,11 +152,7 @@ class TrainRecipe:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} must be positive")
 
     def pairs_per_process(self, num_processes: int) -> int:
-        """Text-video pairs that each of so many processes takes per step.
-
-        Raises:
-            ValueError: `total_batch_size` cannot be divided evenly.
-        """
+        """Text-video pairs that each of so many processes takes per step."""
         if self.total_batch_size is None:
             return self.batch_size
         if self.total_batch_size % num_processes:
@@ -311,14 +307,8 @@ def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> An
 def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, alone: bool = True) -> None:
     """Checks values of a model's configuration, whose classes ignore names that they do not know.
 
-    Args:
-        key: of the values, for errors.
-        config_class: their class, a strict dataclass of transformers.
-        values: name -> value; those of sub-configurations are mappings.
-        alone: whether the values, with the defaults of the others, must fit together.
-
-    Raises:
-        ValueError: an unknown name, a wrong type, values that do not fit together; the error begins with the key.
+    Unknown names and wrong types are a ValueError that begins with the key. So are values that, with the defaults of
+    the others, do not fit together, if they stand `alone`.
     """
     known = [f.name for f in fields(config_class)]
     for name, value in values.items():

@@ -38,11 +38,7 @@ LOCK_PATIENCE = 10
 
 
 class RunFolder:
-    """What the loop asks of `output_dir`; a context in which no other training writes there.
-
-    Args:
-        recipe: of the run; entering compares it with that of the run that is there.
-        accelerator: of the run. The main process writes.
+    """What the loop asks of `output_dir`, written by the main process; a context in which no other training writes.
 
     Raises:
         ValueError: on entering, in every process: another training is at work there, the folder holds the run of
@@ -122,13 +118,7 @@ class RunFolder:
         return True
 
     def save_model(self, folder: Path, model: GLCCLModel, processor: ProcessorMixin, state: bool = False) -> None:
-        """Replaces `best` or `last`, completely or not at all; `from_pretrained` of model and processor read it.
-
-        Args:
-            folder: one of the two.
-            model, processor: what is saved.
-            state: save that of the training beside it, which [`begin`] restores.
-        """
+        """Replaces `best` or `last`, completely or not at all; with the `state` that [`begin`] restores beside it."""
         accelerator, new = self.accelerator, folder.with_name(f"{folder.name}.new")
         if accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)

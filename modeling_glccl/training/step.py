@@ -22,9 +22,7 @@ def training_step(
     """Losses, gradients, clipping, update, schedule, and the bound on logit_scale.
 
     Args:
-        accelerator: has prepared `model` and `optimizer`.
-        model: a [`FullBatchLoss`].
-        optimizer: of the model's parameters.
+        accelerator: has prepared `optimizer` and `model`, a [`FullBatchLoss`].
         scheduler: stepped after the optimiser, unless that skipped its step (overflow in fp16).
         inputs: of the model, this process's pairs.
         max_grad_norm: all gradients together are clipped to this norm.

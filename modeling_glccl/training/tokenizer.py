@@ -18,12 +18,8 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int = 1024) -> CLI
     """Learns byte-pair merges from captions and lays out the vocabulary as CLIP's.
 
     Ids: 256 bytes, 256 bytes that end a word, the merges in the order learnt, BOS, EOS. As every byte is known, no
-    text is unknown; and as EOS has the highest id, models that look for the highest id find it too.
-
-    Args:
-        captions: training texts.
-        vocab_size: most tokens, at least 514; fewer if the captions offer fewer merges. `len` of the tokenizer is
-            the model's `vocab_size`.
+    text is unknown; and as EOS has the highest id, models that look for the highest id find it too. There are
+    `vocab_size` tokens at most, which is at least 514, and fewer if the captions offer fewer merges.
     """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = alphabet + [byte + END_OF_WORD for byte in alphabet]

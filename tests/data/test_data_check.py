@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import miniatures
 import pytest
@@ -23,7 +24,7 @@ def shown(report) -> str:
 @pytest.mark.parametrize("name", miniatures.BENCHMARKS)
 def test_a_whole_download_is_complete(tmp_path, name):
     miniatures.BENCHMARKS[name](tmp_path)
-    report = check_benchmark(name, tmp_path, progress=False)
+    report = check_benchmark(name, tmp_path)
     assert report.ok
     assert report.details() == []
     assert not any(split.is_canonical for split in report.splits if split.canonical.videos)
@@ -36,7 +37,7 @@ def test_missing_undecodable_and_damaged_videos_are_told_apart(tmp_path):
     (videos / "video0.mp4").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     whole = (videos / "more" / "video1.mkv").read_bytes()
     (videos / "more" / "video1.mkv").write_bytes(whole[: len(whole) * 2 // 3])
-    report = check_benchmark("msrvtt", tmp_path, progress=False)
+    report = check_benchmark("msrvtt", tmp_path)
     train, test = report.splits
     assert not report.ok
     assert (train.videos, train.captions, train.missing) == (3, 9, {})
@@ -56,7 +57,7 @@ def test_what_is_no_regular_file_is_missing_and_stops_nothing(tmp_path):
     link.symlink_to("nowhere.mp4")
     pipe.unlink()
     os.mkfifo(pipe)
-    train, test = check_benchmark("msrvtt", tmp_path, progress=False).splits
+    train, test = check_benchmark("msrvtt", tmp_path).splits
     assert (list(train.missing), list(test.missing)) == (["video0"], ["video9770"])
 
 
@@ -66,7 +67,7 @@ def test_no_whole_frames_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(
         check, "decode_video", lambda *given, **more: sizes.append(decode_video(*given, **more).frames)
     )
-    check_benchmark("msvd", tmp_path, ["test"], progress=False)
+    check_benchmark("msvd", tmp_path, ["test"])
     assert sizes
     assert all(frames[0].size <= 3 for frames in sizes)
 
@@ -74,15 +75,14 @@ def test_no_whole_frames_are_kept(tmp_path, monkeypatch):
 def test_a_split_without_annotations_is_a_problem_of_that_split(tmp_path):
     folder = miniatures.didemo(tmp_path)
     (folder / "train_data.json").unlink()
-    report = check_benchmark("didemo", tmp_path, progress=False)
+    report = check_benchmark("didemo", tmp_path)
     assert [split.ok for split in report.splits] == [False, True, True]
     assert "train_data.json" in report.splits[0].problem
-    assert check_benchmark("didemo", tmp_path, splits=["val", "test"], progress=False).ok
+    assert check_benchmark("didemo", tmp_path, splits=["val", "test"]).ok
 
 
 def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
     folder = miniatures.msvd(tmp_path)
-    results = tmp_path / "results.jsonl"
     decoded = []
     decode = check._decode
     monkeypatch.setattr(
@@ -91,12 +91,13 @@ def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
 
     def run():
         decoded.clear()
-        report = check_benchmark("msvd", tmp_path, resume_file=results, progress=False)
+        report = check_benchmark("msvd", tmp_path)
         return report.ok, sorted(decoded)
 
     videos = ["-abc_1_5.avi", "-cde_0_10.avi", "bcd_2_9.avi", "def_3_4.avi"]
     assert run() == (True, videos)
     assert run() == (True, [])
+    (results,) = (tmp_path / "cache" / "checks").iterdir()
     lines = results.read_text().splitlines()
     results.write_text("\n".join([*lines[:3], lines[3][:20]]))  # stopped in the middle of the third
     assert run() == (True, sorted(os.path.basename(json.loads(json.loads(line)[0])[0]) for line in lines[3:]))
@@ -109,10 +110,9 @@ def test_a_second_check_decodes_only_what_changed(tmp_path, monkeypatch):
 def test_processes_find_what_one_finds(tmp_path):
     folder = miniatures.lsmdc(tmp_path)
     (folder / "videos" / "1012_Movie" / f"{miniatures.LSMDC_CLIPS[1]}.avi").write_bytes(b"")
-    one, two = (
-        check_benchmark("lsmdc", tmp_path, num_proc=n, resume_file=tmp_path / f"{n}.jsonl", progress=False)
-        for n in (1, 2)
-    )
+    one = check_benchmark("lsmdc", tmp_path)
+    shutil.rmtree(tmp_path / "cache" / "checks")
+    two = check_benchmark("lsmdc", tmp_path, num_proc=2)
     assert [split.undecodable for split in one.splits] == [split.undecodable for split in two.splits]
     assert list(two.splits[2].undecodable) == [miniatures.LSMDC_CLIPS[1]]
 

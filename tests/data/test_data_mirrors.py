@@ -144,14 +144,6 @@ def test_activitynet_sentences_and_durations(tmp_path):
     assert (test["caption"], test["start"], test["end"]) == ("One. Two.", 0, 3)
 
 
-def test_a_smaller_mirror_is_not_called_1k_a(tmp_path):
-    rows = [{"video_id": f"video{i}", "caption": "text"} for i in range(879)]
-    repo = mirror(tmp_path / "repo", test=rows)
-    with pytest.warns(UserWarning, match="879 videos .*MSR-VTT 1k-A test has 1,000 videos"):
-        dataset = load_benchmark("msrvtt", repo_id=repo, with_videos=False)
-    assert "1k-A" not in dataset.info.description
-
-
 def test_columns_configurations_and_splits_can_be_named(tmp_path):
     repo = mirror(tmp_path / "repo", special__evaluation=[{"clip": "a", "what": "text", "video": "a.mp4"}])
     with pytest.raises(ValueError, match=r"no split for msvd test.*has splits evaluation.*configurations special"):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import warnings
+from itertools import chain
 
 import pytest
 
@@ -23,10 +24,19 @@ def work(name, action):
     return name.upper()
 
 
+@pytest.mark.usefixtures("quick_pool")
 @pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_video_that_fails_or_crashes_its_process_fails_alone(num_proc):
+def test_a_video_that_fails_or_crashes_its_process_fails_alone_and_no_process_is_left(num_proc):
     actions = {"a": "", "b": "fail", "c": "warn", "d": "crash" if num_proc > 1 else "fail", "e": "", "f": "", "g": ""}
-    outcomes = {outcome.job[0]: outcome for outcome in map_videos(work, actions.items(), num_proc)}
+    results = map_videos(work, chain(actions.items(), ((str(number), "") for number in range(10**9))), num_proc)
+    outcomes = {}
+    while not actions.keys() <= outcomes.keys():
+        outcome = next(results)
+        outcomes[outcome.job[0]] = outcome
+    assert bool(multiprocessing.active_children()) == (num_proc > 1)
+    results.close()  # the caller stops
+    assert not multiprocessing.active_children()
+    outcomes = {name: outcomes[name] for name in actions}
     assert {name: outcome.value for name, outcome in outcomes.items() if not outcome.error} == {
         name: name.upper() for name in "acefg"
     }
@@ -38,11 +48,3 @@ def test_a_video_that_fails_or_crashes_its_process_fails_alone(num_proc):
 def test_a_full_disk_ends_the_call():
     with pytest.raises(OSError, match=r"No space left.*'b'"):
         list(map_videos(work, [("a", ""), ("b", "full disk"), ("c", "")]))
-
-
-def test_no_process_is_left_when_the_caller_stops():
-    outcomes = map_videos(work, ((str(number), "") for number in range(10**9)), 2)
-    next(outcomes)
-    assert multiprocessing.active_children()
-    outcomes.close()
-    assert not multiprocessing.active_children()

@@ -1,7 +1,6 @@
 """Cached frames give the batches that decoding the videos every time gives, and are never stale or half-written."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from launched import CONTEXT
 from torch.utils.data import DataLoader
 from videos import write_video
 
@@ -116,15 +116,6 @@ def test_each_video_is_decoded_once_for_all_its_captions_and_never_again(tmp_pat
     assert_equal_batches(again, rows)
 
 
-def test_another_split_decodes_only_its_new_videos(tmp_path, videos, decoded):
-    with_frame_cache(dataset(videos[:3]), PROCESSOR, tmp_path, format="raw", progress=False)
-    decoded.clear()
-    rows = dataset(videos[1:])
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
-    assert decoded == videos[3:]
-    assert_equal_batches(cached, rows)
-
-
 def test_a_changed_file_is_decoded_anew(tmp_path, videos, decoded):
     paths = [str(write_video(tmp_path / f"{name}.mp4", 20)) for name in "ab"]
     before = with_frame_cache(dataset(paths), PROCESSOR, tmp_path / "cache", format="raw", progress=False)[1]
@@ -196,7 +187,7 @@ def build_and_die(rows, cache_dir, after):
 
 def test_a_killed_build_keeps_what_is_whole_and_the_next_goes_on(tmp_path, videos, decoded):
     rows = dataset(videos)
-    process = multiprocessing.get_context("spawn").Process(target=build_and_die, args=(rows, tmp_path, 3))
+    process = CONTEXT.Process(target=build_and_die, args=(rows, tmp_path, 3))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -222,6 +213,7 @@ def test_videos_that_cannot_be_decoded_are_all_named_and_the_others_kept(tmp_pat
     assert not set(decoded[:-2])  # the last two are the twin's
 
 
+@pytest.mark.usefixtures("quick_pool")
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_filling_gives_the_same_and_draws_from_no_global_generator(tmp_path, videos, decoded, num_proc):
     """So a run that fills the cache sees the losses of one that finds it full."""

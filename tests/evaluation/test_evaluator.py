@@ -1,15 +1,14 @@
-"""The evaluator against scoring by hand, on one process and on two (this file is also the script they run)."""
+"""The evaluator against scoring by hand, on one process and on two."""
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
+from launched import launch
 from models import BOS, EOS, tiny_model
-from paths import TESTS
 
 from modeling_glccl.evaluation import QueryBank, evaluate, retrieval_metrics
 
@@ -167,10 +166,7 @@ def test_a_query_bank_changes_nothing_but_itself():
 
 def test_two_processes_equal_one(tmp_path):
     """11 rows are 5 videos and 10 texts, in slices of different sizes; of 1 row the second process gets nothing."""
-    search = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    subprocess.run([*command, str(tmp_path)], env=environment, check=True, timeout=120)
+    launch(evaluate_on_two_processes, 2, tmp_path)
     for rows in (11, 1):
         first, second = (torch.load(tmp_path / f"{rows}_{rank}.pt", weights_only=False) for rank in (0, 1))
         assert first["world_size"] == second["world_size"] == 2
@@ -188,9 +184,7 @@ def test_two_processes_equal_one(tmp_path):
         assert len(first["videos"]) - len(second["videos"]) in (0, 1)
 
 
-def evaluate_on_two_processes(folder: str) -> None:
-    from accelerate import Accelerator
-
+def evaluate_on_two_processes(folder: Path) -> None:
     accelerator = Accelerator()
     model = accelerator.prepare(tiny_model())
     for rows in (11, 1):
@@ -211,11 +205,7 @@ def evaluate_on_two_processes(folder: str) -> None:
             "query_bank": result.query_bank,
             "videos": processor.videos,
         }
-        torch.save(found, os.path.join(folder, f"{rows}_{accelerator.process_index}.pt"))
+        torch.save(found, folder / f"{rows}_{accelerator.process_index}.pt")
     # A DDP wrapper that outlives the process group destroys it under the GIL, which can hang on gloo's threads.
     model = accelerator.free_memory(model)
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    evaluate_on_two_processes(sys.argv[1])

@@ -40,7 +40,7 @@ def train_with_a_cache(folder: Path, ready: Callable[[], None]) -> None:
 def compress(folder: Path, ready: Callable[[], None]) -> None:
     """Every video, in this process."""
     ready()
-    compress_folder(folder.parent / "inputs", folder / "out", progress=False)
+    compress_folder(folder.parent / "inputs", folder / "out")
 
 
 def export(folder: Path, ready: Callable[[], None]) -> None:

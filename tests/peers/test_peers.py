@@ -1,15 +1,14 @@
 """The peers against their naive twins; padding, blocks, gradients, checkpoints and recipes of all of them."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
+import full_batch_worker
 import pytest
 import torch
+from launched import launch
 from models import full_batch, random_features, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
-from paths import TESTS
 from peer_models import PEERS, peer_config, peer_model
 from reference import reference_contrastive_loss
 from reference_peers import (
@@ -23,13 +22,12 @@ from reference_peers import (
 )
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
-from training_runs import write_recipe
 from transformers import AutoModel, CLIPModel
 
 from modeling_glccl import GLCCLModel
 from modeling_glccl.checkpoints import MODELS, load_checkpoint
 from modeling_glccl.peers import FOUR_SCORES, HEADS, base, glscl, xclip, xpool
-from modeling_glccl.training import load_recipe, train
+from modeling_glccl.training import train
 from modeling_glccl.training.full_batch import FullBatchLoss
 
 SCALE = torch.tensor(2.0, dtype=torch.float64)
@@ -248,16 +246,6 @@ def test_xclip_refuses_more_frames_than_its_matrices_have_rows():
     )
 
 
-def test_frames_without_a_temporal_encoder_are_those_of_clip():
-    model = peer_model("clip4clip_meanp")
-    assert model.temporal is None
-    videos = tiny_video([4, 2])
-    frames = model.get_video_features(**videos).frames
-    expected = model.clip.get_image_features(videos["pixel_values_videos"][0]).pooler_output
-    torch.testing.assert_close(frames[0], expected)
-    assert not frames[1, 2:].any()
-
-
 # Checkpoints
 
 
@@ -321,20 +309,9 @@ def test_every_peer_starts_from_clip(head, tmp_path):
 # Training and evaluation
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("shapes")
-
-
-@pytest.fixture
-def recipe(tmp_path, data_dir):
-    path = write_recipe(tmp_path, data_dir)
-    return lambda *overrides: load_recipe(path, overrides)
-
-
 @pytest.mark.parametrize("head", [*PEERS[:1], *(pytest.param(head, marks=pytest.mark.slow) for head in PEERS[1:])])
-def test_a_recipe_trains_every_peer_with_the_same_code(recipe, tmp_path, head):
-    results = train(recipe(f"model.head={head}", "train.epochs=1"))
+def test_a_recipe_trains_every_peer_with_the_same_code(tiny, tmp_path, head):
+    results = train(tiny(f"model.head={head}", "train.epochs=1"))
     assert results["test"]["t2v"]["R@10"] == 100
     trained, _ = load_checkpoint(tmp_path / "run" / results["model"])
     assert type(trained) is HEADS[head]
@@ -351,11 +328,11 @@ def test_a_recipe_trains_every_peer_with_the_same_code(recipe, tmp_path, head):
         (["model.head=glscl", "model.config.num_query=4"], "did you mean num_queries"),
     ],
 )
-def test_a_recipe_knows_the_settings_of_its_head(recipe, overrides, message):
+def test_a_recipe_knows_the_settings_of_its_head(tiny, overrides, message):
     with pytest.raises(ValueError, match=message):
-        recipe(*overrides)
-    assert recipe("model.head=glscl", "model.config.num_queries=4").model.config["num_queries"] == 4
-    assert recipe("model.head=xclip", "model.config.csc_weight=0.1").model.head == "xclip"
+        tiny(*overrides)
+    assert tiny("model.head=glscl", "model.config.num_queries=4").model.config["num_queries"] == 4
+    assert tiny("model.head=xclip", "model.config.csc_weight=0.1").model.head == "xclip"
 
 
 def step(model, chunk=None):
@@ -381,10 +358,7 @@ def test_a_step_does_not_depend_on_chunks(head):
     assert_same_step(step(peer_model(head), chunk=3), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("head", ["glscl", "xclip"])
 def test_a_step_does_not_depend_on_the_number_of_processes(tmp_path, head):
-    worker = TESTS / "full_batch_worker.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, str(worker), str(tmp_path / "step.safetensors"), "0", head], check=True, timeout=300)
+    launch(full_batch_worker.main, 2, tmp_path / "step.safetensors", 0, head)
     assert_same_step(load_file(tmp_path / "step.safetensors"), step(peer_model(head)))

@@ -70,8 +70,9 @@ def test_our_recipes_never_select_on_the_test_split(name):
 
 @pytest.mark.filterwarnings("ignore:.*canonical.*", "ignore:.*videos.*")
 @pytest.mark.parametrize("name", ["msrvtt", *(pytest.param(name, marks=pytest.mark.slow) for name in BENCHMARKS[1:])])
-def test_the_papers_recipes_train_on_miniatures(name, clip, tmp_path):
+def test_the_papers_recipes_train_on_miniatures(name, clip, tmp_path, monkeypatch):
     """Two steps: the first is zero by the schedule, the second moves everything but what is frozen."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes that decode take long to start
     miniatures.BENCHMARKS[name](tmp_path)
     overrides = [
         f"model.clip={clip}",

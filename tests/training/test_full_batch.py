@@ -1,12 +1,10 @@
 """The loss over several processes and over chunks equals that of one process with the whole batch."""
 
-import subprocess
-import sys
-
+import full_batch_worker
 import pytest
 import torch
+from launched import launch
 from models import full_batch, tiny_model
-from paths import TESTS
 from safetensors.torch import load_file
 
 from modeling_glccl.training.full_batch import FullBatchLoss
@@ -30,14 +28,9 @@ def assert_same_step(results: dict[str, torch.Tensor]) -> None:
         assert error <= 2e-5 * value.abs().max().clamp_min(1), f"{name}: {error}"
 
 
-@pytest.mark.parametrize(
-    ("processes", "chunk"),
-    [(2, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 0), (2, 3), (4, 0)))],
-)
+@pytest.mark.parametrize(("processes", "chunk"), [(1, 0), (2, 0), (2, 3), (4, 0)])
 def test_gradients_of_every_parameter_equal_the_single_process_ones(tmp_path, processes, chunk):
-    worker = TESTS / "full_batch_worker.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    subprocess.run([*command, str(worker), str(tmp_path / "step.safetensors"), str(chunk)], check=True, timeout=120)
+    launch(full_batch_worker.main, processes, tmp_path / "step.safetensors", chunk)
     results = load_file(tmp_path / "step.safetensors")
     assert results.pop("world_size") == processes
     assert_same_step(results)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import hub_server
@@ -38,35 +39,33 @@ from modeling_glccl.training.run_folder import RunFolder
 from modeling_glccl.training.step import training_step
 
 
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("shapes")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, shapes_dir):
+    """A run that nothing interrupted: its folder and its results."""
+    recipe = load_recipe(write_recipe(tmp_path_factory.mktemp("whole"), shapes_dir), ["data.num_workers=1"])
+    return Path(recipe.output_dir), train(recipe)
 
 
 @pytest.fixture
-def tiny(tmp_path, data_dir):
-    """Reads the tiny recipe with overrides; runs of one test share the output folder unless they name another."""
-    path = write_recipe(tmp_path, data_dir)
-    return lambda *overrides: load_recipe(path, overrides)
+def finished(whole, tmp_path):
+    """A copy of it, where the tiny recipe trains."""
+    return shutil.copytree(whole[0], tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("names", "told"),
     [
-        ({}, False),
-        ({"MASTER_ADDR": "127.0.0.1"}, False),
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, False),  # accelerate launch
-        (
-            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"},
-            True,
-        ),  # accelerate launch --num_processes 2
+        ([], False),
+        (["MASTER_ADDR"], False),
+        (["ACCELERATE_MIXED_PRECISION"], False),  # accelerate launch
+        (["ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"], True),  # accelerate launch --num_processes 2
     ],
 )
-def test_who_asked_for_more_processes_on_the_cpu_is_told_how(tiny, monkeypatch, capfd, environment, told):
-    for name in ("ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"):
+def test_who_asked_for_more_processes_on_the_cpu_is_told_how(tiny, monkeypatch, capfd, names, told):
+    for name, value in (("ACCELERATE_MIXED_PRECISION", "no"), ("MASTER_ADDR", "127.0.0.1")):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+        if name in names:
+            monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="is a file"):
         train(tiny(f"data.frame_cache_dir={__file__}"))
     assert ("torchrun --nproc_per_node N" in capfd.readouterr().out) == told
@@ -176,10 +175,9 @@ def test_a_video_that_cannot_be_decoded_ends_the_run_with_its_name(tiny, tmp_pat
 # The loop
 
 
-def test_a_run_leaves_models_that_load_and_give_its_results(tiny, tmp_path):
-    recipe = tiny("data.num_workers=1")
-    results = train(recipe)
-    run = tmp_path / "run"
+def test_a_run_leaves_models_that_load_and_give_its_results(tiny, whole):
+    run, results = whole
+    recipe = tiny("data.num_workers=1", f"output_dir={run}")
     assert json.loads((run / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["seed"] == 42
     assert results["processes"] == 1
@@ -209,59 +207,63 @@ def test_training_lowers_the_loss(tiny, tmp_path):
         (4, ()),
         (5, ()),
         (8, ("data.group_by=twin_group",)),
-        (6, ("train.lora_rank=2",)),
-        (6, ("train.optimizer=bert_adam", "train.freeze_layer_num=1", "data.validation_split=test")),
+        (7, ("train.lora_rank=2",)),
+        (7, ("train.optimizer=bert_adam", "train.freeze_layer_num=1", "data.validation_split=test")),
     ],
 )
-def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, tmp_path, monkeypatch, step, settings):
-    whole = train(tiny(f"output_dir={tmp_path / 'whole'}", *settings))
-    overrides = ("train.save_steps=1", f"output_dir={tmp_path / 'killed'}", *settings)
+def test_an_interrupted_run_goes_on_as_if_it_never_was(tiny, whole, tmp_path, monkeypatch, step, settings):
+    folder, expected = whole
+    if settings:
+        folder = tmp_path / "whole"
+        expected = train(tiny(f"output_dir={folder}", *settings))
+    overrides = ("train.save_steps=2", f"output_dir={tmp_path / 'killed'}", *settings)
     with monkeypatch.context() as patch:
         kill_at(patch, step)
         with pytest.raises(Killed):
             train(tiny(*overrides))
     resumed = train(tiny(*overrides))
     for tag in ("train/loss", "train/gradient_norm", "train/learning_rate/new"):
-        assert logged(tmp_path / "killed", tag) == logged(tmp_path / "whole", tag)
-    assert resumed["history"] == whole["history"]
-    assert resumed["test"] == whole["test"]
-    assert resumed.get("best_on_test") == whole.get("best_on_test")
+        assert logged(tmp_path / "killed", tag) == logged(folder, tag)
+    assert resumed["history"] == expected["history"]
+    assert resumed["test"] == expected["test"]
+    assert resumed.get("best_on_test") == expected.get("best_on_test")
 
 
-def test_what_was_done_after_the_last_checkpoint_is_done_again(tiny, tmp_path, monkeypatch):
-    whole = train(tiny(f"output_dir={tmp_path / 'whole'}"))
+def test_what_was_done_after_the_last_checkpoint_is_done_again(tiny, whole, tmp_path, monkeypatch, capfd):
+    """Also by a run of an earlier release, which had no mark."""
     with monkeypatch.context() as patch:
         kill_at(patch, 7)
         with pytest.raises(Killed):
             train(tiny())
-    assert train(tiny())["history"] == whole["history"]
-    assert logged(tmp_path / "run") == logged(tmp_path / "whole")
+    (tmp_path / "run" / ".glccl-run").unlink()
+    assert train(tiny())["history"] == whole[1]["history"]
+    assert "continuing at epoch 2, step 5 of 8" in capfd.readouterr().out
+    assert logged(tmp_path / "run") == logged(whole[0])
 
 
-def test_the_state_of_the_random_generators_matters_to_these_tests(tiny, tmp_path):
-    train(tiny(f"output_dir={tmp_path / 'a'}"))
-    without = [f"model.config.clip_config.{part}_config.attention_dropout=0.0" for part in ("text", "vision")]
-    train(tiny(f"output_dir={tmp_path / 'b'}", *without))
-    assert logged(tmp_path / "a") != logged(tmp_path / "b")
+def test_the_state_of_the_random_generators_matters_to_these_tests(tiny, whole, tmp_path):
+    train(tiny(*(f"model.config.clip_config.{part}_config.attention_dropout=0.0" for part in ("text", "vision"))))
+    assert logged(tmp_path / "run") != logged(whole[0])
 
 
-def test_a_finished_run_is_not_trained_again(tiny, monkeypatch):
-    first = train(tiny())
+@pytest.mark.usefixtures("finished")
+def test_a_finished_run_is_not_trained_again(tiny, whole, monkeypatch, capfd):
     kill_at(monkeypatch, 1)
-    assert train(tiny())["test"] == first["test"]
+    assert train(tiny())["test"] == whole[1]["test"]
+    assert "2 epochs and 8 steps are done, testing again" in capfd.readouterr().out
     with pytest.raises(Killed):
         train(tiny("resume=false"))
 
 
-def test_a_run_of_another_recipe_is_neither_continued_nor_replaced(tiny, tmp_path):
-    train(tiny("train.max_steps=1"))
+@pytest.mark.usefixtures("finished")
+def test_a_run_of_another_recipe_is_neither_continued_nor_replaced(tiny):
     with pytest.raises(
         ValueError, match=r"another recipe \(train.epochs: 2 -> 3\).*model\.checkpoint=.*last.*resume=false"
     ):
-        train(tiny("train.max_steps=1", "train.epochs=3"))
+        train(tiny("train.epochs=3"))
     with pytest.raises(ValueError, match=r"another recipe \(seed: 42 -> 1\): choose another output_dir"):
-        train(tiny("train.max_steps=1", "seed=1"))
-    train(tiny("train.max_steps=1", "data.num_workers=1", "train.save_steps=2"))
+        train(tiny("seed=1"))
+    train(tiny("data.num_workers=0", "train.save_steps=2"))
     assert train(tiny("train.max_steps=1", "train.epochs=3", "resume=false"))["recipe"]["train"]["epochs"] == 3
 
 
@@ -272,8 +274,8 @@ def test_max_steps_ends_the_run(tiny, tmp_path):
 
 
 def test_without_validation_the_last_model_is_tested(tiny, tmp_path):
-    results = train(tiny("data.validation_split=null"))
-    assert (results["model"], results["epoch"], results["validation"]) == ("last", 2, None)
+    results = train(tiny("data.validation_split=null", "train.max_steps=1"))
+    assert (results["model"], results["epoch"], results["validation"]) == ("last", 1, None)
     assert not (tmp_path / "run" / "best").exists()
 
 
@@ -286,7 +288,8 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
         return EvaluationStub({"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}})
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    results = train(tiny("data.validation_split=test", "train.epochs=3", "data.options.num_test=6"))
+    settings = ("data.validation_split=test", "train.epochs=3", "train.batch_size=16", "data.options.num_test=6")
+    results = train(tiny(*settings))
     assert sizes == [6] * 4
     assert (results["model"], results["epoch"], results["validation"]) == ("last", 3, None)
     assert results["test"]["t2v"]["R@1"] == 20.0
@@ -295,7 +298,7 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
     assert (best["model"], best["epoch"], best["test"]["t2v"]["R@1"]) == ("best", 2, 30.0)
     assert "test split itself" in best["selected_by"]
     assert all("test" in row and "validation" not in row for row in results["history"])
-    assert logged(tmp_path / "run", "test/t2v/R@1") == {4: 10.0, 8: 30.0, 12: 20.0}
+    assert logged(tmp_path / "run", "test/t2v/R@1") == {1: 10.0, 2: 30.0, 3: 20.0}
     assert (tmp_path / "run" / "last" / "results.json").exists()
     assert not (tmp_path / "run" / "best" / "results.json").exists()
 
@@ -399,18 +402,15 @@ def test_bf16_keeps_float32_weights(tiny, tmp_path):
     assert GLCCLModel.from_pretrained(tmp_path / "run" / "last").dtype == torch.float32
 
 
-def test_training_goes_on_from_a_checkpoint(tiny, tmp_path):
-    train(tiny("train.max_steps=1"))
-    start = f"model.checkpoint={tmp_path / 'run' / 'last'}"
-    recipe = tiny(
-        "model.config={csc_weight: 0.5}", start, f"output_dir={tmp_path / 'second'}", "train.learning_rate=0"
-    )
-    results = train(recipe)
-    first, second = (GLCCLModel.from_pretrained(tmp_path / run / "last") for run in ("run", "second"))
+def test_training_goes_on_from_a_checkpoint(tiny, whole, tmp_path):
+    start = f"model.checkpoint={whole[0] / 'last'}"
+    results = train(tiny("model.config={csc_weight: 0.5}", start, "train.learning_rate=0", "train.max_steps=2"))
+    assert results["history"][-1]["step"] == 2
+    folders = [run / "last" for run in (whole[0], tmp_path / "run")]
+    first, second = map(GLCCLModel.from_pretrained, folders)
     assert second.config.csc_weight == 0.5
     assert all(torch.equal(weight, second.state_dict()[name]) for name, weight in first.state_dict().items())
-    assert results["history"][-1]["epoch"] == 2
-    processors = [GLCCLProcessor.from_pretrained(tmp_path / run / "last") for run in ("run", "second")]
+    processors = [*map(GLCCLProcessor.from_pretrained, folders)]
     assert processors[0].tokenizer.get_vocab() == processors[1].tokenizer.get_vocab()
     assert processors[0].video_processor.to_dict() == processors[1].video_processor.to_dict()
 
@@ -471,19 +471,6 @@ def test_a_run_leaves_other_files_alone_and_starting_over_clears_its_own(tiny, t
     assert list(logged(run)) == [1, 2]
 
 
-def test_a_run_of_an_earlier_release_goes_on(tiny, tmp_path, monkeypatch, capfd):
-    """Which had no mark."""
-    with monkeypatch.context() as patch:
-        kill_at(patch, 6)
-        with pytest.raises(Killed):
-            train(tiny())
-    (tmp_path / "run" / ".glccl-run").unlink()
-    train(tiny())
-    assert "continuing at epoch 2, step 5 of 8" in capfd.readouterr().out
-    train(tiny())
-    assert "2 epochs and 8 steps are done, testing again" in capfd.readouterr().out
-
-
 def test_a_second_training_into_the_same_folder_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0)
     refused = []
@@ -501,12 +488,8 @@ def test_a_second_training_into_the_same_folder_is_refused(tiny, monkeypatch):
 def test_the_lock_of_a_process_that_was_killed_blocks_nobody(tiny, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    code = f"""
-from filelock import FileLock
-FileLock({str(folder / ".glccl-run.lock")!r}).acquire()
-print("locked", flush=True)
-input()
-"""
+    lock = str(folder / ".glccl-run.lock")
+    code = f"import filelock\nlock = filelock.FileLock({lock!r})\nlock.acquire()\nprint(flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.kill()

@@ -43,23 +43,15 @@ _COLUMNS = {
 
 @dataclass
 class ShapesConfig(datasets.BuilderConfig):
-    """Options of the shapes benchmark; the first rows of a split do not depend on how many follow.
-
-    Args:
-        num_train, num_validation, num_test: videos per split (`videos`).
-        num_stills: single frames (`stills`).
-        seed: another seed gives other videos; the splits' event combinations stay disjoint across seeds.
-        image_size: side of the square frames in pixels, a multiple of 16.
-        videos_dir: folder for the .mp4 files; None leaves the column `video` out.
-    """
+    """Options of the shapes benchmark; the first rows of a split do not depend on how many follow."""
 
     num_train: int = 3000
     num_validation: int = 304
     num_test: int = 400
-    num_stills: int = 40_000
-    seed: int = 0
-    image_size: int = 64
-    videos_dir: str | None = None
+    num_stills: int = 40_000  # single frames
+    seed: int = 0  # another gives other videos; the splits' event combinations stay disjoint across seeds
+    image_size: int = 64  # side of the square frames in pixels, a multiple of 16
+    videos_dir: str | None = None  # for the .mp4 files; None leaves the column `video` out
 
 
 _OPTIONS = [name for name in ShapesConfig.__annotations__ if name != "videos_dir"]
@@ -133,9 +125,8 @@ def load(
     Args:
         data_dir: where to keep videos and tables; defaults to the cache of `datasets`.
         repo_id, missing: not supported, and without effect: what is missing is rendered.
-        split: "train", "validation" or "test"; "train" for stills; None for all. Only its videos are rendered.
+        split: "train" for stills; None for all. Only its videos are rendered.
         config_name: "videos", or "stills" for single frames (`image`) with phrases (`phrase`).
-        num_proc: processes that render.
         **config: options of [`ShapesConfig`].
 
     Raises:

@@ -113,13 +113,7 @@ def satisfies(scene: str, events: Sequence[Event], meaning: Meaning, unseen: Set
 def relevant_frames(
     times: Sequence[float] | np.ndarray, events: Sequence[Event | Mapping[str, Any]], caption_events: Sequence[int]
 ) -> np.ndarray:
-    """Which frames a caption is about: [len(times)] bool, for frames at `times` seconds.
-
-    Args:
-        times: time of each frame in seconds.
-        events: the column `events` of a row, or [`Event`]s.
-        caption_events: the column `caption_events`.
-    """
+    """Which frames a caption is about: [len(times)] bool, for frames at `times` seconds, by two columns of its row."""
     times = np.asarray(times, dtype=np.float64)
     relevant = np.zeros(len(times), dtype=bool)
     for event in (events[index] for index in caption_events):
