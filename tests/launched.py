@@ -5,8 +5,9 @@ import os
 import socket
 from collections.abc import Callable
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["modeling_glccl.evaluation", "modeling_glccl.training", "modeling_glccl.peers"])
+CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+if hasattr(os, "fork"):
+    CONTEXT.set_forkserver_preload(["modeling_glccl.evaluation", "modeling_glccl.training", "modeling_glccl.peers"])
 
 
 def _run(rank: int, world_size: int, port: int, function: Callable, arguments: tuple) -> None:
