@@ -507,7 +507,7 @@ def _records(first: int, frames: Tensor) -> list[VideoRecord]:
 
 def _bytes_in_memory(index: VideoIndex) -> int:
     snapshot = index._load().snapshot()
-    return snapshot.pooled.nbytes + snapshot.row_ids.nbytes + snapshot.video_keys.nbytes
+    return sum(part.nbytes for part in (snapshot.pooled, snapshot.scales, snapshot.row_ids, snapshot.video_keys))
 
 
 def _fetch_milliseconds(index: VideoIndex, count: int = 500) -> float:
