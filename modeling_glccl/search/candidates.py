@@ -16,6 +16,8 @@ from .store import OK
 
 # How many clips the pooled vectors keep, and how many of them the one-frame scores keep for the exact ones.
 SHORTLIST, CANDIDATES = 1000, 200
+# Of a few columns, as LanceDB takes far longer for many small batches than for one.
+_MANY_ROWS = 1 << 20
 # Clips of one video among the candidates, so that a film does not crowd out all others.
 _CLIPS_PER_VIDEO = 5
 
@@ -28,13 +30,14 @@ class Snapshot:
 
     def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
         """Does not read the pooled vectors, of `width` D, that `previous` has."""
-        self.table = table
+        self.table, self.version = table, table.version
         found = table.search().where(f"status = '{OK}'").with_row_id(True)
-        ids = found.select(["video_key"]).to_arrow()
+        ids = found.select(["video_key"]).to_batches(batch_size=_MANY_ROWS).read_all()
         self.row_ids, self.video_keys = ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
-        self.pooled = torch.empty(len(self.row_ids), width, dtype=torch.int8)
-        self.scales = torch.empty(len(self.row_ids))
+        self.pooled = np.empty((len(self.row_ids), width), np.int8)
+        self.scales = np.empty(len(self.row_ids), np.float32)
         self.rows: np.ndarray | None = None
+        self._part: tuple[str, Snapshot] | None = None
         missing = np.ones(len(self.row_ids), bool)
         if previous is not None and len(previous.row_ids):
             places = _places(self.row_ids, previous.row_ids)
@@ -45,24 +48,31 @@ class Snapshot:
             return
         if missing.sum() <= len(missing) // 4:
             found = table.take_row_ids(self.row_ids[missing].tolist()).with_row_id()
-        for batch in found.select(["pooled"]).to_batches():
+            batches = found.select(["pooled"]).to_batches()
+        else:
+            batches = found.select(["pooled"]).to_batches(batch_size=1 << 14)
+        for batch in batches:
             places = _places(batch["_rowid"].to_numpy(), self.row_ids)
-            vectors = torch.tensor(batch["pooled"].flatten().to_numpy()).view(-1, width).float()
-            self.scales[places] = scales = vectors.abs().amax(dim=1) / 127
-            self.pooled[places] = (vectors / scales[:, None]).round().to(torch.int8)
+            vectors = batch["pooled"].flatten().to_numpy().reshape(-1, width).astype(np.float32)
+            self.scales[places] = scales = np.abs(vectors).max(axis=1) / 127
+            self.pooled[places] = np.rint(vectors / scales[:, None])
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def filtered(self, condition: str) -> "Snapshot":
         """Only the clips for which an SQL condition holds."""
-        found = self.table.search().where(condition).with_row_id(True).select(["clip"]).to_arrow()
-        kept = np.sort(_places(found["_rowid"].to_numpy(), self.row_ids))
+        if self._part is not None and self._part[0] == condition:
+            return self._part[1]
+        found = self.table.search().where(condition).with_row_id(True).select(["_rowid"])
+        ids = found.to_batches(batch_size=_MANY_ROWS).read_all()["_rowid"].to_numpy()
+        kept = np.sort(_places(ids, self.row_ids))
         kept = kept[kept >= 0]  # others could not be read
         part = copy(self)
         part.row_ids, part.video_keys, part.rows = self.row_ids[kept], self.video_keys[kept], kept
         if len(kept) <= len(self) // 4:
             part.pooled, part.scales, part.rows = self.pooled[kept], self.scales[kept], None
+        self._part = condition, part
         return part
 
     def candidates(self, model: GLCCLModel, query: Query, k: int) -> np.ndarray:
@@ -89,14 +99,14 @@ class Snapshot:
         """
         vectors = [proxy_vectors(model, part).cpu().bfloat16() for part in query.parts]
         # Of int8 matrices the fastest product that PyTorch has without special instructions; its result is bfloat16.
-        ones = torch.ones(len(self.pooled), dtype=torch.bfloat16)
-        products = [torch._weight_int8pack_mm(vector, self.pooled, ones)[0] * self.scales for vector in vectors]
-        scores = query.combine(torch.stack(products)).numpy()
+        matrix, ones = torch.from_numpy(self.pooled), torch.ones(len(self.pooled), dtype=torch.bfloat16)
+        products = [torch.ops.aten._weight_int8pack_mm(vector, matrix, ones)[0] for vector in vectors]
+        scores = query.combine(torch.stack(products) * torch.from_numpy(self.scales)).numpy()
         scores = scores if self.rows is None else scores[self.rows]
         count = min(shortlist, len(scores))
         clips = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-        chosen = torch.from_numpy(clips if self.rows is None else self.rows[clips])
-        pooled = self.pooled[chosen] * self.scales[chosen, None]
+        chosen = clips if self.rows is None else self.rows[clips]
+        pooled = torch.from_numpy(self.pooled[chosen] * self.scales[chosen, None])
         logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
         return clips, self.video_keys[clips], scores[clips], logits.half().cpu().numpy()
 
@@ -112,7 +122,7 @@ class Snapshot:
 
     def vectors(self) -> tuple[np.ndarray, torch.Tensor]:
         """`video_keys`, and the pooled vectors of all clips, float16 [C, D]."""
-        return self.video_keys, self.pooled * self.scales[:, None].half()
+        return self.video_keys, torch.from_numpy(self.pooled) * torch.from_numpy(self.scales)[:, None].half()
 
     def take(self, clips: np.ndarray, columns: list[str]) -> pa.Table:
         """Columns of some clips, in their order."""
