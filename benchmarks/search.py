@@ -12,7 +12,7 @@ r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
 Features are synthetic, of the size of CLIP ViT-B/32's: 12 frames of 512 numbers. Videos belong to topics of very
 unequal size; a video has a subject and a few scenes, a query is about one scene, and its words say different things
 (`Library`). Queries are encoded beforehand: latencies are those of the search alone, on one thread (--threads), after
-one warm-up query, of each query the least of five rounds; `p50_cpu_ms` is processor time, which other work on the
+one warm-up query, of each query the least of three rounds; `p50_cpu_ms` is processor time, which other work on the
 machine stretches less. Recall is against GLCCL's exact scores of every video.
 FAISS searches mean-pooled frames with the sentence, in memory (IndexFlatIP).
 `memory_mb` is what a reader keeps between searches, LanceDB's caches aside. Prints tables and writes
@@ -69,7 +69,7 @@ from modeling_glccl.video_decoding_glccl import decode_video
 
 WIDTH, FRAMES, CHUNK = 512, 12, 1000
 KEPT = (1, 2, 100, 10_000)  # filters keep one video in so many
-ROUNDS = 5
+ROUNDS = 3
 _JOINED = 8  # short videos in a long one
 
 
