@@ -3,6 +3,7 @@ r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
     python benchmarks/search.py                          # 1,000, 10,000 and 100,000 videos
     python benchmarks/search.py --videos 1000000         # 30 GB of disk, 8 GB of memory
     python benchmarks/search.py --part filters           # a part of the videos
+    python benchmarks/search.py --part stages            # where the time goes
     python benchmarks/search.py --part proxies           # which cheap score proposes candidates best
     python benchmarks/search.py --part shapes --model runs/shapes/model/best    # real files, a trained model
     python benchmarks/search.py --part queries --model hub/models/glccl-shapes  # examples, several sentences
@@ -11,8 +12,9 @@ r"""Searching large indexes: latency, recall, size and build time, beside FAISS.
 Features are synthetic, of the size of CLIP ViT-B/32's: 12 frames of 512 numbers. Videos belong to topics of very
 unequal size; a video has a subject and a few scenes, a query is about one scene, and its words say different things
 (`Library`). Queries are encoded beforehand: latencies are those of the search alone, on one thread (--threads), after
-one warm-up query; `p50_cpu_ms` is processor time, which other work on the machine stretches less. Recall is against
-GLCCL's exact scores of every video. FAISS searches mean-pooled frames with the sentence, in memory (IndexFlatIP).
+one warm-up query, of each query the least of three rounds; `p50_cpu_ms` is processor time, which other work on the
+machine stretches less. Recall is against GLCCL's exact scores of every video.
+FAISS searches mean-pooled frames with the sentence, in memory (IndexFlatIP).
 `memory_mb` is what a reader keeps between searches, LanceDB's caches aside. Prints tables and writes
 benchmarks/results/search[_<part>]_<hardware>.csv.
 
@@ -33,10 +35,9 @@ processor time of decoding and encoding. The last rows: what finding the shots c
 """
 
 import argparse
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,18 @@ from modeling_glccl.data.shapes.wording import write_phrase
 from modeling_glccl.data.shapes.world import FPS as SHAPES_FPS
 from modeling_glccl.data.shapes.world import Mention
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
-from modeling_glccl.search import VideoIndex
+from modeling_glccl.search import VideoIndex, candidates, searcher
+from modeling_glccl.search.candidates import Snapshot
 from modeling_glccl.search.ranking import encode_queries, one_frame_logits, proxy_vectors
+from modeling_glccl.search.searcher import Searcher
 from modeling_glccl.search.shots import FrameChanges, find_cuts
 from modeling_glccl.search.store import ClipFeatures, VideoRecord
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
 from modeling_glccl.video_decoding_glccl import decode_video
 
 WIDTH, FRAMES, CHUNK = 512, 12, 1000
+KEPT = (1, 2, 100, 10_000)  # filters keep one video in so many
+ROUNDS = 3
 _JOINED = 8  # short videos in a long one
 
 
@@ -162,119 +167,153 @@ def exact_logits(model: GLCCLModel, texts: list[GLCCLTextFeatures], frames: Tens
     return model.similarity(text, GLCCLVideoFeatures(frames=frames.half().float(), frame_mask=mask))
 
 
-def measure_search(size: int, queries: int, folder: Path) -> dict:
-    """One row of the table: an index of `size` videos is built, searched and removed."""
+def build(size: int, queries: int, folder: Path) -> tuple[VideoIndex, list[GLCCLTextFeatures], dict[str, np.ndarray]]:
+    """The index of `size` videos, the queries, and what is known of both; one of an earlier run is taken again."""
     model, processor = build_model()
     library = Library(size, queries)
-    texts = library.queries()
-    path = folder / f"{size}.index"
-    index = VideoIndex.create(path, model, processor)
-    flat = faiss.IndexFlatIP(WIDTH)
-    best, building = _Best(len(texts), 10), 0.0
-    for number, frames in enumerate(library.chunks()):
-        records = _records(number * CHUNK, frames)
-        started = time.perf_counter()
-        index._store.commit(records)
-        if number % 64 == 63:  # as in a long run of `glccl index`
-            index._store.compact(growing=True)
-        building += time.perf_counter() - started
-        flat.add(normalize(frames.sum(dim=1), dim=-1).numpy())
-        best.add(exact_logits(model, texts, frames))
-    truth = [set(row.tolist()) for row in best.places]
-    building += _timed(index._store.compact)[1]
-    index._store.open_clips().optimize(cleanup_older_than=timedelta(0))  # as it is ten minutes later
+    texts, path, known = library.queries(), folder / f"{size}.index", folder / f"{size}.npz"
+    if not known.exists():
+        index = VideoIndex.create(path, model, processor)
+        flat = faiss.IndexFlatIP(WIDTH)
+        best, building = {every: _Best(len(texts), 10) for every in KEPT}, 0.0
+        for number, frames in enumerate(library.chunks()):
+            records = _records(number * CHUNK, frames)
+            started = time.perf_counter()
+            index._store.commit(records)
+            if number % 64 == 63:  # as in a long run of `glccl index`
+                index._store.compact(growing=True)
+            building += time.perf_counter() - started
+            flat.add(normalize(frames.sum(dim=1), dim=-1).numpy())
+            scores = exact_logits(model, texts, frames)
+            for every, found in best.items():
+                passes = (number * CHUNK + torch.arange(CHUNK)) % every == 0
+                found.add(scores.where(passes, -torch.inf))
+        building += _timed(index._store.compact)[1]
+        index._store.open_clips().optimize(cleanup_older_than=timedelta(0))  # as it is ten minutes later
+        faiss.write_index(flat, str(folder / f"{size}.faiss"))
+        places = {str(every): found.places.numpy() for every, found in best.items()}
+        np.savez(known, seconds=building, **places)  # pyright: ignore[reportArgumentType]
+    return VideoIndex.open(path, model, processor), texts, dict(np.load(known))
 
-    index = VideoIndex.open(path, model, processor)
-    index.search_features(texts[:1])
-    found, seconds = zip(*(_timed(lambda text=text: index.search_features([text])[0]) for text in texts), strict=True)
-    cpu_seconds = [_timed(lambda text=text: index.search_features([text]), time.process_time)[1] for text in texts]
-    faiss_found, faiss_seconds = zip(
-        *(_timed(lambda text=text: flat.search(text.sentence.numpy(), 10)[1][0]) for text in texts), strict=True
-    )
-    hits = [
-        len(rows & {int(result.video_id) for result in results}) for rows, results in zip(truth, found, strict=True)
-    ]
-    faiss_hits = [len(rows & set(results.tolist())) for rows, results in zip(truth, faiss_found, strict=True)]
+
+def measure_search(size: int, queries: int, folder: Path) -> dict:
+    """One row of the table: an index of `size` videos is searched."""
+    index, texts, known = build(size, queries, folder)
+    flat = faiss.read_index(str(folder / f"{size}.faiss"))
     row = {
         "videos": size,
-        "build_s": round(building, 1),
+        "build_s": round(float(known["seconds"]), 1),
         "bytes_per_video": round(index.info()["bytes"] / size),
-        "p50_ms": _milliseconds(seconds, 50),
-        "p95_ms": _milliseconds(seconds, 95),
-        "p50_cpu_ms": _milliseconds(cpu_seconds, 50),
-        "recall@10": round(sum(hits) / (10 * len(texts)), 4),
+        **_search_all(texts, lambda text: index.search_features([text])[0], known["1"]),
         "memory_mb": round(_bytes_in_memory(index) / 2**20),
-        "fetch_500_ms": _fetch_milliseconds(index),
-        "faiss_p50_ms": _milliseconds(faiss_seconds, 50),
-        "faiss_p95_ms": _milliseconds(faiss_seconds, 95),
-        "faiss_recall@10": round(sum(faiss_hits) / (10 * len(texts)), 4),
-        "queries": len(texts),
-        "threads": torch.get_num_threads(),
     }
-    shutil.rmtree(path)
-    return row
+    found, seconds, _ = _quietest(texts, lambda text: flat.search(text.sentence.numpy(), 10)[1][0])
+    hits = [len(set(best) & set(places)) for best, places in zip(known["1"].tolist(), found, strict=True)]
+    faiss_row = {
+        "faiss_p50_ms": _milliseconds(seconds, 50),
+        "faiss_p95_ms": _milliseconds(seconds, 95),
+        "faiss_recall@10": round(sum(hits) / (10 * len(texts)), 4),
+    }
+    return row | faiss_row | {"queries": len(texts), "threads": torch.get_num_threads()}
 
 
 def measure_filters(size: int, queries: int, folder: Path) -> Iterator[dict]:
     """A row for each share of `size` videos that a filter keeps."""
-    model, processor = build_model()
-    library = Library(size, queries)
-    texts = library.queries()
-    index = VideoIndex.create(folder / f"{size}.index", model, processor)
-    best = {every: _Best(len(texts), 10) for every in (1, 2, 100, 10_000)}
-    for number, frames in enumerate(library.chunks()):
-        index._store.commit(_records(number * CHUNK, frames))
-        scores = exact_logits(model, texts, frames)
-        for every, found in best.items():
-            passes = (number * CHUNK + torch.arange(CHUNK)) % every == 0
-            found.add(scores.where(passes, -torch.inf))
-    index._store.compact()
-    index._store.open_clips().optimize(cleanup_older_than=timedelta(0))
-    index.search_features(texts[:1])
-    for every, truth in best.items():
+    index, texts, known = build(size, queries, folder)
+    for every in KEPT:
         filters = {"where": f"size % {every} = 0"} if every > 1 else {}
-        found, seconds = zip(
-            *(
-                _timed(lambda text=text, filters=filters: index.search_features([text], **filters)[0])
-                for text in texts
-            ),
-            strict=True,
-        )
-        cpu_seconds = [
-            _timed(lambda text=text, filters=filters: index.search_features([text], **filters), time.process_time)[1]
-            for text in texts
-        ]
         kept = -(-size // every)
-        hits = [
-            len(set(row[:kept].tolist()) & {int(result.video_id) for result in results})
-            for row, results in zip(truth.places, found, strict=True)
-        ]
-        yield {
-            "videos": size,
-            "kept": kept,
-            "p50_ms": _milliseconds(seconds, 50),
-            "p95_ms": _milliseconds(seconds, 95),
-            "p50_cpu_ms": _milliseconds(cpu_seconds, 50),
-            "recall@10": round(sum(hits) / (min(10, kept) * len(texts)), 4),
-            "queries": len(texts),
-            "threads": torch.get_num_threads(),
-        }
-    examples = [f"{video}@0-10" for video in library.targets[:20].tolist()]
-    found, seconds = zip(*(_timed(lambda like=like: index.search_like(like=like)) for like in examples), strict=True)
-    cpu_seconds = [_timed(lambda like=like: index.search_like(like=like), time.process_time)[1] for like in examples]
-    exact = [index.search_like(like=like, exhaustive=True) for like in examples]
-    hits = [len({r.video_id for r in one} & {r.video_id for r in two}) for one, two in zip(found, exact, strict=True)]
-    yield {
-        "videos": size,
-        "kept": "like=",
+        row = _search_all(
+            texts, lambda text, f=filters: index.search_features([text], **f)[0], known[str(every)][:, :kept]
+        )
+        yield {"videos": size, "kept": kept, **row, "queries": len(texts), "threads": torch.get_num_threads()}
+    examples = [f"{video}@0-10" for video in Library(size, queries).targets[:20].tolist()]
+    exact = [[int(result.video_id) for result in index.search_like(like=like, exhaustive=True)] for like in examples]
+    row = _search_all(examples, lambda like: index.search_like(like=like), np.array(exact))
+    yield {"videos": size, "kept": "like=", **row, "queries": len(examples), "threads": torch.get_num_threads()}
+
+
+def measure_stages(size: int, queries: int, folder: Path) -> Iterator[dict]:
+    """A row for each stage of a search, as if all others had taken no time."""
+    index, texts, _ = build(size, queries, folder)
+    spent: dict[str, np.ndarray] = {}
+
+    def note(owner: Any, name: str) -> None:
+        call = getattr(owner, name)
+
+        def noted(*arguments, **options):
+            clocks = time.perf_counter(), time.process_time()
+            try:
+                return call(*arguments, **options)
+            finally:
+                spent[name] = np.array([time.perf_counter(), time.process_time()]) - clocks
+
+        setattr(owner, name, noted)
+
+    note(torch.ops.aten, "_weight_int8pack_mm")
+    for owner in (Searcher, Snapshot, searcher, candidates):
+        for name in ("snapshot", "_filtered", "candidates", "_score", "_results", "exact_logits", "one_frame_logits"):
+            if callable(getattr(owner, name, None)):
+                note(owner, name)
+    note(Searcher, "search")
+    for where in ({}, {"where": "size % 100 = 0"}):
+        index.search_features(texts[:1], **where)
+        parts: dict[str, list[np.ndarray]] = {}
+        for text in texts:
+            rounds = []
+            for _ in range(ROUNDS):
+                index.search_features([text], **where)
+                part = {
+                    "is it the newest version": spent["snapshot"],
+                    "filter": spent["_filtered"],
+                    "scan of pooled vectors": spent["_weight_int8pack_mm"],
+                    "one-frame logits of the first 1,000": spent["one_frame_logits"],
+                    "choice by both": spent["candidates"] - spent["_weight_int8pack_mm"] - spent["one_frame_logits"],
+                    "reading frames of the first 200": spent["_score"] - spent["exact_logits"],
+                    "exact logits of these": spent["exact_logits"],
+                    "reading the results": spent["_results"],
+                    "all": spent["search"],
+                }
+                part["rest"] = 2 * part["all"] - np.sum(list(part.values()), axis=0)
+                rounds.append(part)
+            for name in rounds[0]:
+                parts.setdefault(name, []).append(np.min([part[name] for part in rounds], axis=0))
+        for name, seconds in parts.items():
+            wall, cpu = np.median(seconds, axis=0)
+            yield {"videos": size, "where": where.get("where", ""), "stage": name.ljust(36)} | {
+                "p50_ms": round(1000 * wall, 2),
+                "p50_cpu_ms": round(1000 * cpu, 2),
+            }
+
+
+def _search_all(queries: Sequence[Any], search: Callable, truth: np.ndarray) -> dict[str, float]:
+    """Latencies and recall of some searches of which the best ten are known."""
+    found, seconds, cpu_seconds = _quietest(queries, search)
+    hits = [
+        len(set(best) & {int(r.video_id) for r in results})
+        for best, results in zip(truth.tolist(), found, strict=True)
+    ]
+    return {
         "p50_ms": _milliseconds(seconds, 50),
         "p95_ms": _milliseconds(seconds, 95),
         "p50_cpu_ms": _milliseconds(cpu_seconds, 50),
-        "recall@10": round(sum(hits) / (10 * len(examples)), 4),
-        "queries": len(examples),
-        "threads": torch.get_num_threads(),
+        "recall@10": round(sum(hits) / truth.size, 4),
     }
-    shutil.rmtree(index.info()["path"])
+
+
+def _quietest(queries: Sequence[Any], search: Callable) -> tuple[list, np.ndarray, np.ndarray]:
+    """What each search finds, its seconds and its processor seconds, of `ROUNDS` rounds after a warm-up the least."""
+    search(queries[0])
+    found, rounds = [], []
+    for _ in range(ROUNDS):
+        found, seconds, cpu_seconds = [], [], []
+        for query in queries:
+            started, cpu_started = time.perf_counter(), time.process_time()
+            found.append(search(query))
+            seconds.append(time.perf_counter() - started)
+            cpu_seconds.append(time.process_time() - cpu_started)
+        rounds.append([seconds, cpu_seconds])
+    return found, *np.min(rounds, axis=0)
 
 
 def measure_proxies(size: int, queries: int) -> Iterator[dict]:
@@ -507,18 +546,7 @@ def _records(first: int, frames: Tensor) -> list[VideoRecord]:
 
 def _bytes_in_memory(index: VideoIndex) -> int:
     snapshot = index._load().snapshot()
-    return snapshot.pooled.nbytes + snapshot.row_ids.nbytes + snapshot.video_keys.nbytes
-
-
-def _fetch_milliseconds(index: VideoIndex, count: int = 500) -> float:
-    """Median time to read the frames of so many random clips."""
-    searcher, columns = index._load(), ["frames", "num_frames"]
-    snapshot = searcher.snapshot()
-    rng, seconds = np.random.default_rng(0), []
-    for _ in range(12):
-        chosen = rng.choice(len(snapshot.row_ids), count, replace=False)
-        seconds.append(_timed(lambda chosen=chosen: searcher.frames(snapshot.take(chosen, columns)))[1])
-    return _milliseconds(seconds[2:], 50)
+    return sum(part.nbytes for part in (snapshot.pooled, snapshot.scales, snapshot.row_ids, snapshot.video_keys))
 
 
 def _timed(call, clock=time.perf_counter) -> tuple:
@@ -535,29 +563,35 @@ def main() -> None:
     """Runs one of the parts."""
     parser = argparse.ArgumentParser(description="Searching large indexes, beside FAISS.")
     parser.add_argument(
-        "--part", choices=("search", "filters", "proxies", "shapes", "queries", "clips"), default="search"
+        "--part",
+        choices=("search", "filters", "stages", "proxies", "shapes", "queries", "clips"),
+        default="search",
     )
     parser.add_argument("--videos", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", help="checkpoint, for shapes")
     parser.add_argument("--data-dir", type=Path, help="of the shapes benchmark (default: rendered anew)")
-    parser.add_argument("--folder", type=Path, help="where indexes are built (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="where indexes are built, and found again (default: temporary)")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     rows = []
-    with torch.inference_mode(), tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
         parts = {
-            "search": lambda: (measure_search(size, options.queries, Path(folder)) for size in options.videos),
+            "search": lambda: (measure_search(size, options.queries, folder) for size in options.videos),
             "filters": lambda: (
-                row for size in options.videos for row in measure_filters(size, options.queries, Path(folder))
+                row for size in options.videos for row in measure_filters(size, options.queries, folder)
+            ),
+            "stages": lambda: (
+                row for size in options.videos for row in measure_stages(size, options.queries, folder)
             ),
             "proxies": lambda: (row for size in options.videos for row in measure_proxies(size, options.queries)),
-            "queries": lambda: measure_queries(options.model, options.queries, Path(folder), options.data_dir),
-            "clips": lambda: measure_clips(options.model, Path(folder), options.data_dir),
-            "shapes": lambda: measure_shapes(options.model, Path(folder), options.data_dir),
+            "queries": lambda: measure_queries(options.model, options.queries, folder, options.data_dir),
+            "clips": lambda: measure_clips(options.model, folder, options.data_dir),
+            "shapes": lambda: measure_shapes(options.model, folder, options.data_dir),
         }
         for row in parts[options.part]():
             show(row, header=not rows)

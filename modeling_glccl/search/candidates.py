@@ -16,49 +16,63 @@ from .store import OK
 
 # How many clips the pooled vectors keep, and how many of them the one-frame scores keep for the exact ones.
 SHORTLIST, CANDIDATES = 1000, 200
+# Of a few columns, as LanceDB takes far longer for many small batches than for one.
+_MANY_ROWS = 1 << 20
 # Clips of one video among the candidates, so that a film does not crowd out all others.
 _CLIPS_PER_VIDEO = 5
 
 
 class Snapshot:
     """All clips of a table as it was when it was opened: `row_ids` uint64 [C], where they lie in the table,
-    `video_keys` int64 [C], equal for clips of one video, and in memory `pooled` float16 [C, D]; of a part of them, see
-    `filtered`, the rows of `pooled` are those of the whole.
+    `video_keys` int64 [C], equal for clips of one video, and in memory the pooled vectors, `pooled` int8 [P, D] times
+    `scales` float32 [P]. Clip c is row c of these; in a part of the clips, see `filtered`, row `rows[c]`.
     """
 
     def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
         """Does not read the pooled vectors, of `width` D, that `previous` has."""
-        self.table = table
+        self.table, self.version = table, table.version
         found = table.search().where(f"status = '{OK}'").with_row_id(True)
-        ids = found.select(["video_key"]).to_arrow()
+        ids = found.select(["video_key"]).to_batches(batch_size=_MANY_ROWS).read_all()
         self.row_ids, self.video_keys = ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
-        self.pooled = torch.empty(len(self.row_ids), width, dtype=torch.float16)
-        self._pooled_rows = torch.arange(len(self.row_ids))
-        pooled = self.pooled.numpy()
-        missing = np.ones(len(pooled), bool)
+        self.pooled = np.empty((len(self.row_ids), width), np.int8)
+        self.scales = np.empty(len(self.row_ids), np.float32)
+        self.rows: np.ndarray | None = None
+        self._part: tuple[str, Snapshot] | None = None
+        missing = np.ones(len(self.row_ids), bool)
         if previous is not None and len(previous.row_ids):
             places = _places(self.row_ids, previous.row_ids)
             missing = places < 0
-            pooled[~missing] = previous.pooled.numpy()[places[~missing]]
+            self.pooled[~missing] = previous.pooled[places[~missing]]
+            self.scales[~missing] = previous.scales[places[~missing]]
         if not missing.any():
             return
-        if missing.sum() <= len(pooled) // 4:
+        if missing.sum() <= len(missing) // 4:
             found = table.take_row_ids(self.row_ids[missing].tolist()).with_row_id()
-        for batch in found.select(["pooled"]).to_batches():
-            pooled[_places(batch["_rowid"].to_numpy(), self.row_ids)] = (
-                batch["pooled"].flatten().to_numpy().reshape(-1, width)
-            )
+            batches = found.select(["pooled"]).to_batches()
+        else:
+            batches = found.select(["pooled"]).to_batches(batch_size=1 << 14)
+        for batch in batches:
+            places = _places(batch["_rowid"].to_numpy(), self.row_ids)
+            vectors = batch["pooled"].flatten().to_numpy().reshape(-1, width).astype(np.float32)
+            self.scales[places] = scales = np.abs(vectors).max(axis=1) / 127
+            self.pooled[places] = np.rint(vectors / scales[:, None])
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def filtered(self, condition: str) -> "Snapshot":
         """Only the clips for which an SQL condition holds."""
-        found = self.table.search().where(condition).with_row_id(True).select(["clip"]).to_arrow()
-        kept = np.flatnonzero(np.isin(self.row_ids, found["_rowid"].to_numpy()))
+        if self._part is not None and self._part[0] == condition:
+            return self._part[1]
+        found = self.table.search().where(condition).with_row_id(True).select(["_rowid"])
+        ids = found.to_batches(batch_size=_MANY_ROWS).read_all()["_rowid"].to_numpy()
+        kept = np.sort(_places(ids, self.row_ids))
+        kept = kept[kept >= 0]  # others could not be read
         part = copy(self)
-        part.row_ids, part.video_keys = self.row_ids[kept], self.video_keys[kept]
-        part._pooled_rows = self._pooled_rows[kept]
+        part.row_ids, part.video_keys, part.rows = self.row_ids[kept], self.video_keys[kept], kept
+        if len(kept) <= len(self) // 4:
+            part.pooled, part.scales, part.rows = self.pooled[kept], self.scales[kept], None
+        self._part = condition, part
         return part
 
     def candidates(self, model: GLCCLModel, query: Query, k: int) -> np.ndarray:
@@ -76,18 +90,25 @@ class Snapshot:
 
     @torch.inference_mode()
     def nearest(self, model: GLCCLModel, query: Query, shortlist: int) -> tuple[np.ndarray, ...]:
-        """The clips with the largest cheap scores: int64 clips, int64 keys of their videos, and float16 scores of the
-        pooled vectors and one-frame logits.
+        """The clips with the largest cheap scores: int64 clips, int64 keys of their videos, and float32 scores of the
+        pooled vectors and float16 one-frame logits.
 
-        So many, and those whose score is that of the last. Rounded to float16, clips of equal features have equal
-        scores whatever lies beside them: one index and its shards choose the same.
+        So many, and those whose score is that of the last. Clips of equal features have equal scores whatever lies
+        beside them, as the numbers are rounded more coarsely than they are summed: one index and its shards choose the
+        same.
         """
-        vectors = [proxy_vectors(model, part)[0].cpu().half() for part in query.parts]
-        scores = query.combine(torch.stack([(self.pooled @ vector)[self._pooled_rows] for vector in vectors]))
-        clips = (scores >= scores.topk(min(shortlist, len(scores))).values[-1:]).nonzero()[:, 0]
-        pooled = self.pooled[self._pooled_rows[clips]]
+        vectors = [proxy_vectors(model, part).cpu().bfloat16() for part in query.parts]
+        # Of int8 matrices the fastest product that PyTorch has without special instructions; its result is bfloat16.
+        matrix, ones = torch.from_numpy(self.pooled), torch.ones(len(self.pooled), dtype=torch.bfloat16)
+        products = [torch.ops.aten._weight_int8pack_mm(vector, matrix, ones)[0] for vector in vectors]
+        scores = query.combine(torch.stack(products) * torch.from_numpy(self.scales)).numpy()
+        scores = scores if self.rows is None else scores[self.rows]
+        count = min(shortlist, len(scores))
+        clips = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        chosen = clips if self.rows is None else self.rows[clips]
+        pooled = torch.from_numpy(self.pooled[chosen] * self.scales[chosen, None])
         logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
-        return clips.numpy(), self.video_keys[clips], scores[clips].numpy(), logits.half().cpu().numpy()
+        return clips, self.video_keys[clips], scores[clips], logits.half().cpu().numpy()
 
     def spans(self, video_keys: Collection[int]) -> dict[int, list[tuple[str, int, int, float, float]]]:
         """Of some videos, those of their clips that are here: id, number in the video, clip, start and end (s)."""
@@ -100,8 +121,8 @@ class Snapshot:
         return spans
 
     def vectors(self) -> tuple[np.ndarray, torch.Tensor]:
-        """`video_keys` and `pooled` of all clips."""
-        return self.video_keys, self.pooled
+        """`video_keys`, and the pooled vectors of all clips, float16 [C, D]."""
+        return self.video_keys, torch.from_numpy(self.pooled) * torch.from_numpy(self.scales)[:, None].half()
 
     def take(self, clips: np.ndarray, columns: list[str]) -> pa.Table:
         """Columns of some clips, in their order."""
@@ -122,6 +143,6 @@ def first_of_each(values: np.ndarray, count: int) -> np.ndarray:
 
 def _places(values: np.ndarray, within: np.ndarray) -> np.ndarray:
     """Where every value lies in `within`, whose values differ; -1 where it does not."""
-    order = np.argsort(within)
+    order = np.argsort(within, kind="stable")  # nearly sorted, as tables have them, in no time
     places = order[np.searchsorted(within, values, sorter=order).clip(max=len(within) - 1)]
     return np.where(within[places] == values, places, -1)

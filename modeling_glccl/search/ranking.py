@@ -8,20 +8,25 @@ An example is a few frames. Its score, which is not GLCCL's, is the mean over th
 the clip, times exp(logit_scale) as the logits are.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
+from ..interaction_glccl import GLCCLInteraction
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from ..scoring_glccl import GLCCLTextState, GLCCLVideoState, VideoTensors, frame_factors
+from ..scoring_glccl import GLCCLTextState
 
 # Of a query; no model reads more than some 77 tokens.
 MAX_CHARACTERS = 2000
-# Videos scored at a time: their frames then stay in the processor's cache (200 at once took half as long again).
-_BLOCK = 64
+# Videos scored at a time.
+_BLOCK = 256
+# The learned matrices over the words, in the order of the scores that they weigh.
+_AGGREGATIONS = ["word_logit_weight", "word_frame_logit_weight", "word_frame_mat_weight2", "word_mat_weight2"]
 
 
 def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[str]) -> list[GLCCLTextFeatures]:
@@ -48,7 +53,7 @@ def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeature
 
 
 def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures) -> GLCCLTextState | Tensor:
-    """Texts, or one example, for `exact_logits`.
+    """One text, or one example, for `exact_logits`.
 
     The learned local matrix multiplies the words here, not every frame as in `model.similarity`: a search has few
     texts and many videos, and (w W_local) . x is the same number.
@@ -93,30 +98,60 @@ def one_frame_logits(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeat
 def exact_logits(
     model: GLCCLModel, text: GLCCLTextState | Tensor, frames: np.ndarray, num_frames: np.ndarray
 ) -> Tensor:
-    """[A, V] logits, those of `model.similarity` to float precision; of an example [1, V] scores.
+    """[V] logits of one text, those of `model.similarity` to float precision; of an example scores.
 
     Args:
         model: of which `text` was prepared.
-        text: A texts or one example, from `prepare_text`.
+        text: One text or example, from `prepare_text`.
         frames: float16 or float32 [V, Nf, D].
         num_frames: int [V], how many of the Nf frames of each video count; the first.
     """
-    slots, logits = frames.shape[1], []
-    for start in range(0, len(frames), _BLOCK):
-        counts = num_frames[start : start + _BLOCK]
-        order = np.argsort(counts, kind="stable")
-        places = ((start + order)[:, None] * slots + np.arange(slots))[np.arange(slots) < counts[order, None]]
-        packed = torch.from_numpy(frames.reshape(-1, frames.shape[2])[places]).to(model.device).float()
-        lengths = counts[order].tolist()
-        if isinstance(text, Tensor):
-            largest = [part.amax(dim=1).mean() for part in (text @ normalize(packed, dim=-1).T).split(lengths, dim=1)]
-            logits.append(torch.stack(largest)[np.argsort(order)][None] * model.clip.logit_scale.float().exp())
-            continue
-        video = GLCCLVideoState(
-            VideoTensors(frames=packed, frames_local=packed),
-            factors=frame_factors(packed, lengths),
-            order=torch.from_numpy(order).to(model.device),
-            lengths=lengths,
-        )
-        logits.append(model.interaction(text, video, model.clip.logit_scale).logits)
-    return torch.cat(logits, dim=1)
+    logits = torch.empty(len(frames), device=model.device)
+    for count in np.unique(num_frames):
+        places = np.flatnonzero(num_frames == count)
+        for part in np.split(places, range(_BLOCK, len(places), _BLOCK)):
+            counted = torch.from_numpy(frames[part, :count]).to(model.device).float()
+            if isinstance(text, Tensor):
+                scores = (normalize(counted, dim=-1) @ text.T).amax(dim=1).mean(dim=1)
+            else:
+                scores = _text_scores(model.interaction, text, counted)
+            logits[part] = scores * model.clip.logit_scale.float().exp()
+    return logits
+
+
+def _text_scores(interaction: GLCCLInteraction, text: GLCCLTextState, frames: Tensor) -> Tensor:
+    """[V] means of the four scores of one text of n words against videos of m frames, float32 [V, m, D].
+
+    Where many texts share the videos, `score_states` avoids the pooled frames, which here are few; this is the fourth
+    part of its work.
+    """
+    tensors, config = text.tensors, interaction.config
+    n = len(tensors.words)
+    queries = torch.cat([tensors.sentence, tensors.words, tensors.sentence_global, tensors.words_unit])
+    products = frames @ queries.T  # [V, m, 2 n + 2]
+    guided = torch.tensor([config.glim_global] + [config.glim_local] * n, device=frames.device)
+    weights = _softmax(products[..., : n + 1] * guided, dim=1).mT
+    weights = weights / (weights @ frames).norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    of_sentence, of_words = (weights @ products).split([1, n], dim=1)  # dot products with the pooled frames, unit ones
+    local = of_words[..., n + 2 :]  # [V, n pooled frames, n words]
+
+    def matrices(names: Sequence[str]) -> Tensor:
+        return torch.stack([getattr(interaction, name)[:n, :n].float() for name in names])
+
+    over_words, over_frames = matrices(["word_mat_weight", "word_frame_mat_weight"])
+    scores = torch.stack(
+        [
+            of_sentence[:, 0, 1 : n + 1] * tensors.word_scale,
+            of_words[..., 0] * tensors.sentence_scale,
+            (_softmax(local, dim=2) * (local @ over_words.T)).sum(dim=2),
+            (_softmax(local, dim=1) * (over_frames @ local)).sum(dim=1),
+        ]
+    )
+    scores = ((_softmax(scores, dim=2) @ matrices(_AGGREGATIONS)) * scores).sum(dim=2) * config.aosm_temperature
+    return (of_sentence[:, 0, n + 1] + scores[0] + scores[1] + (scores[2] + scores[3]) / 2) / 4
+
+
+def _softmax(values: Tensor, dim: int) -> Tensor:
+    """As `Tensor.softmax`, which is slow on rows shorter than a vector register."""
+    exponentials = (values - values.amax(dim, keepdim=True)).exp_()
+    return exponentials / exponentials.sum(dim, keepdim=True)

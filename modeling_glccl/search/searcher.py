@@ -185,7 +185,7 @@ class Searcher:
             clips[part], keys[part] = clips[part][order], rows["video_key"].to_numpy()
             frames, num_frames = self.frames(rows)
             for row, query, texts in zip(scores, queries, prepared, strict=True):
-                logits = torch.cat([exact_logits(self.model, text, frames, num_frames) for text in texts])
+                logits = torch.stack([exact_logits(self.model, text, frames, num_frames) for text in texts])
                 row[part] = query.combine(logits).cpu().numpy()
         return clips, keys, scores
 

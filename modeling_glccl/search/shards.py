@@ -32,7 +32,7 @@ class Shard(Store):
             super().__init__(uri, storage_options)
         except FileNotFoundError as error:
             raise ValueError(f"{uri}: the shard is gone; bring it back, or index the videos anew") from error
-        self._held: tuple[Snapshot, tuple[int, str], Snapshot] | None = None
+        self._held: Snapshot | None = None
 
     def list_rows(self, columns: Sequence[str], condition: str) -> list[dict[str, Any]]:
         """As `rows`."""
@@ -56,16 +56,13 @@ class Shard(Store):
         return getattr(self._at(version, condition), name)(*arguments)
 
     def _at(self, version: int, condition: str) -> Snapshot:
-        whole, asked, part = self._held or (None, None, None)
-        if whole is None or whole.table.version != version:
+        whole = self._held  # read once: searches come from many threads
+        if whole is None or whole.version != version:
             table = self.open_clips()
             if table.version != version:
                 table.checkout(version)
-            whole = Snapshot(table, self.about["width"], whole)
-        if part is None or asked != (version, condition):
-            part = whole.filtered(condition) if condition else whole
-        self._held = whole, (version, condition), part  # at once: searches come from many threads
-        return part
+            self._held = whole = Snapshot(table, self.about["width"], whole)
+        return whole.filtered(condition) if condition else whole
 
 
 class Shards(Protocol):
@@ -208,6 +205,6 @@ def take_snapshot(store: Store, previous: Snapshot | None = None) -> Snapshot:
     if isinstance(store, ShardedStore):
         return ShardedSnapshot(store, [None] * store.count_shards)
     table = store.open_clips()
-    if previous is not None and previous.table.version == table.version:
+    if previous is not None and previous.version == table.version:
         return previous
     return Snapshot(table, store.about["width"], previous)

@@ -25,7 +25,8 @@ from modeling_glccl.features_glccl import GLCCLTextFeatures
 from modeling_glccl.search import IndexMismatchError, VideoIndex, candidates, clips, ingest, searcher, store
 from modeling_glccl.search import index as index_module
 from modeling_glccl.search.fingerprint import describe_model
-from modeling_glccl.search.ranking import exact_logits, one_frame_logits, prepare_text
+from modeling_glccl.search.queries import Query
+from modeling_glccl.search.ranking import encode_queries, exact_logits, one_frame_logits, prepare_text, proxy_vectors
 
 pytest_plugins = ["search_fixtures"]
 
@@ -554,10 +555,28 @@ def test_one_frame_logits_are_those_of_videos_of_one_frame(model):
         torch.testing.assert_close(one_frame_logits(model, one, pooled), row, atol=1e-4, rtol=1e-4)
 
 
-def test_exact_logits_are_those_of_the_model(model):
+@pytest.mark.parametrize("condition", ["", "mtime_ns >= 0", "video_id LIKE 'video1_'"])
+def test_the_scan_of_vectors_in_memory_is_that_of_the_stored_ones(index, condition):
+    index._store.commit(synthetic_records(100))
+    query = Query(encode_queries(index.model, index.processor, CAPTIONS[:1]))
+    rows = list(index._store.rows(["video_key", "pooled"], condition or "true"))
+    with torch.inference_mode():
+        vector = proxy_vectors(index.model, query.parts[0])[0]
+        expected = {row["video_key"]: float(torch.tensor(row["pooled"]).float() @ vector) for row in rows}
+    snapshot = index._load().snapshot()
+    found = (snapshot.filtered(condition) if condition else snapshot).nearest(index.model, query, 100)
+    assert dict(zip(found[1].tolist(), found[2].tolist(), strict=True)) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("guided", [(True, True), (False, True), (True, False)])
+def test_exact_logits_are_those_of_the_model(model, monkeypatch, guided):
+    monkeypatch.setattr(model.interaction.config, "glim_global", guided[0])
+    monkeypatch.setattr(model.interaction.config, "glim_local", guided[1])
     text, video = random_features([3, 7, 5], [4, 1, 3, 2])
     lengths = video.frame_mask.sum(dim=1).numpy()
-    found = exact_logits(model, prepare_text(model, text), video.frames.float().numpy(), lengths)
+    frames = video.frames.float().numpy()
+    alone = [prepare_text(model, text.select([row]).trim()) for row in range(3)]
+    found = torch.stack([exact_logits(model, one, frames, lengths) for one in alone])
     torch.testing.assert_close(found, model.similarity(text, video), atol=1e-4, rtol=1e-4)
 
 
