@@ -16,6 +16,7 @@ from ..modeling_glccl import GLCCLModel
 from ..peers import CLIP4ClipModel
 from ..processes import make_accelerator
 from ..processing_glccl import GLCCLProcessor
+from ..runtime import with_runtime
 from .evaluator import evaluate
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
 from .post_processing import POST_PROCESSING, post_process
@@ -40,6 +41,7 @@ def evaluate_checkpoint(
     confidence: float | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    runtime: str | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     queries: int = 0,
@@ -59,6 +61,7 @@ def evaluate_checkpoint(
         device: "auto", or the name of one, such as "cpu" or "cuda:1".
         precision: "fp32", or the autocast "bf16" or "fp16", or "auto", the fastest of the hardware. Others than fp32
             change a few ranks, and published results are of fp32.
+        runtime: what encodes frames, see [`~runtime.with_runtime`]; torch by default.
         batch_size: videos encoded at a time.
         num_workers: processes that decode videos.
         queries: shows what so many captions, evenly spaced over the split, retrieve (without post-processing).
@@ -83,7 +86,7 @@ def evaluate_checkpoint(
         dataset = load_benchmark(benchmark, split=split, **options)
         bank = training_captions(benchmark, options) if post_processing == "qb_norm" else []
     model, processor = load_checkpoint(checkpoint)
-    model.to(accelerator.device)
+    model = with_runtime(model.to(accelerator.device), runtime or "torch")
     override_settings(model, processor, max_frames, max_words, mask_padding)
     result = evaluate(
         model,
@@ -135,6 +138,7 @@ def evaluate_checkpoint(
             },
         },
         "precision": precision,
+        "runtime": runtime or "torch",
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,

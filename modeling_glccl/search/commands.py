@@ -40,6 +40,7 @@ def index_command(
     clip_stride: float | None,
     clips: str | None,
     shards: int | None,
+    runtime: str | None,
     watch: float | None,
     device: str,
     precision: str,
@@ -62,6 +63,7 @@ def index_command(
             for note in (found if watch else found.check()).notes():
                 print(note)
     made_with = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips, "shards": shards}
+    made_with["runtime"] = runtime
     index = _open_or_create(index_path, checkpoint, made_with, device=device, precision=precision)
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)
