@@ -5,14 +5,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
@@ -191,8 +195,12 @@ def _encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
         return
     pixels = torch.stack([clip.pixels for _, clip in batch])
     mask = torch.stack([clip.mask for _, clip in batch])
+    encoder = model
+    if model.device.type == "cpu":  # a GPU waits for the decoding anyway
+        encoder = copy(model)  # other threads may use the model; the weights are shared
+        vars(encoder)["_encode_frames"] = partial(_encode_once, model._encode_frames)
     try:
-        video = model.get_video_features(pixels.to(model.device, model.dtype), mask.to(model.device))
+        video = encoder.get_video_features(pixels.to(model.device, model.dtype), mask.to(model.device))
         frames = video.frames.to(torch.float16).cpu().numpy()
         counted = video.frame_mask.cpu().numpy()
         if not np.isfinite(frames).all():
@@ -207,6 +215,16 @@ def _encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
         return
     for (job, clip), video_frames, video_counted in zip(batch, frames, counted, strict=True):
         job.record.clips.append(ClipFeatures(clip.start, clip.end, clip.times, video_frames[video_counted]))
+
+
+def _encode_once(encode: Callable[..., Any], pixels: Tensor, **outputs: Any) -> BaseModelOutputWithPooling:
+    """`encode` of frames [N, 3, H, W], those of slides and stills once. To tell them costs 1 % of their encoding."""
+    numbers: dict[bytes, int] = {}
+    frames = pixels.contiguous().view(torch.uint8).numpy()
+    rows = [numbers.setdefault(hashlib.sha256(frame).digest(), len(numbers)) for frame in frames]
+    if len(numbers) < len(rows):
+        pixels = pixels[[rows.index(number) for number in range(len(numbers))]]
+    return BaseModelOutputWithPooling(pooler_output=encode(pixels, **outputs).pooler_output[rows])
 
 
 def ingest(
