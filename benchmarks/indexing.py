@@ -31,6 +31,7 @@ from decoding import SUFFIXES, decode_in_order, generate
 from table import RESULTS, show, write_csv
 
 from modeling_glccl import GLCCLConfig, GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
+from modeling_glccl.console import others_are_busy
 from modeling_glccl.runtime import with_runtime
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.clips import ClipSettings, read_clips
@@ -128,6 +129,8 @@ def main() -> None:
             paths = [generate(Path(folder, f"{number}.mp4"), 10, (320, 240), 250, number) for number in range(8)]
         best: dict[str, dict] = {}
         environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
+        if others_are_busy():  # as `glccl` does
+            environment["OMP_WAIT_POLICY"] = "PASSIVE"
         for _ in range(options.rounds):
             for row in options.rows:
                 command = [sys.executable, __file__, "--threads", str(options.threads), "--measure", row, *paths]

@@ -106,24 +106,17 @@ class IngestSettings(NamedTuple):
 
 
 def finish_here(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[Job]:
-    """Hashes, decodes and encodes jobs in this process; yields them as they are finished."""
-    batch: list[tuple[Job, Clip]] = []
-    decoded: list[Job] = []
-    for job, clip in _decode_in_threads(jobs, settings):
-        if clip is None:
-            decoded.append(job)
-        else:
-            batch.append((job, clip))
-        if len(batch) == settings.batch_size or len(decoded) == 4 * settings.batch_size:
-            _encode(batch, settings.model)
-            yield from decoded
-            batch, decoded = [], []
-    _encode(batch, settings.model)
-    yield from decoded
+    """Hashes, decodes and encodes jobs in this process; yields them as they are finished.
+
+    What is decoded is encoded, `batch_size` clips at most: the cores that encode wait for no batch to be full.
+    """
+    for results in _decode_in_threads(jobs, settings):
+        _encode([(job, clip) for job, clip in results if clip is not None], settings.model)
+        yield from (job for job, clip in results if clip is None)
 
 
-def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[tuple[Job, Clip | None]]:
-    """The clips of every job in order, and then the job once more without a clip.
+def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[list[tuple[Job, Clip | None]]]:
+    """What is decoded by now: the clips of every job in order, and then the job once more without a clip.
 
     FFmpeg and the resizing release Python's lock. Threads wait while `2 * batch_size` results are not taken, so memory
     does not depend on the number or length of the videos.
@@ -152,14 +145,19 @@ def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterato
     running = len(threads)
     try:
         while running:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            if result is None:
-                running -= 1
-            else:
-                room.release()
-                yield result
+            batch, clips = [], 0
+            full = (settings.batch_size, 4 * settings.batch_size)  # clips, and with those that were known
+            while running and (not batch or not (results.empty() or clips == full[0] or len(batch) == full[1])):
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                if result is None:
+                    running -= 1
+                else:
+                    room.release()
+                    batch.append(result)
+                    clips += result[1] is not None
+            yield batch
     finally:
         stopped.set()
         room.release(len(threads))
