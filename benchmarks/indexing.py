@@ -4,13 +4,13 @@ r"""Videos a second from files to a committed index, beside its parts and beside
     python benchmarks/indexing.py --videos FOLDER     # video files instead
 
 ViT-B/32 sizes, random weights, 12 frames of 224 x 224 a video. `decode` reads and prepares the frames with two
-threads; `encode` computes features of frames that are decoded already; `index` is `VideoIndex.update` of a new index,
-its commit included. The script with transformers' CLIP decodes with PyAV, encodes a video at a time, averages the
-frames and adds the vector to FAISS. Each is a process of its own, `--threads` of torch, in turns; the round of the
-fewest seconds counts, as other work on the machine only slows. `of_slower` is the rate of an index over the lower one
-of its decode and encode; `cpu_s` is processor time, which other work stretches less. `peak_mib` is that of the whole
-process. Loading, and making the int8 tower, are not in the time. Prints a table and writes
-benchmarks/results/indexing_<hardware>.csv.
+threads; `encode` computes features of frames that are decoded already; `index` is `VideoIndex.add` to a new index, its
+commit included. The script with transformers' CLIP decodes with PyAV, encodes a video at a time, averages the frames
+and adds the vector to FAISS. Each is a process of its own, `--threads` of torch, in turns; the round of the fewest
+seconds counts, as other work on the machine only slows. `of_slower` is the rate of an index over the lower one of its
+decode and encode. `of_slower_cpu` is the same of processor time, which other work stretches less; it is what the other
+is where the index keeps all cores at work. `peak_mib` is that of the whole process. Loading, and making the int8
+tower, are not in the time. Prints a table and writes benchmarks/results/indexing_<hardware>.csv.
 """
 
 import argparse
@@ -109,6 +109,27 @@ def measure(row: str, paths: list[str], threads: int) -> None:
     print(json.dumps({"what": row, "seconds": seconds, "cpu_s": cpu, "peak_mib": peak}))
 
 
+def table(best: dict[str, dict], videos: int, threads: int) -> list[dict]:
+    """What is written of the best round of each row."""
+    rows = []
+    for found in best.values():
+        what, _, runtime = found["what"].partition(" ")
+        parts = [best[name] for name in ("decode", f"encode {runtime}") if name in best] if what == "index" else []
+        row = {
+            "what": found["what"],
+            "videos": videos,
+            "threads": threads,
+            "seconds": round(found["seconds"], 1),
+            "videos_per_s": round(videos / found["seconds"], 2),
+            "cpu_s": round(found["cpu_s"], 1),
+        }
+        for name, key in (("of_slower", "seconds"), ("of_slower_cpu", "cpu_s")):
+            slower = max((part[key] for part in parts), default=0)
+            row[name] = round(slower / found[key], 2) if len(parts) == 2 else "-"
+        rows.append(row | {"peak_mib": found["peak_mib"]})
+    return rows
+
+
 def main() -> None:
     """Measures every row in fresh processes, in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,24 +159,9 @@ def main() -> None:
                 found = json.loads(child.stdout.splitlines()[-1])
                 print(found, file=sys.stderr, flush=True)
                 best[row] = min(best.get(row, found), found, key=lambda one: one["seconds"])
-    rows = []
-    for number, found in enumerate(best.values()):
-        what, _, runtime = found["what"].partition(" ")
-        parts = [best.get(name) for name in ("decode", f"encode {runtime}")]
-        slower = max((part["seconds"] for part in parts if part), default=0.0) if what == "index" and all(parts) else 0
-        rows.append(
-            {
-                "what": found["what"],
-                "videos": len(paths),
-                "threads": options.threads,
-                "seconds": round(found["seconds"], 1),
-                "videos_per_s": round(len(paths) / found["seconds"], 2),
-                "cpu_s": round(found["cpu_s"], 1),
-                "of_slower": round(slower / found["seconds"], 2) if slower else "-",
-                "peak_mib": found["peak_mib"],
-            }
-        )
-        show(rows[-1], number == 0, wide=("what",))
+    rows = table(best, len(paths), options.threads)
+    for number, row in enumerate(rows):
+        show(row, number == 0, wide=("what",))
     write_csv(rows, "indexing", options.output)
     return None
 
