@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +57,8 @@ def script(paths: list[str]) -> Callable[[], object]:
             places = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
             pixels = images([frames[place].to_ndarray(format="rgb24") for place in places], return_tensors="pt")
             with torch.inference_mode():
-                features = model.get_image_features(pixels["pixel_values"]).pooler_output
-            mean = torch.nn.functional.normalize(features, dim=-1).mean(0, keepdim=True)
+                encoded: Any = model.get_image_features(pixels["pixel_values"])
+            mean = torch.nn.functional.normalize(encoded.pooler_output, dim=-1).mean(0, keepdim=True)
             index.add(torch.nn.functional.normalize(mean, dim=-1).numpy())
 
     return work

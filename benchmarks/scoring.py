@@ -155,12 +155,12 @@ def products(text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> Callable[[],
     def work() -> None:
         for _ in range(2):
             for part in right:
-                left @ part.T
+                torch.matmul(left, part.T)
         for times, (factor, local, square, matrix) in blocks:
             for _ in range(max(1, round(times))):
                 for a, b in ((factor, local), (local.mT, local), (local, matrix), (local, square), (local, matrix)):
-                    a @ b
-                square @ local.mT
+                    torch.matmul(a, b)
+                torch.matmul(square, local.mT)
 
     return torch.no_grad()(work)
 
