@@ -8,8 +8,8 @@ threads; `encode` computes features of frames that are decoded already; `index` 
 commit included. The script with transformers' CLIP decodes with PyAV, encodes a video at a time, averages the frames
 and adds the vector to FAISS. Each is a process of its own, `--threads` of torch, in turns; the round of the fewest
 seconds counts, as other work on the machine only slows. `of_slower` is the rate of an index over the lower one of its
-decode and encode. `of_slower_cpu` is the same of processor time, which other work stretches less; it is what the other
-is where the index keeps all cores at work. `peak_mib` is that of the whole process. Loading, and making the int8
+decode and encode. `of_parts_cpu` is the processor time of both over that of the index, which other work stretches
+less: one where nothing is wasted. `peak_mib` is that of the whole process. Loading, and making the int8
 tower, are not in the time. Prints a table and writes benchmarks/results/indexing_<hardware>.csv.
 """
 
@@ -124,9 +124,10 @@ def table(best: dict[str, dict], videos: int, threads: int) -> list[dict]:
             "videos_per_s": round(videos / found["seconds"], 2),
             "cpu_s": round(found["cpu_s"], 1),
         }
-        for name, key in (("of_slower", "seconds"), ("of_slower_cpu", "cpu_s")):
-            slower = max((part[key] for part in parts), default=0)
-            row[name] = round(slower / found[key], 2) if len(parts) == 2 else "-"
+        row |= {"of_slower": "-", "of_parts_cpu": "-"}
+        if len(parts) == 2:
+            row["of_slower"] = round(max(part["seconds"] for part in parts) / found["seconds"], 2)
+            row["of_parts_cpu"] = round(sum(part["cpu_s"] for part in parts) / found["cpu_s"], 2)
         rows.append(row | {"peak_mib": found["peak_mib"]})
     return rows
 
