@@ -1,17 +1,20 @@
-r"""Frames a second through the video tower, by runtime: torch, torch.compile, ONNX Runtime, each in float32 and int8.
+r"""Frames a second through the video tower, by runtime: torch, torch.compile, ONNX Runtime, OpenVINO, also in int8.
 
     python benchmarks/encoding.py    # ViT-B/32 sizes, random weights
+    python benchmarks/encoding.py --tower text    # sentences a second, one of 11 tokens at a time
     python benchmarks/encoding.py --checkpoint hub/models/glccl-shapes --data-dir DATA    # and R@1 on shapes
 
-All runtimes take turns on the same batches, one thread each, so other work on the machine slows all of them; `ratio`
-is against torch in float32, of the medians over the rounds. `cosine` is to the features of torch in float32 (mean and
+All runtimes take turns on the same batches, `--threads` each, so other work on the machine slows all of them; `ratio`
+is against torch in float32, of the medians over the rounds, in processor time where there is one thread. OpenVINO is
+measured where it is installed; its int8 is the static one. `cosine` is to the features of torch in float32 (mean and
 least over all frames). int8: products of linear layers alone, with weights quantised beforehand and activations as
 they come (dynamic) or by ranges seen on other frames (static). Prints a table and writes
-benchmarks/results/encoding[_shapes]_<hardware>.csv.
+benchmarks/results/encoding[_text][_shapes][_threads<n>]_<hardware>.csv.
 """
 
 import argparse
 import copy
+import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,15 +35,15 @@ from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import retrieval_metrics
 from modeling_glccl.features_glccl import GLCCLVideoFeatures
-from modeling_glccl.onnx_export import INPUTS, Tower, export_tower
+from modeling_glccl.onnx_export import INPUTS, INT8, Tower, export_tower
 
-Encoder = Callable[[Tensor, Tensor], Tensor]
+Encoder = Callable[..., Tensor]
 
 
 class Frames(CalibrationDataReader):
-    """Batches of pixels and masks, for the ranges of activations."""
+    """Batches of inputs, for the ranges of activations."""
 
-    def __init__(self, batches: list[tuple[Tensor, Tensor]]):
+    def __init__(self, batches: list[tuple[Tensor, ...]]):
         self.batches: Iterator = iter(batches)
 
     def get_next(self) -> Any:
@@ -49,17 +52,17 @@ class Frames(CalibrationDataReader):
 
 
 def _named(*inputs: Tensor) -> dict[str, np.ndarray]:
-    return {name: values.numpy() for name, values in zip(INPUTS["video"], inputs, strict=True)}
+    tower = "text" if len(inputs) == 1 else "video"
+    return {name: values.numpy() for name, values in zip(INPUTS[tower], inputs, strict=True)}
 
 
 def encoders(model: GLCCLModel, calibration: list, folder: Path, names: list[str]) -> Iterator[tuple[str, Encoder]]:
-    """Name and encoder, [V, Nf, 3, H, W] and [V, Nf] -> [V, Nf, D], of every runtime asked for."""
-    tower = Tower(model, "video").eval()
-    linear = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8, "per_channel": True}
-    linear["reduce_range"] = True  # 7 bits: sums of 8 bits saturate where a CPU has AVX2 alone
-    paths = {name: folder / f"{name.replace(' ', '_')}.onnx" for name in ("onnx fp32", "onnx dynamic", "onnx static")}
-    if any(name in paths for name in names):
-        export_tower(model, "video", paths["onnx fp32"])
+    """Name and encoder of every runtime: [V, Nf, 3, H, W] and [V, Nf] -> [V, Nf, D], or [A, Nw] -> [A, D]."""
+    kind = "text" if len(calibration[0]) == 1 else "video"
+    tower = Tower(model, kind).eval()
+    paths = {kind: folder / f"{kind}.onnx" for kind in ("fp32", "dynamic", "static")}
+    if any(name.startswith(("onnx", "openvino")) for name in names):
+        export_tower(model, kind, paths["fp32"])
     for name in names:
         if name == "torch fp32":
             yield name, lambda *inputs: tower(*inputs)[0]
@@ -72,41 +75,51 @@ def encoders(model: GLCCLModel, calibration: list, folder: Path, names: list[str
                 small = torch.ao.quantization.quantize_dynamic(copy.deepcopy(tower), {torch.nn.Linear})
             yield name, lambda *inputs, small=small: small(*inputs)[0]
         else:
-            if name == "onnx dynamic":
-                quantize_dynamic(paths["onnx fp32"], paths[name], **linear)
-            elif name == "onnx static":
-                quantize_static(
-                    paths["onnx fp32"], paths[name], Frames(calibration), activation_type=QuantType.QUInt8, **linear
-                )
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            session: Any = onnxruntime.InferenceSession(paths[name], options)
+            library, kind = name.split()
+            path = paths[kind]
+            if kind == "dynamic":
+                quantize_dynamic(paths["fp32"], path, **INT8)
+            elif kind == "static" and not path.exists():
+                reader = Frames(calibration)
+                quantize_static(paths["fp32"], path, reader, activation_type=QuantType.QUInt8, **INT8)
+            if library == "openvino":
+                core = importlib.import_module("openvino").Core()
+                threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+                compiled = core.compile_model(str(path), "CPU", threads)
+                yield name, lambda *inputs, compiled=compiled: torch.tensor(compiled(_named(*inputs))[0])
+                continue
+            options: Any = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            session: Any = onnxruntime.InferenceSession(path, options)
             yield name, lambda *inputs, session=session: torch.from_numpy(session.run(None, _named(*inputs))[0])
 
 
 RUNTIMES = ["torch fp32", "torch dynamic", "torch compile", "onnx fp32", "onnx dynamic", "onnx static"]
+if importlib.util.find_spec("openvino"):
+    RUNTIMES += ["openvino fp32", "openvino static"]
 
 
 @torch.no_grad()
 def measure(model: GLCCLModel, batches: list, calibration: list, rounds: int, names: list[str]) -> tuple[dict, dict]:
-    """Rows by runtime, and the features [V, Nf, D] that each made of all batches."""
+    """Rows by runtime, and the features [V, Nf, D], or [A, D], that each made of all batches."""
     with TemporaryDirectory() as folder:
         built = dict(encoders(model, calibration, Path(folder), names))
         features = {name: torch.cat([encode(*batch) for batch in batches]) for name, encode in built.items()}
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         seconds = {name: [] for name in built}
         for number in range(rounds):
             batch = batches[number % len(batches)]
             for name, encode in built.items():
-                started = time.perf_counter()
+                started = clock()
                 encode(*batch)
-                seconds[name].append((time.perf_counter() - started) / batch[1].numel())
+                seconds[name].append((clock() - started) / batch[-1].shape[: len(batch)].numel())
     rows = {}
-    real = torch.cat([mask for _, mask in batches]).bool()
+    real = torch.cat([batch[1] if len(batch) > 1 else torch.ones(len(batch[0])) for batch in batches]).bool()
     for name in built:
         cosine = torch.cosine_similarity(features[name], features["torch fp32"], dim=-1)[real]
         rows[name] = {
             "runtime": name,
-            "frames_per_s": round(1 / median(seconds[name]), 2),
+            ("frames_per_s" if len(batches[0]) > 1 else "texts_per_s"): round(1 / median(seconds[name]), 2),
             "ratio": round(median(seconds["torch fp32"]) / median(seconds[name]), 2),
             "cosine": round(cosine.mean().item(), 5),
             "least_cosine": round(cosine.min().item(), 5),
@@ -149,25 +162,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="with --data-dir: measure this one on the shapes benchmark")
     parser.add_argument("--data-dir")
+    parser.add_argument("--tower", choices=["video", "text"], default="video")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--videos", type=int, default=2, help="in a batch of random frames")
     parser.add_argument("--runtimes", nargs="*", choices=RUNTIMES, default=RUNTIMES)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     names = ["torch fp32", *(name for name in options.runtimes if name != "torch fp32")]
     if options.checkpoint:
         rows = shapes_rows(options.checkpoint, options.data_dir, options.rounds, names)
     else:
         torch.manual_seed(0)
         model = GLCCLModel(GLCCLConfig()).eval()
-        batches = random_batches(2, options.videos, 224, 0)
-        rows = list(
-            measure(model, batches, random_batches(2, options.videos, 224, 1), options.rounds, names)[0].values()
-        )
+        if options.tower == "text":
+            ids = torch.randint(4, 49000, (6, 1, 11), generator=torch.Generator().manual_seed(0))
+            ids[:, :, -1] = model.config.eos_token_id
+            batches = calibration = [(part,) for part in ids]
+        else:
+            batches, calibration = (random_batches(2, options.videos, 224, seed) for seed in (0, 1))
+        rows = list(measure(model, batches, calibration, options.rounds, names)[0].values())
     for number, row in enumerate(rows):
         show(row, number == 0, wide=("runtime",))
-    write_csv(rows, "encoding_shapes" if options.checkpoint else "encoding", options.output)
+    name = "encoding" + "_text" * (options.tower == "text") + "_shapes" * bool(options.checkpoint)
+    write_csv(rows, name + f"_threads{options.threads}" * (options.threads > 1), options.output)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 r"""Scoring: the packed factorised scores against the form that materialises text-guided features, in one run.
 
     python benchmarks/scoring.py                # everything, about half an hour on one core
-    python benchmarks/scoring.py --part forward # or training, growth, precision
+    python benchmarks/scoring.py --part forward # or training, growth, precision, floor
 
 The twin is the authors' computation with masks, blocked 32 x 32, which is its fastest form. Both sides score the same
 features at D = 512. Repetitions alternate and medians are compared, on one thread (--threads). Peak extra memory is
-the growth of the resident set of a fresh process. Prints tables and writes
+the growth of the resident set of a fresh process. `floor`: processor seconds beside those of the
+matrix products alone, of the same sizes and with nothing between them. Prints tables and writes
 benchmarks/results/scoring_<part>_<hardware>.csv.
 """
 
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,9 +141,35 @@ class CrossAttention(torch.nn.Module):
         return torch.cat(rows, dim=1)
 
 
+def products(text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> Callable[[], object]:
+    """The matrix products of the packed form alone: of queries with frames, and then of each pair, 256 at a time."""
+    frames, queries = int(video.frame_mask.sum()), int(text.word_mask.sum()) + len(text.sentence)
+    left, right = torch.randn(frames, WIDTH), torch.randn(queries, WIDTH).split(1024)
+    blocks = []
+    for n, texts in Counter(text.word_mask.sum(1).tolist()).items():
+        for m, videos in Counter(video.frame_mask.sum(1).tolist()).items():
+            count = min(256, texts * videos)
+            tensors = torch.randn(count, m, m), torch.randn(count, m, n), torch.randn(count, n, n), torch.randn(n, n)
+            blocks.append((texts * videos / count, tensors))
+
+    def work() -> None:
+        for _ in range(2):
+            for part in right:
+                torch.matmul(left, part.T)
+        for times, (factor, local, square, matrix) in blocks:
+            for _ in range(max(1, round(times))):
+                for a, b in ((factor, local), (local.mT, local), (local, matrix), (local, square), (local, matrix)):
+                    torch.matmul(a, b)
+                torch.matmul(square, local.mT)
+
+    return torch.no_grad()(work)
+
+
 def run(method: str, mode: str, case: dict) -> Callable[[], object]:
     """A function that does the work once; what it needs is made here."""
     text, video = features(**case)
+    if method == "sgemm":
+        return products(text, video)
     module = CrossAttention() if method == "cross-attention" else interaction(case["words"])
 
     def score() -> Tensor:
@@ -164,16 +192,18 @@ def run(method: str, mode: str, case: dict) -> Callable[[], object]:
     return step
 
 
-def measure(methods: list[str], mode: str, case: dict, repetitions: int) -> dict[str, float]:
+def measure(
+    methods: list[str], mode: str, case: dict, repetitions: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each method; the repetitions alternate, so that a noisy machine hits all alike."""
     functions = {method: run(method, mode, case) for method in methods}
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     for repetition in range(repetitions + 1):
         for method, function in functions.items():
-            started = time.perf_counter()
+            started = clock()
             function()
             if repetition or repetitions == 1:  # the first is a warm-up
-                seconds[method].append(time.perf_counter() - started)
+                seconds[method].append(clock() - started)
         if repetitions == 1:
             break
     return {method: statistics.median(values) for method, values in seconds.items()}
@@ -282,13 +312,32 @@ def precision(repetitions: int) -> list[dict]:
     return rows
 
 
+def floor(repetitions: int) -> list[dict]:
+    """Processor seconds of the packed form, beside its matrix products alone and the materialising form."""
+    rows = []
+    for batch, words, frames, lengths in ((128, 32, 12, "full"), (128, 32, 12, "real"), (64, 64, 64, "full")):
+        case = {"texts": batch, "videos": batch, "words": words, "frames": frames, "lengths": lengths}
+        seconds = measure(["materialised", "packed", "sgemm"], "forward", case, repetitions, time.process_time)
+        rows.append(
+            case
+            | {f"{method} cpu s": round(value, 3) for method, value in seconds.items()}
+            | {
+                "ratio": round(seconds["materialised"] / seconds["packed"], 1),
+                "ratio of sgemm": round(seconds["materialised"] / seconds["sgemm"], 1),
+                "fraction reached": round(seconds["sgemm"] / seconds["packed"], 2),
+            }
+        )
+        show(rows[-1], header=len(rows) == 1)
+    return rows
+
+
 def main() -> None:
     """Runs the parts that were asked for."""
     if sys.argv[1:2] == ["--peak-memory"]:
         print_peak_memory(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["forward", "training", "growth", "precision"], action="append")
+    parser.add_argument("--part", choices=["forward", "training", "growth", "precision", "floor"], action="append")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -303,12 +352,12 @@ def main() -> None:
             for batch in batches
         ]
 
-    for part in arguments.part or ["forward", "training", "growth", "precision"]:
+    for part in arguments.part or ["forward", "training", "growth", "precision", "floor"]:
         print(f"\n{part}, D = {WIDTH}, {arguments.threads} thread(s)")
         if part in ("forward", "training"):
             rows = compare(part, cases(32, 128), arguments.repetitions)
         else:
-            rows = {"growth": growth, "precision": precision}[part](arguments.repetitions)
+            rows = {"growth": growth, "precision": precision, "floor": floor}[part](arguments.repetitions)
         write_csv(rows, f"scoring_{part}", arguments.output)
 
 

@@ -364,6 +364,7 @@ def open_searcher(
     device: str = "auto",
     precision: str = "auto",
     engine: str = "threads",
+    runtime: str | None = None,
 ) -> tuple[VideoIndex, TemporaryDirectory]:
     """What [`build_app`] takes, of an index (`glccl index`), or of a checkpoint and a folder of videos.
 
@@ -376,6 +377,8 @@ def open_searcher(
     """
     folder = TemporaryDirectory(prefix="glccl-", ignore_cleanup_errors=True)
     if index is not None:
+        if runtime:
+            raise ValueError(f"--runtime {runtime}: {index} has its own, which is used; leave it out")
         return VideoIndex.open(index, device=device, precision=precision, engine=engine), folder
     if engine != "threads":
         raise ValueError(f"--engine {engine}: a cluster holds the shards of an index: pass --index")
@@ -384,7 +387,8 @@ def open_searcher(
     for note in find_videos(videos).check().notes():
         print(note)
     model, processor = load_checkpoint(checkpoint)
-    opened = VideoIndex.create(Path(folder.name) / "index", model, processor, device=device, precision=precision)
+    where: dict[str, Any] = {"device": device, "precision": precision, "runtime": runtime or "torch"}
+    opened = VideoIndex.create(Path(folder.name) / "index", model, processor, **where)
     opened.update(videos)
     print_errors(opened)
     if not len(opened):

@@ -1,9 +1,11 @@
 """A name -> model and processor: GLCCL checkpoints, the peers', and plain CLIP ones, which become zero-shot GLCCL."""
 
+import hashlib
 import os
 import pickle
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,6 +133,16 @@ def place(model: GLCCLModel, device: str = "auto", precision: str = "auto") -> N
     where, chosen = resolve_device(device), resolve_precision(precision, device)
     model.to(where, _DTYPES[chosen])  # pyright: ignore[reportArgumentType]
     print(f"computing on {where} in {chosen}", file=sys.stderr)
+
+
+def weights_digest(weights: Mapping[str, Any], about: str = "", rounded: bool = True) -> str:
+    """SHA-256, in hexadecimal, of tensors by name, and of a text; `rounded`: of floats rounded to bfloat16."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(weights.items()):
+        tensor = tensor.bfloat16() if rounded and tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _unreadable(name: str, error: OSError) -> Exception:

@@ -16,6 +16,7 @@ from ..modeling_glccl import GLCCLModel
 from ..peers import CLIP4ClipModel
 from ..processes import make_accelerator
 from ..processing_glccl import GLCCLProcessor
+from ..runtime import with_runtime
 from .evaluator import evaluate
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
 from .post_processing import POST_PROCESSING, post_process
@@ -40,6 +41,7 @@ def evaluate_checkpoint(
     confidence: float | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    runtime: str | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     queries: int = 0,
@@ -52,6 +54,7 @@ def evaluate_checkpoint(
         post_processing: "qb_norm" (its bank: the captions of the split "train") or "dual_softmax"; the plain metrics
             are reported beside the post-processed ones.
         precision: of the autocast. Others than fp32 change a few ranks, and published results are of fp32.
+        runtime: what encodes frames, see [`~runtime.with_runtime`]; torch by default.
         queries: so many captions, evenly spaced over the split (without post-processing).
         output_dir: folder for results.json, ranks.parquet, cmc.png and, with `queries`, retrieved.png.
         **options: further arguments of [`load_benchmark`].
@@ -74,7 +77,7 @@ def evaluate_checkpoint(
         dataset = load_benchmark(benchmark, split=split, **options)
         bank = training_captions(benchmark, options) if post_processing == "qb_norm" else []
     model, processor = load_checkpoint(checkpoint)
-    model.to(accelerator.device)
+    model = with_runtime(model.to(accelerator.device), runtime or "torch")
     override_settings(model, processor, max_frames, max_words, mask_padding)
     result = evaluate(
         model,
@@ -126,6 +129,7 @@ def evaluate_checkpoint(
             },
         },
         "precision": precision,
+        "runtime": runtime or "torch",
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,

@@ -40,6 +40,7 @@ def index_command(
     clip_stride: float | None,
     clips: str | None,
     shards: int | None,
+    runtime: str | None,
     watch: float | None,
     device: str,
     precision: str,
@@ -67,6 +68,7 @@ def index_command(
             from . import ray_engine  # noqa: F401
         if options["speech"] is not None:
             load_speech(options["speech"])
+    made_with["runtime"] = runtime
     index = _open_or_create(index_path, checkpoint, made_with, device=device, precision=precision)
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)

@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ..checkpoints import weights_digest
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 
@@ -27,14 +26,11 @@ def checkpoint_of(model: GLCCLModel) -> str:
 def describe_model(model: GLCCLModel, processor: GLCCLProcessor, rounded: bool = True) -> dict[str, Any]:
     """`checkpoint` (where it came from) and what features depend on: `weights`, `config`, `processor`, for JSON.
 
+    Features of another runtime than torch depend on that, too: an index adds it as `runtime`.
+
     Weights are hashed rounded to bfloat16: a checkpoint in float32 and in bfloat16 is one model, as their features are
     close (docs/search.md). For an index that was made before they were, they are not `rounded`.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        tensor = tensor.bfloat16() if rounded and tensor.is_floating_point() else tensor
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
     def without_origin(part: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in part.items() if name not in _ORIGIN}
@@ -42,7 +38,7 @@ def describe_model(model: GLCCLModel, processor: GLCCLProcessor, rounded: bool =
     settings = {name: getattr(processor.video_processor, name) for name in _PIXELS}
     return {
         "checkpoint": checkpoint_of(model),
-        "weights": f"{ROUNDED if rounded else ''}{digest.hexdigest()}",
+        "weights": f"{ROUNDED if rounded else ''}{weights_digest(model.state_dict(), rounded=rounded)}",
         "config": json.loads(json.dumps(model.config.to_dict()), object_hook=without_origin),
         "processor": json.loads(json.dumps(settings)),
     }
@@ -50,7 +46,7 @@ def describe_model(model: GLCCLModel, processor: GLCCLProcessor, rounded: bool =
 
 def fingerprint(description: dict[str, Any]) -> str:
     """16 hexadecimal digits for everything in a description but where the checkpoint came from."""
-    parts = {name: description[name] for name in ("weights", "config", "processor")}
+    parts = {name: value for name, value in description.items() if name != "checkpoint"}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

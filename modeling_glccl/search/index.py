@@ -18,6 +18,7 @@ from ..environment import resolve_device, resolve_precision
 from ..features_glccl import GLCCLTextFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
+from ..runtime import with_runtime
 from ..video_files import find_videos, printable
 from .clips import ClipSettings
 from .duplicates import Duplicate, find_duplicates
@@ -88,6 +89,7 @@ class VideoIndex:
         shards: int = 0,
         device: str | None = None,
         precision: str | None = None,
+        runtime: str = "torch",
         storage_options: dict[str, str] | None = None,
     ) -> "VideoIndex":
         """Makes an empty index.
@@ -101,6 +103,7 @@ class VideoIndex:
                 as the others (docs/search.md).
             shards: parts, each a folder in that of the index, for more than one machine; 0 for an index without.
             device, precision: where the model shall be moved to, see [`~checkpoints.place`]; by default it stays.
+            runtime: what encodes frames for as long as the index lasts, see [`~runtime.with_runtime`].
             storage_options: for object stores, as LanceDB takes them.
 
         Raises FileExistsError where there is an index already, ValueError for a stride that would leave gaps and for a
@@ -114,7 +117,10 @@ class VideoIndex:
                 "peers with `glccl evaluate`"
             )
         settings = ClipSettings(clip_length, clip_stride, clips)
+        with_runtime(model, runtime)  # refuses what cannot be
         description = describe_model(model, processor)
+        if runtime != "torch":
+            description["runtime"] = runtime
         about = {
             "model": description,
             "fingerprint": fingerprint(description),
@@ -171,7 +177,7 @@ class VideoIndex:
             )
         if self._place:
             place(model, **self._place)
-        return Searcher(self._store, model.eval(), processor)
+        return Searcher(self._store, with_runtime(model.eval(), made_with.get("runtime", "torch")), processor)
 
     def _load(self) -> Searcher:
         with self._loading:  # searches come from many threads
@@ -365,6 +371,7 @@ class VideoIndex:
             "failed": self._store.count(f"status = '{ERROR}'"),
             "bytes": self._store.bytes_on_disk(),
             "checkpoint": about["model"]["checkpoint"],
+            "runtime": about["model"].get("runtime", "torch"),
             **{name: about[name] for name in _SETTINGS},
         }
 

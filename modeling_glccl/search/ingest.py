@@ -5,14 +5,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
@@ -102,24 +106,17 @@ class IngestSettings(NamedTuple):
 
 
 def finish_here(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[Job]:
-    """Hashes, decodes and encodes jobs in this process; yields them as they are finished."""
-    batch: list[tuple[Job, Clip]] = []
-    decoded: list[Job] = []
-    for job, clip in _decode_in_threads(jobs, settings):
-        if clip is None:
-            decoded.append(job)
-        else:
-            batch.append((job, clip))
-        if len(batch) == settings.batch_size or len(decoded) == 4 * settings.batch_size:
-            _encode(batch, settings.model)
-            yield from decoded
-            batch, decoded = [], []
-    _encode(batch, settings.model)
-    yield from decoded
+    """Hashes, decodes and encodes jobs in this process; yields them as they are finished.
+
+    What is decoded is encoded, `batch_size` clips at most: the cores that encode wait for no batch to be full.
+    """
+    for results in _decode_in_threads(jobs, settings):
+        _encode([(job, clip) for job, clip in results if clip is not None], settings.model)
+        yield from (job for job, clip in results if clip is None)
 
 
-def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[tuple[Job, Clip | None]]:
-    """The clips of every job in order, and then the job once more without a clip.
+def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterator[list[tuple[Job, Clip | None]]]:
+    """What is decoded by now: the clips of every job in order, and then the job once more without a clip.
 
     FFmpeg and the resizing release Python's lock. Threads wait while `2 * batch_size` results are not taken, so memory
     does not depend on the number or length of the videos.
@@ -148,14 +145,19 @@ def _decode_in_threads(jobs: Iterator[Job], settings: IngestSettings) -> Iterato
     running = len(threads)
     try:
         while running:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            if result is None:
-                running -= 1
-            else:
-                room.release()
-                yield result
+            batch, clips = [], 0
+            full = (settings.batch_size, 4 * settings.batch_size)  # clips, and with those that were known
+            while running and (not batch or not (results.empty() or clips == full[0] or len(batch) == full[1])):
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                if result is None:
+                    running -= 1
+                else:
+                    room.release()
+                    batch.append(result)
+                    clips += result[1] is not None
+            yield batch
     finally:
         stopped.set()
         room.release(len(threads))
@@ -191,8 +193,12 @@ def _encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
         return
     pixels = torch.stack([clip.pixels for _, clip in batch])
     mask = torch.stack([clip.mask for _, clip in batch])
+    encoder = model
+    if model.device.type == "cpu":  # a GPU waits for the decoding anyway
+        encoder = copy(model)  # other threads may use the model; the weights are shared
+        vars(encoder)["_encode_frames"] = partial(_encode_once, model._encode_frames)
     try:
-        video = model.get_video_features(pixels.to(model.device, model.dtype), mask.to(model.device))
+        video = encoder.get_video_features(pixels.to(model.device, model.dtype), mask.to(model.device))
         frames = video.frames.to(torch.float16).cpu().numpy()
         counted = video.frame_mask.cpu().numpy()
         if not np.isfinite(frames).all():
@@ -207,6 +213,16 @@ def _encode(batch: Sequence[tuple[Job, Clip]], model: GLCCLModel) -> None:
         return
     for (job, clip), video_frames, video_counted in zip(batch, frames, counted, strict=True):
         job.record.clips.append(ClipFeatures(clip.start, clip.end, clip.times, video_frames[video_counted]))
+
+
+def _encode_once(encode: Callable[..., Any], pixels: Tensor, **outputs: Any) -> BaseModelOutputWithPooling:
+    """`encode` of frames [N, 3, H, W], those of slides and stills once. To tell them costs 1 % of their encoding."""
+    numbers: dict[bytes, int] = {}
+    frames = pixels.contiguous().view(torch.uint8).numpy()
+    rows = [numbers.setdefault(hashlib.sha256(frame).digest(), len(numbers)) for frame in frames]
+    if len(numbers) < len(rows):
+        pixels = pixels[[rows.index(number) for number in range(len(numbers))]]
+    return BaseModelOutputWithPooling(pooler_output=encode(pixels, **outputs).pooler_output[rows])
 
 
 def ingest(

@@ -115,6 +115,30 @@ def test_another_precision_than_the_two_is_refused(tmp_path, checkpoint, process
         index._search_with(GLCCLModel.from_pretrained(checkpoint, dtype=torch.bfloat16), processor)
 
 
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_frames_that_are_the_same_are_encoded_once(checkpoint, mask_padding, monkeypatch):
+    """Slides A B A B and a still that is one of them, with one padded frame: two frames, or three with the padding."""
+    model, _ = load_checkpoint(checkpoint, mask_padding=mask_padding)
+    slides = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixels = torch.stack([slides[[0, 1, 0, 1]], torch.cat([slides[[1, 1, 1]], torch.zeros(1, 3, 16, 16)])])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    with torch.inference_mode():
+        expected = model.get_video_features(pixels, mask)
+    encoded, encode = [], model._encode_frames
+    counting = lambda frames, **outputs: encoded.append(len(frames)) or encode(frames, **outputs)  # noqa: E731
+    monkeypatch.setattr(model, "_encode_frames", counting)
+    batch = [
+        (ingest.Job(store.VideoRecord(str(row), "")), clips.Clip(0, 1, 1, times, pixels[row], mask[row]))
+        for row, times in enumerate(mask.numpy())
+    ]
+    ingest._encode(batch, model)
+    assert encoded == [2 if mask_padding else 3]
+    assert model._encode_frames is counting
+    for (job, _), frames, counted in zip(batch, expected.frames, expected.frame_mask, strict=True):
+        (clip,) = job.record.clips
+        torch.testing.assert_close(torch.tensor(clip.frames), frames[counted].half(), atol=2e-3, rtol=2e-3)
+
+
 def test_the_shortlist_loses_little(index, monkeypatch):
     monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
     monkeypatch.setattr(candidates, "SHORTLIST", 300)

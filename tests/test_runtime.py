@@ -1,0 +1,99 @@
+"""`--runtime onnx-int8`: features close to torch's, verified before they are used, and never mixed with torch's."""
+
+import pickle
+import sys
+from typing import Any
+
+import pytest
+import torch
+from search_data import CAPTIONS
+
+from modeling_glccl import GLCCLModel, runtime
+from modeling_glccl.cli import main
+from modeling_glccl.runtime import with_runtime
+from modeling_glccl.search import VideoIndex
+
+pytest.importorskip("onnxscript")
+onnx_export = pytest.importorskip("modeling_glccl.onnx_export")
+InferenceSession = pytest.importorskip("onnxruntime").InferenceSession
+pytest_plugins = ["search_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where towers are kept, for all tests of this file."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _cache(cache, monkeypatch):
+    monkeypatch.setattr(runtime, "HF_HOME", str(cache))
+
+
+def encode(model, pixels):
+    with torch.inference_mode():
+        return model.get_video_features(pixels, torch.tensor([[1, 1, 0], [1, 0, 0]])).frames
+
+
+def test_frames_are_close_to_those_of_torch_and_the_model_stays_as_it_is(model, monkeypatch):
+    pixels = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected, served = encode(model, pixels), with_runtime(model, "onnx-int8")
+    found = encode(served, pixels)
+    assert not torch.equal(found, expected)
+    assert torch.cosine_similarity(found[found.any(-1)], expected[found.any(-1)], dim=-1).min() > 0.999
+    assert torch.equal(encode(model, pixels), expected)
+    assert torch.equal(encode(with_runtime(served, "torch"), pixels), expected)
+    monkeypatch.setattr(onnx_export, "quantise_frames", None)  # what was made once is kept
+    assert torch.equal(encode(pickle.loads(pickle.dumps(served)), pixels), found)
+    assert torch.equal(encode(with_runtime(served, "onnx-int8"), pixels), found)
+
+
+def test_another_tower_is_not_that_of_the_file(model, cache, monkeypatch):
+    def differ(model, path):
+        raise ValueError("frames.onnx differs")
+
+    monkeypatch.setattr(onnx_export, "quantise_frames", differ)
+    config = pickle.loads(pickle.dumps(model.config))
+    config.clip_config.vision_config.hidden_act = "relu"
+    other = GLCCLModel(config).eval()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(OSError, match=r"runtime onnx-int8: frames\.onnx differs; use torch"):
+        encode(with_runtime(other, "onnx-int8"), torch.zeros(2, 3, 3, 16, 16))
+    assert [path.suffix for path in (cache / "glccl").iterdir()] in ([], [".onnx"])  # nothing is left behind
+
+
+def test_a_model_that_int8_spoils_is_refused_before_anything_is_encoded(index, videos, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "LEAST_COSINE", 1.1)
+    index = VideoIndex.create(tmp_path / "int8.index", model, index.processor, runtime="onnx-int8")
+    with pytest.raises(OSError, match=r"cosine to that of torch is 0\.99\d+, less than 1\.1"):
+        index.update(videos, progress=False)
+    assert (len(index), index.errors()) == (0, {})
+
+
+def test_an_index_keeps_its_runtime(checkpoint, videos, tmp_path, capsys, index, cache, monkeypatch):
+    path = str(tmp_path / "int8.index")
+    command = ["index", str(videos), "--index", path]
+    assert main([*command, "--model", str(checkpoint), "--runtime", "onnx-int8", "--device", "cpu"]) == 0
+    assert main([*command, "--runtime", "torch"]) == 1
+    assert f"--runtime torch: {path} was made with onnx-int8" in capsys.readouterr().err
+    opened = VideoIndex.open(path, device="cpu")
+    assert opened.info()["runtime"] == "onnx-int8"
+    assert opened.info()["fingerprint"] != index.info()["fingerprint"]
+    example = str(videos / "v1.mp4")
+    monkeypatch.setattr(GLCCLModel, "_encode_frames", None)  # from here on torch encodes no frame
+    vars(opened.model)["_encode_frames"].session = InferenceSession(*cache.rglob("*.onnx"))
+    assert opened.search(video=example)[0].path == example
+    assert opened.search(CAPTIONS[0])
+    with pytest.raises(ValueError, match="runtime='onnx' is unknown; use torch or onnx-int8"):
+        VideoIndex.create(tmp_path / "new.index", index.model, index.processor, runtime="onnx")
+    assert not (tmp_path / "new.index").exists()
+
+
+def test_a_missing_package_and_a_model_elsewhere_are_refused_at_once(model, monkeypatch):
+    elsewhere: Any = torch.nn.Module.to(GLCCLModel(model.config), "meta")
+    with pytest.raises(ValueError, match="computes on a CPU, and the model is on meta"):
+        with_runtime(elsewhere, "onnx-int8")
+    monkeypatch.delitem(sys.modules, "modeling_glccl.onnx_export", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModuleNotFoundError, match="onnxruntime"):
+        with_runtime(model, "onnx-int8")
