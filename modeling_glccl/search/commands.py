@@ -63,12 +63,12 @@ def index_command(
             for note in (found if watch else found.check()).notes():
                 print(note)
     made_with = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips, "shards": shards}
+    made_with |= {"runtime": runtime}
     if not os.path.exists(index_path):  # what cannot be done leaves no empty index behind
         if options["engine"] == "ray":
             from . import ray_engine  # noqa: F401
         if options["speech"] is not None:
             load_speech(options["speech"])
-    made_with["runtime"] = runtime
     index = _open_or_create(index_path, checkpoint, made_with, device=device, precision=precision)
     if watch:
         print(f"looking every {watch:g} s for videos in {', '.join(folders)}; Ctrl-C ends it", flush=True)
