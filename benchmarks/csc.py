@@ -2,6 +2,7 @@
 
     python benchmarks/csc.py runs/shapes/clip runs/shapes/data runs/csc --seeds 0 1 2 3 --eta 0 0.1 0.5
     python benchmarks/csc.py runs/shapes/clip runs/shapes/data runs/csc --seeds 0 1 2 3 --eta 0.5 --variants hard
+    python benchmarks/csc.py runs/shapes/clip runs/shapes/data runs/csc --seeds 0 --eta 0 --steps 0
     python benchmarks/csc.py runs/shapes/clip runs/shapes/data runs/csc --report-only
 
 CLIP encodes all frames and captions of the shapes benchmark once; what is trained is the rest of GLCCL, with its own
@@ -185,13 +186,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half of the 95% t-interval."""
     if len(values) < 2:
         return float(np.mean(values)), float("nan")
-    return float(np.mean(values)), float(QUANTILES[len(values)] * np.std(values, ddof=1) / len(values) ** 0.5)
+    return float(np.mean(values)), float(QUANTILES.get(len(values), 2.2) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
-def summarize(runs: pd.DataFrame, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+def summarize(runs: Any) -> pd.DataFrame:
     """Means over seeds, half intervals, and the paired difference of each value to that without CSC."""
     rows = []
-    runs = runs if seeds is None else runs[runs["seed"].isin(seeds)]
     names = [name for name in runs.columns if name not in (*KEYS, "seed")]
     for (kind, variant, eta), some in runs.groupby(KEYS, sort=False):
         plain = runs[(runs["batches"] == kind) & (runs["eta"] == 0)].set_index("seed")
@@ -206,7 +206,7 @@ def summarize(runs: pd.DataFrame, seeds: Sequence[int] | None = None) -> pd.Data
     return pd.DataFrame(rows).sort_values(KEYS, ignore_index=True)
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def draw(table: Any) -> Figure:
     """Gains in R@1 over no CSC with intervals; and where the variance of CSC's denominator lies."""
     figure = Figure(figsize=(11, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)

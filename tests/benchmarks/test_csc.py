@@ -49,7 +49,6 @@ def test_gains_are_paired_by_seed():
     assert table["R"].tolist() == [40, 41]
     assert table.loc[0.0, "R ±"] == pytest.approx(4.30 * 10 / 3**0.5)
     assert (table.loc[0.5, "R gain"], table.loc[0.5, "R gain ±"]) == (1, 0)
-    assert csc.summarize(runs, [2])["R"].tolist() == [50, 51]
 
 
 def test_analysis_of_scores_that_agree_but_for_an_offset():
