@@ -220,7 +220,7 @@ def draw(table: Any) -> Figure:
     names += trained["batches"].map({"random": "", "twins": ", twins"})
     left.set_yticks(-trained.index, names)
     left.set(xlabel="R@1 minus that without CSC (points, 95% interval over seeds)")
-    left.legend(fontsize=9)
+    left.legend(fontsize=9, loc="upper right")
     kinds = [("untrained", 0), ("random", 0), ("random", 0.1), ("random", 0.5)]
     for colour, (kind, eta) in zip(MODELS, kinds, strict=False):
         row = table[(table["batches"] == kind) & (table["variant"] == "paper") & (table["eta"] == eta)]
