@@ -256,7 +256,8 @@ def measure_stages(size: int, queries: int, folder: Path) -> Iterator[dict]:
             if callable(getattr(owner, name, None)):
                 note(owner, name)
     note(Searcher, "search")
-    for where in ({}, {"where": "size % 100 = 0"}):
+    wheres: tuple[dict[str, Any], ...] = ({}, {"where": "size % 100 = 0"})
+    for where in wheres:
         index.search_features(texts[:1], **where)
         parts: dict[str, list[np.ndarray]] = {}
         for text in texts:

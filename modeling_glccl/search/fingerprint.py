@@ -11,9 +11,9 @@ from ..processing_glccl import GLCCLProcessor
 
 # Of the processor, what decides which pixels the model sees; threads and padding do not.
 _PIXELS = ("size", "crop_size", "keep_aspect_ratio", "resample", "image_mean", "image_std", "max_frames", "sampling")
-# Of the configuration, what no feature depends on: where a checkpoint comes from, and what is made of its scores.
+# Of the configuration, what no feature depends on: where a checkpoint comes from, its loss, what is made of its scores.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
-_ORIGIN += ("confidence_weights",)
+_ORIGIN += ("confidence_weights", "csc_weight", "csc_scores", "csc_variant")
 ROUNDED = "bfloat16:"  # begins what is said of weights that were rounded
 
 
@@ -55,7 +55,7 @@ def difference(indexed: dict[str, Any], given: dict[str, Any]) -> str | None:
     found = [
         f"{part}.{name} is {given[part].get(name)!r} instead of {indexed[part].get(name)!r}"
         for part in ("config", "processor")
-        for name in sorted(indexed[part].keys() | given[part].keys())
+        for name in sorted((indexed[part].keys() | given[part].keys()) - set(_ORIGIN))
         if indexed[part].get(name) != given[part].get(name)
     ]
     if indexed["weights"] != given["weights"]:
