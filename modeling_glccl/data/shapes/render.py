@@ -124,7 +124,7 @@ def _texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray:
     elif scene == "checks":
         base, light = (92, 98, 104), 28 * np.sign(np.sin(4 * x + phase) * np.sin(4 * y))
     elif scene == "ripples":
-        base, light = (58, 108, 104), 26 * np.sin(8 * np.cos(x / 2) + 8 * np.cos(y / 2) + phase)
+        base, light = (58, 108, 104), 26 * np.sin(5 * np.cos(x) + 5 * np.cos(y) + phase)
     else:  # snow
         flakes = rng.random((side, side)) < 0.02
         flakes = flakes | np.roll(flakes, 1, 0) | np.roll(flakes, 1, 1)
