@@ -3,8 +3,8 @@ r"""Trained in one world of shapes, tested in it and in another: GLCCL, its peer
     python -m benchmarks.domains runs/domains
 
 World 2 has other backgrounds, sizes, speeds and lengths (4.5 to 39 s), longer captions, and pairs of colour and shape
-that world 1 never shows (docs/data.md). A small CLIP is trained on world 1's stills. Each head is then trained as by
-recipes/shapes.yaml, except that the layers of CLIP's vision tower stay as they are: their output is computed once a
+that world 1 never shows (docs/data.md). A small CLIP is trained on world 1's stills, or given. Each head is trained as
+by recipes/shapes.yaml, except that the layers of CLIP's vision tower stay as they are: their output is computed once a
 frame. Tested with 12 frames in both worlds; GLCCL, X-Pool and mean pooling also with more frames in world 2, for short
 and long videos. The same command goes on where it was interrupted. Writes the runs, tables and figures.
 """
@@ -153,15 +153,16 @@ def test(model: GLCCLModel, processor: GLCCLProcessor, split: Split) -> dict[str
     return found | {name: 100 * float(first[rows].mean()) if rows.any() else np.nan for name, rows in inside.items()}
 
 
-def run(
-    folder: Path, seeds: Iterable[int], options: dict[str, Any], clip_changes: list[str], epochs: int
-) -> pd.DataFrame:
-    """Trains and tests what is not done yet. A row for each model, seed, world and number of frames."""
-    clip = folder / "clip"
-    if not (clip / "results.json").exists():
-        changes = [f"output_dir={clip}", f"data_dir={folder / 'data'}", "options.world=1", *clip_changes]
-        changes += [f"options.{name}={value}" for name, value in options.items()]
+def train_clip(folder: Path, data_dir: Path, changes: Iterable[str]) -> Path:
+    """Trains a small CLIP on world 1's stills, once; returns its folder."""
+    if not (folder / "results.json").exists():
+        changes = [f"output_dir={folder}", f"data_dir={data_dir}", "options.world=1", *changes]
         pretrain_clip(load_recipe("recipes/shapes_clip.yaml", changes, ClipRecipe))
+    return folder
+
+
+def run(folder: Path, clip: Path, seeds: Iterable[int], options: dict[str, Any], epochs: int) -> pd.DataFrame:
+    """Trains and tests what is not done yet. A row for each model, seed, world and number of frames."""
     tested = {
         (world, frames): encode(folder, clip, "test", world, frames, options)
         for world, frames in [(1, FRAMES), *((2, count) for count in (FRAMES, *MORE_FRAMES))]
@@ -271,12 +272,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for data, features and runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45])
     parser.add_argument("--num-train", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--clip", type=Path, help="folder of one (default: trained on world 1's stills)"
+    )
     parser.add_argument("--images", type=Path, default=Path("docs/images"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = run(arguments.folder, arguments.seeds, {"num_train": arguments.num_train}, [], arguments.epochs)
+    options = {"num_train": arguments.num_train}
+    changes = [f"options.num_train={arguments.num_train}"]
+    clip = arguments.clip or train_clip(arguments.folder / "clip", arguments.folder / "data", changes)
+    runs = run(arguments.folder, clip, arguments.seeds, options, arguments.epochs)
     accuracy, cost = length_accuracy(runs), length_cost()
     tables = {"domains_runs": runs.round(2).to_dict("records"), "domains": summarize(runs)}
     for name, rows in (tables | {"domains_length": accuracy, "domains_length_cost": cost}).items():
