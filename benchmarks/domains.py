@@ -57,7 +57,7 @@ LENGTH = ("GLCCL", "X-Pool", "CLIP4Clip meanP")
 FRAMES, MORE_FRAMES = 12, (24, 48, 64)
 # Seconds of the videos in world 2.
 BINS = {"4 to 10 s": (0, 10), "10 to 20 s": (10, 20), "20 to 40 s": (20, 41)}
-COST_VIDEOS = 200
+COST_VIDEOS = 20
 # Half of a 95 % interval of the mean in standard errors: Student's t for so many seeds.
 T95 = {1: np.nan, 2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
 
