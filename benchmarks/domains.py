@@ -273,9 +273,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45])
     parser.add_argument("--num-train", type=int, default=4000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument(
-        "--clip", type=Path, help="folder of one (default: trained on world 1's stills)"
-    )
+    parser.add_argument("--clip", type=Path, help="folder of one (default: trained on world 1's stills)")
     parser.add_argument("--images", type=Path, default=Path("docs/images"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
