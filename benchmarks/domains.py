@@ -77,7 +77,7 @@ def encode(folder: Path, clip: Path, name: str, world: int, frames: int, options
     path = folder / "features" / f"{name}-world{world}-{frames}.safetensors"
     if not path.exists():
         model, processor = load_checkpoint(clip)
-        model.clip.visual_projection = nn.Identity()
+        model.clip.set_submodule("visual_projection", nn.Identity())
         processor.video_processor.max_frames = frames
         parts = []
         with torch.inference_mode():
@@ -96,7 +96,7 @@ def as_pixels(video: GLCCLVideoFeatures) -> Tensor:
     return video.frames.unflatten(-1, (3, -1, 1))
 
 
-def read_stored(model: GLCCLModel) -> None:
+def read_stored(model: Any) -> None:
     """Lets a model take [`as_pixels`] for pixels: of CLIP's vision tower only the projection is left to compute."""
 
     def get_image_features(pixels: Tensor, **_: Any) -> BaseModelOutputWithPooling:
@@ -188,7 +188,7 @@ def run(folder: Path, clip: Path, seeds: Iterable[int], options: dict[str, Any],
     return pd.DataFrame(rows)
 
 
-def mean_and_interval(values: pd.Series) -> tuple[float, float]:
+def mean_and_interval(values: Any) -> tuple[float, float]:
     """The mean over seeds, and half of its 95 % interval; NaN of one seed."""
     return float(values.mean()), float(T95[len(values)] * values.std() / len(values) ** 0.5)
 
@@ -197,7 +197,7 @@ def summarize(runs: pd.DataFrame) -> list[dict]:
     """A row for each model: R@1 in world 1 and in world 2 both ways, and the share of it that is left in world 2."""
     rows = []
     for name, own in runs[runs["frames"] == FRAMES].groupby("model", sort=False):
-        row: dict[str, Any] = {"model": name, "seeds": own["seed"].nunique()}
+        row: dict[str, Any] = {"model": name, "seeds": len({*own["seed"]})}
         worlds = own.set_index("seed").groupby("world")
         for way in ("t2v", "v2t"):
             one, two = (worlds.get_group(world)[f"{way} R@1"] for world in (1, 2))
@@ -212,10 +212,11 @@ def length_accuracy(runs: pd.DataFrame) -> list[dict]:
     """A row for each model, length and number of frames: text-to-video R@1 in world 2."""
     own = runs[(runs["world"] == 2) & runs["model"].isin(LENGTH)]
     rows = []
-    for (name, frames), group in own.groupby(["model", "frames"], sort=False):
+    for _, group in own.groupby(["model", "frames"], sort=False):
         for seconds in BINS:
             mean, half = np.round(mean_and_interval(group[seconds]), 2)
-            rows.append({"model": name, "videos": seconds, "frames": frames, "t2v R@1": mean, "±": half})
+            row = {name: group[name].iloc[0] for name in ("model", "frames")}
+            rows.append(row | {"videos": seconds, "t2v R@1": mean, "±": half})
     return rows
 
 
