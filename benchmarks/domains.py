@@ -212,11 +212,11 @@ def length_accuracy(runs: pd.DataFrame) -> list[dict]:
     """A row for each model, length and number of frames: text-to-video R@1 in world 2."""
     own = runs[(runs["world"] == 2) & runs["model"].isin(LENGTH)]
     rows = []
-    for _, group in own.groupby(["model", "frames"], sort=False):
-        for seconds in BINS:
-            mean, half = np.round(mean_and_interval(group[seconds]), 2)
-            row = {name: group[name].iloc[0] for name in ("model", "frames")}
-            rows.append(row | {"videos": seconds, "t2v R@1": mean, "±": half})
+    for name in LENGTH:
+        for frames, group in own[own["model"] == name].groupby("frames"):
+            for seconds in BINS:
+                mean, half = np.round(mean_and_interval(group[seconds]), 2)
+                rows.append({"model": name, "videos": seconds, "frames": frames, "t2v R@1": mean, "±": half})
     return rows
 
 
