@@ -51,8 +51,8 @@ class ShapesConfig(datasets.BuilderConfig):
     num_stills: int = 40_000  # single frames
     seed: int = 0  # another gives other videos; the splits' event combinations stay disjoint across seeds
     image_size: int = 64  # side of the square frames in pixels, a multiple of 16
-    # 0, the benchmark; 1 and 2, those of the cross-domain test (docs/data.md): 2 has a test split alone, and shows the pairs
-    # of colour and shape that 1 never does.
+    # 0, the benchmark; 1 and 2, those of the cross-domain test (docs/data.md): 2 has a test split alone, and shows the
+    # pairs of colour and shape that 1 never does.
     world: int = 0
     videos_dir: str | None = None  # for the .mp4 files; None leaves the column `video` out
 
