@@ -213,7 +213,7 @@ def length_accuracy(runs: pd.DataFrame) -> list[dict]:
     own = runs[(runs["world"] == 2) & runs["model"].isin(LENGTH)]
     rows = []
     for name in LENGTH:
-        for frames, group in own[own["model"] == name].groupby("frames"):
+        for frames, group in own.query("model == @name").groupby("frames"):
             for seconds in BINS:
                 mean, half = np.round(mean_and_interval(group[seconds]), 2)
                 rows.append({"model": name, "videos": seconds, "frames": frames, "t2v R@1": mean, "±": half})
@@ -258,7 +258,7 @@ def plot_cost(rows: list[dict]) -> Figure:
                 axes.plot(line["frames"], line[column], style, color=colour, marker="o", label=label)
         axes.set(xlabel="frames per video", ylabel=column, yscale="log")
         axes.set_xticks(table["frames"].unique())
-    figure.axes[0].legend(fontsize=8)
+    figure.axes[1].legend(fontsize=8)
     return figure
 
 
