@@ -12,6 +12,7 @@ from .towers_glccl import CLIPFamily, family_of
 
 MAX_LAYERS = 256  # of a tower; the largest CLIP has 48
 SCORE_NAMES = ("video_sentence", "video_word", "sentence_frame", "frame_word")
+CSC_VARIANTS = ("paper", "detached", "hard", "centred")
 
 
 @strict
@@ -49,6 +50,10 @@ class GLCCLConfig(PreTrainedConfig):
         csc_scores (`list[str]`, defaults to all four):
             The scores whose variance the CSC loss compares, two or more of `video_sentence`, `video_word`,
             `sentence_frame` and `frame_word`. The logits are the mean of all four whatever this says.
+        csc_variant (`str`, defaults to `"paper"`):
+            The CSC loss as published, or for experiments: `"detached"` asks nothing of pairs that do not match,
+            `"hard"` counts only the best video of each text that is not its own, `"centred"` subtracts from each
+            score its mean over the videos first, which changes no rank (docs/reproduce.md measures all).
         mask_padding (`bool`, defaults to `True`):
             `True`: padded words and frames take part in no softmax and no sum, so a score never depends on padding.
             `False`: the authors' release, where they do, and every text is padded to exactly `max_words`.
@@ -90,6 +95,7 @@ class GLCCLConfig(PreTrainedConfig):
     aosm_temperature: float | int = 0.01
     csc_weight: float | int = 0.1
     csc_scores: list[str] | tuple[str, ...] = SCORE_NAMES
+    csc_variant: str = "paper"
     mask_padding: bool = True
     glim_global: bool = True
     glim_local: bool = True
@@ -147,6 +153,8 @@ class GLCCLConfig(PreTrainedConfig):
                 raise ValueError(f"{tower}layer_norm_eps={epsilon} must be positive and finite")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
+        if self.csc_variant not in CSC_VARIANTS:
+            raise ValueError(f"csc_variant={self.csc_variant!r} must be one of {', '.join(CSC_VARIANTS)}")
         if self.confidence_weights is not None and not (
             len(self.confidence_weights) == 2 + len(SCORE_NAMES) and all(map(isfinite, self.confidence_weights))
         ):

@@ -25,7 +25,7 @@ def contrastive_loss(logits_per_text: Tensor) -> Tensor:
     return (F.cross_entropy(logits_per_text, target) + F.cross_entropy(logits_per_text.T, target)) / 2
 
 
-def csc_loss(scores: Tensor) -> Tensor:
+def csc_loss(scores: Tensor, variant: str = "paper") -> Tensor:
     """Contrastive Score Consistency: the four scores of a matching pair should agree more than those of other pairs.
 
     The mean unbiased variance over the scores of the matching pairs, divided by the mean of all variances with the
@@ -34,22 +34,44 @@ def csc_loss(scores: Tensor) -> Tensor:
 
     Args:
         scores: [S, B, B], the S = 4 scores, each times exp(logit_scale).
+        variant: of the loss, as in `GLCCLConfig.csc_variant`.
 
     Returns:
-        Scalar; the gradient flows through numerator and denominator.
+        Scalar; the gradient flows through numerator and denominator. It does not depend on exp(logit_scale), which
+        cancels.
 
     Raises:
         ValueError: the matrices are not square, or B = 1, for which the loss is not defined.
     """
     _check_square(scores[0])
-    if scores.shape[-1] < 2:
+    size = scores.shape[-1]
+    if size < 2:
         raise ValueError(
             "the CSC loss compares matching with non-matching pairs, so it needs a batch of at least 2; got 1. "
             "Use a larger batch (drop the last incomplete one) or set csc_weight=0"
         )
+    matching, others = csc_sums(scores, torch.arange(size, device=scores.device), variant)
+    return (matching / size) / (others / size**2)
+
+
+def csc_sums(scores: Tensor, target: Tensor, variant: str) -> Tensor:
+    """[2], the sums of the variances of matching and of all other pairs over rows of the batch's scores.
+
+    Args:
+        scores: [S, b, B], of b of the B texts of the batch.
+        target: [b], the columns of their videos.
+        variant: as [`csc_loss`]. "hard" counts one other pair for each text, B times.
+    """
+    own = torch.arange(len(target), device=target.device)
+    if variant == "centred":
+        scores = scores - scores.mean(dim=2, keepdim=True)
     variance = scores.var(dim=0, unbiased=True)
-    matching = variance.diagonal()
-    return matching.mean() / ((variance.sum() - matching.sum()) / variance.numel())
+    matching = variance[own, target].sum()
+    others = variance.sum() - matching
+    if variant == "hard":
+        rivals = scores.mean(dim=0).scatter(1, target[:, None], -torch.inf).argmax(dim=1)
+        others = variance[own, rivals].sum() * variance.shape[1]
+    return torch.stack([matching, others.detach() if variant == "detached" else others])
 
 
 def _check_square(logits: Tensor) -> None:

@@ -626,7 +626,7 @@ class GLCCLModel(PreTrainedModel):
         if return_loss:
             loss = retrieval = contrastive_loss(logits)
             if self.config.csc_weight:
-                consistency = csc_loss(self.csc_inputs(scores))
+                consistency = csc_loss(self.csc_inputs(scores), self.config.csc_variant)
                 loss = retrieval + self.config.csc_weight * consistency
             if (auxiliary := self.auxiliary_loss(text, video)) is not None:
                 loss = loss + auxiliary

@@ -68,10 +68,20 @@ def reference_contrastive_loss(logits: Tensor) -> Tensor:
     return (text_to_video + video_to_text) / 2
 
 
-def reference_csc_loss(scores: Tensor) -> Tensor:
-    """CSC of the authors' release for scores [4, B, B]: the mean over non-matching pairs divides by B * B."""
+def reference_csc_loss(scores: Tensor, variant: str = "paper") -> Tensor:
+    """CSC of the authors' release for scores [4, B, B]: the mean over non-matching pairs divides by B * B.
+
+    The other variants are those of `GLCCLConfig.csc_variant`.
+    """
+    size = scores.shape[1]
+    if variant == "centred":
+        means = sum(scores[:, :, j] for j in range(size)) / size
+        scores = torch.stack([scores[:, :, j] - means for j in range(size)], dim=2)
     variance = ((scores - scores.mean(dim=0)) ** 2).sum(dim=0) / (len(scores) - 1)
-    size = len(variance)
     matching = sum(variance[i, i] for i in range(size)) / size
+    if variant == "hard":
+        logits = scores.mean(dim=0).tolist()
+        rivals = [max((logits[i][j], j) for j in range(size) if j != i)[1] for i in range(size)]
+        return matching / (sum(variance[i, j] for i, j in enumerate(rivals)) / size)
     others = sum(variance[i, j] for i in range(size) for j in range(size) if i != j) / size**2
-    return matching / others
+    return matching / (others.detach() if variant == "detached" else others)

@@ -6,7 +6,8 @@ from paths import TESTS
 from reference import SCORES, reference_contrastive_loss, reference_csc_loss
 from safetensors.torch import load_file
 
-from modeling_glccl.loss_glccl import contrastive_loss, csc_loss
+from modeling_glccl.configuration_glccl import CSC_VARIANTS
+from modeling_glccl.loss_glccl import contrastive_loss, csc_loss, csc_sums
 
 GOLDEN = load_file(TESTS / "golden" / "glccl_forward_s0.safetensors")
 
@@ -30,10 +31,33 @@ def test_losses_and_gradients_equal_the_twins(size):
     scores = random_scores(size)
     for ours, twin in [
         (contrastive_loss(scores.mean(dim=0)), reference_contrastive_loss(scores.mean(dim=0))),
-        (csc_loss(scores), reference_csc_loss(scores)),
+        *((csc_loss(scores, variant), reference_csc_loss(scores, variant)) for variant in CSC_VARIANTS),
     ]:
         torch.testing.assert_close(ours, twin)
         torch.testing.assert_close(*(torch.autograd.grad(loss, scores)[0] for loss in (ours, twin)))
+
+
+@pytest.mark.parametrize("variant", CSC_VARIANTS)
+def test_the_sums_of_csc_add_up_over_processes_that_hold_some_rows(variant):
+    scores = random_scores(5).detach()
+    rows = torch.arange(5)
+    parts = [csc_sums(scores[:, part], part, variant) for part in rows.split(2)]
+    torch.testing.assert_close(sum(parts), csc_sums(scores, rows, variant))
+
+
+@pytest.mark.parametrize("variant", CSC_VARIANTS)
+def test_logit_scale_cancels_in_csc(variant):
+    scores = random_scores(5).detach()
+    torch.testing.assert_close(csc_loss(26 * scores, variant), csc_loss(scores, variant))
+
+
+def test_csc_asks_as_much_disagreement_of_other_pairs_as_agreement_of_matching_ones():
+    scores = random_scores(5)
+    (gradient,) = torch.autograd.grad(loss := csc_loss(scores), scores)
+    asked = (gradient * scores).sum(dim=0)  # how fast the loss grows as the scores of a pair move apart
+    matching = asked.diagonal().sum()
+    torch.testing.assert_close(matching, 2 * loss)
+    torch.testing.assert_close(asked.sum() - matching, -2 * loss)
 
 
 @pytest.mark.parametrize(

@@ -497,6 +497,7 @@ def test_eos_of_early_clip_configurations():
         ({"temporal_num_hidden_layers": 10**6}, "temporal_num_hidden_layers=1000000 must be at most 256"),
         ({"csc_scores": ["video_word", "video_word"]}, "csc_scores"),
         ({"csc_scores": ["video_word", "word_video"]}, "word_video"),
+        ({"csc_variant": "soft"}, "csc_variant='soft' must be one of paper, detached, hard, centred"),
     ],
 )
 def test_wrong_configuration_values_are_named(values, message):

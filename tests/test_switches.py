@@ -6,6 +6,7 @@ from models import full_batch, tiny_batch, tiny_config, tiny_model, tiny_video
 from reference import SCORES, reference_csc_loss
 
 from modeling_glccl import GLCCLModel
+from modeling_glccl.configuration_glccl import CSC_VARIANTS
 from modeling_glccl.training.full_batch import FullBatchLoss
 
 
@@ -18,6 +19,15 @@ def test_csc_compares_the_named_scores_alone(names):
     assert output.loss.item() == pytest.approx((output.contrastive_loss + 0.5 * expected).item(), rel=1e-4)
     assert FullBatchLoss(model)(**full_batch()).csc_loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert torch.equal(output.logits_per_text, torch.stack(output.scores.to_tuple()).mean(dim=0))
+
+
+@pytest.mark.parametrize("variant", CSC_VARIANTS)
+def test_training_takes_the_variant_of_csc(variant):
+    model = tiny_model(csc_weight=0.5, csc_variant=variant)
+    output = model(**full_batch(), return_loss=True)
+    expected = reference_csc_loss(torch.stack([*output.scores.values()]), variant).item()
+    assert output.csc_loss.item() == pytest.approx(expected, rel=1e-4)
+    assert FullBatchLoss(model)(**full_batch()).csc_loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_switches_are_saved_with_the_model(tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..features_glccl import GLCCLVideoFeatures
-from ..loss_glccl import contrastive_loss, csc_loss
+from ..loss_glccl import contrastive_loss, csc_loss, csc_sums
 from ..modeling_glccl import GLCCLModel, GLCCLOutput
 
 
@@ -52,7 +52,7 @@ class FullBatchLoss(nn.Module):
         Raises:
             ValueError: the processes hold different numbers of pairs; what [`GLCCLModel`] raises.
         """
-        model, csc_weight = self.model, self.model.config.csc_weight
+        model, csc_weight, variant = self.model, self.model.config.csc_weight, self.model.config.csc_variant
         text = self._encode(model.get_text_features, input_ids, attention_mask)
         video = self._encode(model.get_video_features, pixel_values_videos, padding_mask_videos)
         if len(text.words) != len(video.frames):
@@ -64,10 +64,10 @@ class FullBatchLoss(nn.Module):
         scores = model.get_scores(text, video)
         logits, csc_scores = scores.logits, model.csc_inputs(scores) if csc_weight else None
         if world_size > 1:
-            contrastive, csc = sharded_losses(logits, csc_scores)
+            contrastive, csc = sharded_losses(logits, csc_scores, variant)
         else:
             contrastive = contrastive_loss(logits)
-            csc = None if csc_scores is None else csc_loss(csc_scores)
+            csc = None if csc_scores is None else csc_loss(csc_scores, variant)
         loss = contrastive if csc is None else contrastive + csc_weight * csc
         if auxiliary is not None:
             loss = loss + auxiliary
@@ -115,12 +115,13 @@ def average_over_processes(mean: Tensor) -> Tensor:
     return mean if world_size == 1 else _AllReduce.apply(mean) / world_size
 
 
-def sharded_losses(logits: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def sharded_losses(logits: Tensor, scores: Tensor | None, variant: str = "paper") -> tuple[Tensor, Tensor | None]:
     """Contrastive and CSC loss of B x B scores of which every process holds its own b rows.
 
     Args:
         logits: [b, B], the rows of this process, in the order of the ranks.
         scores: [S, b, B], the scores behind them, or `None` without CSC.
+        variant: of the CSC loss.
 
     Returns:
         The values of `contrastive_loss` and `csc_loss` of the full matrices. Their gradients, averaged over
@@ -138,10 +139,8 @@ def sharded_losses(logits: Tensor, scores: Tensor | None) -> tuple[Tensor, Tenso
     contrastive = _AllReduce.apply((over_rows + over_columns).sum()) / (2 * columns)
     if scores is None:
         return contrastive, None
-    variance = scores.var(dim=0, unbiased=True)
-    matching = variance[own, target].sum()
-    matching, total = _AllReduce.apply(torch.stack([matching, variance.sum()]))
-    return contrastive, (matching / columns) / ((total - matching) / columns**2)
+    matching, others = _AllReduce.apply(csc_sums(scores, target, variant))
+    return contrastive, (matching / columns) / (others / columns**2)
 
 
 class _AllReduce(torch.autograd.Function):
