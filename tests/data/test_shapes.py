@@ -14,7 +14,7 @@ import pytest
 from benchmarks.shapes_oracles import ORACLES, oracle_recall
 from modeling_glccl import atomic
 from modeling_glccl.data import load_benchmark, shapes
-from modeling_glccl.data.shapes import sampler, wording
+from modeling_glccl.data.shapes import sampler
 from modeling_glccl.data.shapes.render import encode_video, render_frames, render_still
 from modeling_glccl.data.shapes.sampler import SPLITS, sample_clips, sample_still
 from modeling_glccl.data.shapes.world import (
@@ -27,6 +27,7 @@ from modeling_glccl.data.shapes.world import (
     SHAPES,
     SIZES,
     SYMMETRY,
+    WORLDS,
     Event,
     Meaning,
     Mention,
@@ -110,7 +111,7 @@ def test_captions_are_true_partial_and_short(clips):
         assert satisfies(clip.scene, clip.events, clip.meaning)
         assert 2 <= len(clip.caption_events) < len(clip.events)
         assert [m.colour for m in clip.meaning.mentions] == [clip.events[i].colour for i in clip.caption_events]
-        assert len(clip.caption.replace(",", " ,").split()) <= wording.MAX_WORDS
+        assert len(clip.caption.replace(",", " ,").split()) <= WORLDS[0].max_words
     assert len({clip.caption for clip in clips["train"]}) > 2900
 
 
@@ -198,6 +199,70 @@ def test_relevant_frames_are_those_within_the_described_events():
     events = [{"start": start, "end": start + 2} for start in (0.0, 2.0, 4.0)]
     found = relevant_frames([0.0, 1.9, 2.0, 3.9, 4.0, 5.9], events, [0, 2])
     assert found.tolist() == [True, True, False, False, True, True]
+
+
+# The two worlds of the cross-domain test
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return {world: sample_clips("test", 60, world=world) for world in (1, 2)}
+
+
+def shown_pairs(some):
+    return {(event.colour, event.shape) for clip in some for event in clip.events}
+
+
+def test_world_1_never_shows_a_pair_of_colour_and_shape_that_world_2_shows(worlds):
+    first = shown_pairs(worlds[1] + sample_clips("train", 400, world=1) + sample_clips("train", 100, 3, world=1))
+    second = shown_pairs(worlds[2] + sample_clips("test", 60, 3, world=2))
+    assert not first & second
+    assert first | second == {(colour, shape) for colour in COLOURS for shape in SHAPES}
+    stills = [sample_still(index, world=1) for index in range(800)]
+    drawn = {(still.colour, (still.event or still).shape) for still in stills}
+    assert not drawn & second
+    assert drawn - {(colour, None) for colour in COLOURS} == first
+
+
+def test_world_2_has_other_lengths_scenes_and_longer_captions_of_known_words(worlds):
+    one, two = worlds[1], worlds[2]
+    assert {clip.events[-1].end for clip in one} == {DURATION}
+    seconds = [clip.events[-1].end for clip in two]
+    assert 4 <= min(seconds) < 10
+    assert 30 < max(seconds) <= 40
+    for clip in two:
+        events = len(clip.events)
+        assert (3, 4, 5)[sum(clip.events[-1].end >= 10 * n for n in (1, 2))] <= events <= 6
+        twelve = (np.arange(12) + 0.5) * clip.events[-1].end / 12
+        assert all(relevant_frames(twelve, clip.events, [index]).any() for index in range(events))
+        assert 2 <= len(clip.caption_events) < events
+        assert len(clip.caption.replace(",", " ,").split()) <= WORLDS[2].max_words == 38
+    assert not {clip.scene for clip in two} & set(SCENES)
+    lengths = [np.mean([len(clip.caption.split()) for clip in clips]) for clips in (one, two)]
+    assert lengths[1] > 1.4 * lengths[0]
+    known = {word for clip in sample_clips("train", 1500, world=1) for word in clip.caption.replace(",", "").split()}
+    assert {word for clip in two for word in clip.caption.replace(",", "").split()} <= known
+
+
+def test_every_caption_of_a_world_has_one_answer(worlds):
+    for candidates in worlds.values():
+        for query in candidates:
+            answers = [c.video_id for c in candidates if satisfies(c.scene, c.events, query.meaning)]
+            assert answers == [query.video_id], query.caption
+
+
+def test_shapes_of_world_2_have_other_sizes_and_speeds():
+    def sizes(world, action, size=None):
+        event = Event("red", "square", size, action, 0.0, 2.0)
+        frames = render_frames(np.random.default_rng(0), "night", [event], 64, WORLDS[world]).astype(int)
+        assert len(frames) == 16
+        return ((frames[..., 0] > 195) & (frames[..., 1] < 90) & (frames[..., 2] < 90)).sum((1, 2))
+
+    assert sizes(2, "fall", "small")[0] < 0.7 * sizes(1, "fall", "small")[0]
+    assert sizes(2, "fall", "large")[0] > 1.3 * sizes(1, "fall", "large")[0]
+    assert sizes(2, "grow").max() > 1.3 * sizes(1, "grow").max()
+    changes = [np.diff(sizes(world, "blink", "small") > 10).sum() for world in (1, 2)]
+    assert changes == [3, 5]
 
 
 # Pixels
@@ -415,6 +480,17 @@ def test_processes_share_the_work_and_keep_the_order(tmp_path):
         assert Path(a["path"]).read_bytes() == Path(b["path"]).read_bytes()
 
 
+def test_the_second_world_is_rendered_beside_the_first_the_same_every_time(tmp_path):
+    one, two, again = (load(tmp_path / folder, num_test=3, world=2) for folder in ("a", "b", "b"))
+    load(tmp_path / "a", num_test=3, world=1, num_train=0, num_validation=0)
+    for rows in zip(one, two, again, strict=True):
+        assert len({Path(row["video"]["path"]).read_bytes() for row in rows}) == 1
+        assert len({row["caption"] for row in rows}) == 1
+    assert {path.parent.parent.name[-6:] for path in (tmp_path / "a").rglob("*.mp4")} == {"world1", "world2"}
+    with av.open(one[0]["video"]["path"]) as container:
+        assert container.streams.video[0].frames == one[0]["events"][-1]["end"] * FPS
+
+
 def test_wrong_arguments_are_refused_before_anything_is_rendered(tmp_path):
     for arguments, message in (
         ({"name": "shape"}, "did you mean 'shapes'"),
@@ -423,6 +499,9 @@ def test_wrong_arguments_are_refused_before_anything_is_rendered(tmp_path):
         ({"repo_id": "someone/shapes"}, "leave repo_id out"),
         ({"missing": "ignore"}, "'error' or 'skip'"),
         ({"image_size": 50}, "multiple of 16"),
+        ({"world": 3}, "world=3 must be 0, 1 or 2"),
+        ({"world": 2, "split": "train"}, "'train' must be one of test"),
+        ({"world": 2, "config_name": "stills", "split": "train"}, "world=2.*no stills"),
     ):
         with pytest.raises(ValueError, match=message):
             load_benchmark(**{"name": "shapes", "data_dir": tmp_path, **SMALL, **arguments})

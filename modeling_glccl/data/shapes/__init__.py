@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ...atomic import write_whole
 from .render import encode_video, render_frames, render_still
 from .sampler import SPLITS, sample_clips, sample_still
-from .world import Event, relevant_frames
+from .world import WORLDS, Event, relevant_frames
 
 # A change of what is drawn or written needs a new version, or folders rendered before it pass for current ones.
 VERSION = datasets.Version("1.1.0")
@@ -51,6 +51,9 @@ class ShapesConfig(datasets.BuilderConfig):
     num_stills: int = 40_000  # single frames
     seed: int = 0  # another gives other videos; the splits' event combinations stay disjoint across seeds
     image_size: int = 64  # side of the square frames in pixels, a multiple of 16
+    # 0, the benchmark; 1 and 2, those of the cross-domain test (docs/data.md): 2 has a test split alone, and shows the
+    # pairs of colour and shape that 1 never does.
+    world: int = 0
     videos_dir: str | None = None  # for the .mp4 files; None leaves the column `video` out
 
 
@@ -95,13 +98,13 @@ class Shapes(datasets.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, indices: Sequence[int]) -> Iterator[tuple[str | int, dict[str, Any]]]:
         if self.config.name == "stills":
             for index in indices:
-                still = sample_still(index, self.config.seed)
+                still = sample_still(index, self.config.seed, self.config.world)
                 rng = np.random.default_rng([_STILL_STREAM, self.config.seed, index])
                 buffer = io.BytesIO()
                 Image.fromarray(render_still(rng, still, self.config.image_size)).save(buffer, "jpeg", quality=90)
                 yield index, {"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase}
             return
-        for clip in sample_clips(split, len(indices), self.config.seed):
+        for clip in sample_clips(split, len(indices), self.config.seed, self.config.world):
             row = vars(clip) | {"events": [vars(event) for event in clip.events], "start": None, "end": None}
             del row["meaning"]
             if self.config.videos_dir is not None:
@@ -143,12 +146,19 @@ def load(
             raise ValueError(f"{name}={value!r} must be a whole number, not negative")
     if options["image_size"] % 16 or not options["image_size"]:
         raise ValueError(f"image_size={options['image_size']} must be a multiple of 16")
+    if options["world"] >= len(WORLDS):
+        raise ValueError(f"world={options['world']} must be 0, 1 or 2")
+    if options["world"] == 2:
+        if config_name == "stills":
+            raise ValueError("world=2 is there to be tested: it has no stills")
+        options |= {"num_train": 0, "num_validation": 0}
     splits = ["train"] if config_name == "stills" else [name for name in SPLITS if options[f"num_{name}"]]
     if split is not None and split not in splits:
         raise ValueError(f"split={split!r} must be one of {', '.join(splits)}, or None for all")
     root = Path(data_dir or datasets.config.HF_DATASETS_CACHE).absolute() / "shapes"
     if with_videos and config_name == "videos":
-        options["videos_dir"] = str(root / f"v{VERSION}-seed{options['seed']}-{options['image_size']}px")
+        folder = f"v{VERSION}-seed{options['seed']}-{options['image_size']}px"
+        options["videos_dir"] = str(root / (folder + f"-world{options['world']}" * bool(options["world"])))
     builder = Shapes(cache_dir=str(root / "tables"), config_name=config_name, hash=Hasher.hash(options), **options)
     try:
         builder.download_and_prepare(
@@ -170,7 +180,7 @@ def load(
         for number, video in enumerate(part["video"])
         if not Path(video["path"]).exists()
     ]
-    render, total = partial(_render, options["seed"], options["image_size"]), sum(map(len, parts))
+    render, total = partial(_render, options["seed"], options["image_size"], options["world"]), sum(map(len, parts))
     with (
         tqdm(total=total, initial=total - len(rows), desc="rendering", unit="video", disable=not rows) as bar,
         ProcessPoolExecutor(num_proc) if num_proc and num_proc > 1 else nullcontext() as pool,
@@ -180,11 +190,11 @@ def load(
     return dataset
 
 
-def _render(seed: int, image_size: int, row: Mapping[str, Any]) -> None:
+def _render(seed: int, image_size: int, world: int, row: Mapping[str, Any]) -> None:
     """Writes the video of a row; its times are multiples of 1/8 s, which float32 holds exactly."""
     split, number = row["video_id"].split("_")
-    rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number)])
-    frames = render_frames(rng, row["scene"], [Event(**event) for event in row["events"]], image_size)
+    rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number), *[world] * bool(world)])
+    frames = render_frames(rng, row["scene"], [Event(**event) for event in row["events"]], image_size, WORLDS[world])
     path = Path(row["video"]["path"])
     try:
         write_whole(path, io.BytesIO(encode_video(frames)))

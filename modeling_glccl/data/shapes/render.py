@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .world import CHANGING_RADIUS, FPS, NUM_FRAMES, PLACES, RADIUS, SIZE_CHANGES, Event, Still
+from .world import FPS, PLACES, SIZE_CHANGES, WORLDS, Event, Still, World
 
 RGB = {
     "red": (225, 35, 35),
@@ -119,6 +119,12 @@ def _texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray:
         shifted = column + brick * (row // brick % 2)
         mortar = (row % brick == 0) | (shifted % (2 * brick) == 0)
         base, light = (112, 72, 60), 45 * mortar.astype(np.float32)
+    elif scene == "stripes":
+        base, light = (122, 84, 112), 30 * np.sign(np.sin(6 * x + 2 * np.sin(y + phase)))
+    elif scene == "checks":
+        base, light = (92, 98, 104), 28 * np.sign(np.sin(4 * x + phase) * np.sin(4 * y))
+    elif scene == "ripples":
+        base, light = (58, 108, 104), 26 * np.sin(5 * np.cos(x) + 5 * np.cos(y) + phase)
     else:  # snow
         flakes = rng.random((side, side)) < 0.02
         flakes = flakes | np.roll(flakes, 1, 0) | np.roll(flakes, 1, 1)
@@ -126,12 +132,13 @@ def _texture(rng: np.random.Generator, scene: str, side: int) -> np.ndarray:
     return np.array(base, np.float32) + rng.uniform(-8, 8) + light[..., None].astype(np.float32)
 
 
-def _pose(event: Event, place: tuple[float, float], seconds: float) -> _Pose | None:
+def _pose(event: Event, place: tuple[float, float], seconds: float, world: World) -> _Pose | None:
     """The pose of a shape `seconds` into its event; None while invisible."""
     progress = seconds / (event.end - event.start)
     x, y = place
-    radius = RADIUS[event.size] if event.size else 0.0
+    radius = world.radius[event.size] if event.size else 0.0
     degrees = 0.0
+    seconds *= world.speed
     if event.action == "slide right":
         x = _travel(progress)
     elif event.action == "slide left":
@@ -141,7 +148,7 @@ def _pose(event: Event, place: tuple[float, float], seconds: float) -> _Pose | N
     elif event.action == "rise":
         y = _travel(1 - progress)
     elif event.action in SIZE_CHANGES:
-        first, last = CHANGING_RADIUS if event.action == "grow" else CHANGING_RADIUS[::-1]
+        first, last = world.changing_radius if event.action == "grow" else world.changing_radius[::-1]
         radius = first + (last - first) * progress
     elif event.action == "spin":
         degrees = _SPIN * seconds
@@ -154,13 +161,13 @@ def _pose(event: Event, place: tuple[float, float], seconds: float) -> _Pose | N
 
 
 def _draw_event(
-    frame: np.ndarray, colour: np.ndarray, event: Event, place: tuple[float, float], seconds: float
+    frame: np.ndarray, colour: np.ndarray, event: Event, place: tuple[float, float], seconds: float, world: World
 ) -> None:
     """Draws a shape `seconds` into its event, with its after-images, larger ones behind smaller ones."""
-    now = _pose(event, place, seconds)
+    now = _pose(event, place, seconds, world)
     if now is None:
         return
-    poses = [(_pose(event, place, seconds - ago), opacity) for ago, opacity in _AFTER_IMAGES if seconds >= ago]
+    poses = [(_pose(event, place, seconds - ago, world), opacity) for ago, opacity in _AFTER_IMAGES if seconds >= ago]
     poses = [(pose, opacity) for pose, opacity in poses if pose is not None and pose != now]
     for pose, opacity in sorted([*poses, (now, 1.0)], key=lambda item: -item[0][2]):
         _draw_shape(frame, colour, event.shape, pose, opacity)
@@ -196,14 +203,16 @@ def _background(rng: np.random.Generator, scene: str, side: int, num_frames: int
     )
 
 
-def render_frames(rng: np.random.Generator, scene: str, events: Sequence[Event], side: int) -> np.ndarray:
-    """A video: [NUM_FRAMES, side, side, 3] uint8. The generator decides positions, shades and noise."""
-    frames = _background(rng, scene, side, NUM_FRAMES)
+def render_frames(
+    rng: np.random.Generator, scene: str, events: Sequence[Event], side: int, world: World = WORLDS[0]
+) -> np.ndarray:
+    """A video: [frames, side, side, 3] uint8, to the end of the last event. Positions, shades and noise are drawn."""
+    frames = _background(rng, scene, side, round(events[-1].end * FPS))
     for event in events:
         colour = _jitter_colour(rng, event.colour)
         place = PLACES[rng.integers(3)], PLACES[rng.integers(3)]
         for index in range(round(event.start * FPS), round(event.end * FPS)):
-            _draw_event(frames[index], colour, event, place, index / FPS - event.start)
+            _draw_event(frames[index], colour, event, place, index / FPS - event.start, world)
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
@@ -211,7 +220,7 @@ def render_still(rng: np.random.Generator, still: Still, side: int) -> np.ndarra
     """A single frame: [side, side, 3] uint8."""
     frame = _background(rng, still.scene, side, 1)[0]
     if still.event is not None:
-        _draw_event(frame, _jitter_colour(rng, still.colour), still.event, still.centre, still.seconds)
+        _draw_event(frame, _jitter_colour(rng, still.colour), still.event, still.centre, still.seconds, WORLDS[0])
     elif still.shape is not None:
         pose = *still.centre, still.radius, still.degrees
         _draw_shape(frame, _jitter_colour(rng, still.colour), still.shape, pose)

@@ -18,16 +18,20 @@ from .world import (
     SIZE_CHANGES,
     SIZES,
     SYMMETRY,
+    UNSEEN_PAIRS,
+    WORLDS,
     Clip,
     Event,
     Meaning,
     Mention,
     Still,
+    World,
     satisfies,
 )
 
 SPLITS = ("train", "validation", "test")
-# Events are laid out in twelfths of the video, so that any 12 uniformly sampled frames hold at least three of each.
+# Events are laid out in twelfths of the video, so that any 12 uniformly sampled frames hold at least three of each;
+# two where there are more than four events.
 STEPS = 12
 MIN_STEPS = 3
 # In what the second, third and fourth video of a group differ from the first.
@@ -41,8 +45,8 @@ COLOUR, SHAPE, ACTION = range(3)
 _KIND_NAMES = np.array(KINDS)
 
 
-def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
-    """The first `count` videos of a split in symbols.
+def sample_clips(split: str, count: int, seed: int = 0, world: int = 0) -> list[Clip]:
+    """The first `count` videos of a split in symbols, in one of `WORLDS`.
 
     Videos come in groups of four (the last group may be cut short): one and its three hard twins, which have its
     colours, scene and events but for the shape of one event, the action of another, or the order of these two. No
@@ -59,27 +63,32 @@ def sample_clips(split: str, count: int, seed: int = 0) -> list[Clip]:
     # one seed never shows an event combination of the test set of another.
     owner = np.random.default_rng(2605_17959).choice(3, p=[0.5, 0.25, 0.25], size=(len(KINDS),) * 2)
     owned = np.triu(owner) + np.triu(owner, 1).T == SPLITS.index(split)
+    if WORLDS[world].pairs == UNSEEN_PAIRS:
+        owned[:] = True  # nothing is trained there, and few combinations are left
+    shown = np.array([kind[:2] in WORLDS[world].pairs for kind in KINDS])
+    owned &= shown & shown[:, None]
     clips: list[Clip] = []
     while len(clips) < count:
-        clips += _sample_group(split, seed, owned, clips)
+        clips += _sample_group(split, seed, world, owned, clips)
     return clips[:count]
 
 
-def _sample_group(split: str, seed: int, owned: np.ndarray, earlier: list[Clip]) -> list[Clip]:
+def _sample_group(split: str, seed: int, world: int, owned: np.ndarray, earlier: list[Clip]) -> list[Clip]:
     """One group of twins that goes with the `earlier` ones."""
     group = len(earlier) // 4
     for attempt in range(1000):
-        rng = np.random.default_rng([0, seed, SPLITS.index(split), group, attempt])
-        scene = pick(rng, SCENES)
-        videos, about = _sample_videos(rng, owned)
+        rng = np.random.default_rng([0, seed, SPLITS.index(split), group, attempt, *[world] * bool(world)])
+        scene = pick(rng, WORLDS[world].scenes)
+        videos, about = _sample_videos(rng, WORLDS[world], owned)
         new = []
         for events in videos:
             others = [other for other in videos if other is not events]
-            meaning = _sample_meaning(rng, scene, events, about, others)
+            meaning = _sample_meaning(rng, scene, events, about, others, WORLDS[world].size_share)
             if meaning is None:
                 break
             video_id = f"{split}_{len(earlier) + len(new):05d}"
-            new.append(Clip(video_id, group, scene, events, meaning, about, write_caption(rng, meaning)))
+            caption = write_caption(rng, meaning, WORLDS[world].max_words)
+            new.append(Clip(video_id, group, scene, events, meaning, about, caption))
         else:
             if split == "train" or not any(
                 satisfies(a.scene, a.events, b.meaning) or satisfies(b.scene, b.events, a.meaning)
@@ -90,10 +99,15 @@ def _sample_group(split: str, seed: int, owned: np.ndarray, earlier: list[Clip])
     raise RuntimeError(f"found no unambiguous videos for twin group {group} of {split}: ask for fewer videos")
 
 
-def _sample_videos(rng: np.random.Generator, owned: np.ndarray) -> tuple[list[tuple[Event, ...]], tuple[int, ...]]:
+def _sample_videos(
+    rng: np.random.Generator, world: World, owned: np.ndarray
+) -> tuple[list[tuple[Event, ...]], tuple[int, ...]]:
     """The events of each video of a group, and the indices of the events that the captions are about."""
-    num_events = int(rng.integers(3, 5))
-    num_about = 3 if num_events == 4 and rng.random() < 0.25 else 2
+    num_frames = pick(rng, world.num_frames)
+    num_events = int(rng.integers(3, 5)) + min(2, num_frames // (10 * FPS))  # a longer video shows more
+    num_about = 2
+    while num_about < min(num_events - 1, world.most_mentions) and rng.random() < world.mention_share:
+        num_about += 1
     first, second, *rest = (int(index) for index in rng.permutation(num_events)[:num_about])
     varied = {first: SHAPE, second: ACTION}
     kinds = None
@@ -101,8 +115,9 @@ def _sample_videos(rng: np.random.Generator, owned: np.ndarray) -> tuple[list[tu
         kinds = _sample_kinds(rng, owned, [varied.get(index) for index in range(num_events)])
     sizes = [pick(rng, SIZES) for _ in range(num_events)]
     # Jittered by less than would move a uniformly sampled frame.
-    spare = rng.multinomial(STEPS - MIN_STEPS * num_events, np.full(num_events, 1 / num_events))
-    ends = np.cumsum(MIN_STEPS + spare) * (NUM_FRAMES // STEPS)
+    least = min(MIN_STEPS, STEPS // num_events)
+    spare = rng.multinomial(STEPS - least * num_events, np.full(num_events, 1 / num_events))
+    ends = np.cumsum(least + spare) * (num_frames // STEPS)
     ends[:-1] += rng.integers(-1, 2, num_events - 1)
     spans = list(pairwise([0.0, *(ends / FPS).tolist()]))
     videos = []
@@ -127,7 +142,7 @@ def _sample_kinds(
 
     Colours differ between events, and every pair of kinds from different events is `owned` by the split.
     """
-    free = np.ones(len(KINDS), dtype=bool)
+    free = owned.any(axis=0)
     chosen = []
     for field in varied:
         if not free.any():
@@ -150,22 +165,24 @@ def _sample_meaning(
     events: tuple[Event, ...],
     about: tuple[int, ...],
     others: list[tuple[Event, ...]],
+    size_share: float,
 ) -> Meaning | None:
     """A partial description of a video that none of its twins satisfies; None if chance finds none."""
     for _ in range(50):
         mentions = []
         for event in (events[index] for index in about):
             shape = event.shape if rng.random() < 0.9 else None
-            size = event.size if rng.random() < 0.3 else None
+            size = event.size if rng.random() < size_share else None
             mentions.append(Mention(event.colour, shape, size, event.action))
-        meaning = Meaning(tuple(mentions), bool(rng.random() < 0.9), scene if rng.random() < 0.5 else None)
+        ordered, named = bool(rng.random() < 0.9), rng.random() < 0.5 and scene in SCENE_WORDS
+        meaning = Meaning(tuple(mentions), ordered, scene if named else None)
         if not any(satisfies(scene, other, meaning) for other in others):
             return meaning
     return None
 
 
-def sample_still(index: int, seed: int = 0) -> Still:
-    """A frame with a phrase for image-text pre-training, in any size that a video can show.
+def sample_still(index: int, seed: int = 0, world: int = 0) -> Still:
+    """A frame with a phrase for image-text pre-training, in any size that a video can show; world 2 has none.
 
     Stills come in groups of `STILLS_PER_GROUP` twins of the same colour before the same scene: of what differs within
     a batch a contrastive model learns to read only what it needs, and colours would do among random frames.
@@ -173,9 +190,9 @@ def sample_still(index: int, seed: int = 0) -> Still:
     group, member = divmod(index, STILLS_PER_GROUP)
     shared, rng = np.random.default_rng([3, seed, group]), np.random.default_rng([4, seed, index])
     scene, colour = pick(shared, SCENES), pick(shared, COLOURS)
-    shapes = shared.permutation(SHAPES).tolist()
+    shapes = [shape for shape in shared.permutation(SHAPES).tolist() if (colour, shape) in WORLDS[world].pairs]
     if shared.random() < 0.4:
-        return _sample_resting_still(rng, scene, colour, [*shapes, None][member])
+        return _sample_resting_still(rng, scene, colour, [*shapes, None][member % (len(shapes) + 1)])
     shape, action = shapes[0], STILL_ACTIONS[member]
     if action == "spin" and shape not in SYMMETRY:
         return _sample_resting_still(rng, scene, colour, shape)

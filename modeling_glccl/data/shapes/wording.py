@@ -9,9 +9,6 @@ from .world import Meaning, Mention
 
 T = TypeVar("T")
 
-# With BOS and EOS, a tokenizer that knows these words needs 30 of the 32 word slots.
-MAX_WORDS = 28
-
 _SHAPE_WORDS = {
     "circle": ("circle", "disc"),
     "ring": ("ring", "hoop"),
@@ -58,7 +55,7 @@ _PLACE_WORDS = {
     "bottom": ("at the bottom", "low down"),
     "middle": ("in the middle", "in the centre"),
 }
-# a, b, c are events in the order of time: {a} as a clause, {a_ing} as a noun with a participle.
+# a, b, c, d are events in the order of time: {a} as a clause, {a_ing} as a noun with a participle.
 _ORDERED = {
     2: (
         "{a}, then {b}",
@@ -82,10 +79,16 @@ _ORDERED = {
         "{c}, but first {a} and then {b}",
         "{a_ing}, {b_ing} and {c_ing}, in that order",
     ),
+    4: (
+        "first {a}, then {b}, then {c}, and finally {d}",
+        "after {a}, {b}, then {c} and finally {d}",
+        "{a_ing}, {b_ing}, {c_ing} and {d_ing}, in that order",
+    ),
 }
 _UNORDERED = {
     2: ("at some point {a}, at another {b}", "{a_ing} and also {b_ing}", "{a_ing} as well as {b_ing}"),
     3: ("{a_ing}, {b_ing} and {c_ing}, in any order",),
+    4: ("{a_ing}, {b_ing}, {c_ing} and {d_ing}, in any order",),
 }
 
 
@@ -113,14 +116,14 @@ def write_phrase(
     return " ".join(words) + ("" if scene is None else ", " + pick(rng, SCENE_WORDS[scene]))
 
 
-def write_caption(rng: np.random.Generator, meaning: Meaning) -> str:
-    """A sentence of at most `MAX_WORDS` words and commas that says exactly `meaning`."""
+def write_caption(rng: np.random.Generator, meaning: Meaning, max_words: int) -> str:
+    """A sentence of at most `max_words` words and commas that says exactly `meaning`."""
     while True:
         slots = {}
         mentions = list(meaning.mentions)
         if not meaning.ordered:
             rng.shuffle(mentions)
-        for name, mention in zip("abc", mentions, strict=False):
+        for name, mention in zip("abcd", mentions, strict=False):
             noun = _noun(rng, mention)
             verb, participle = pick(rng, _ACTION_WORDS[mention.action])
             slots |= {name: f"{noun} {verb}", f"{name}_ing": f"{noun} {participle}"}
@@ -129,5 +132,5 @@ def write_caption(rng: np.random.Generator, meaning: Meaning) -> str:
         if meaning.scene is not None:
             scene = pick(rng, SCENE_WORDS[meaning.scene])
             caption = f"{scene}, {caption}" if rng.random() < 0.5 else f"{caption}, {scene}"
-        if len(caption.replace(",", " ,").split()) <= MAX_WORDS:
+        if len(caption.replace(",", " ,").split()) <= max_words:
             return caption

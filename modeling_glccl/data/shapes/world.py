@@ -1,7 +1,7 @@
 """The world of the shapes benchmark in symbols: all that a model could know about a video or a caption. No pixels."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from typing import Any
 
@@ -26,6 +26,55 @@ RADIUS = {"small": 0.15, "large": 0.25}
 CHANGING_RADIUS = (0.1, 0.27)
 # An event that changes its size has none.
 SIZE_CHANGES = ("grow", "shrink")
+PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
+# Of every colour the shapes that world 2 shows, and world 1 never does.
+UNSEEN_PAIRS = frozenset((colour, SHAPES[(row + step) % 7]) for row, colour in enumerate(COLOURS) for step in (0, 3))
+
+
+@dataclass(frozen=True)
+class World:
+    """What videos show: pairs of colour and shape, scenes, sizes, speeds, lengths; and how much captions say of them.
+
+    Args:
+        pairs: the colours and shapes that occur together.
+        scenes: the backgrounds. Captions name those that they have words for.
+        radius, changing_radius: of shapes, as `RADIUS` and `CHANGING_RADIUS`.
+        speed: of turning, blinking and bouncing; what moves or grows takes its whole event.
+        num_frames: the lengths of videos in frames, each a multiple of 12.
+        size_share: how often captions say a size.
+        most_mentions, mention_share: a caption is about 2 events, and this often about one more, up to so many.
+        max_words: words and commas of a caption.
+    """
+
+    pairs: Set[tuple[str, str]] = PAIRS
+    scenes: tuple[str, ...] = SCENES
+    radius: Mapping[str, float] = field(default_factory=lambda: RADIUS)
+    changing_radius: tuple[float, float] = CHANGING_RADIUS
+    speed: float = 1.0
+    num_frames: tuple[int, ...] = (NUM_FRAMES,)
+    size_share: float = 0.3
+    most_mentions: int = 3
+    mention_share: float = 0.25
+    max_words: int = 28  # with BOS and EOS, a tokenizer that knows these words needs 30 of the 32 word slots
+
+
+# The benchmark, and the two worlds of the cross-domain test: one to train on, and one that is only tested.
+WORLDS = (
+    World(),
+    World(pairs=PAIRS - UNSEEN_PAIRS),
+    World(
+        pairs=UNSEEN_PAIRS,
+        scenes=("stripes", "checks", "ripples"),
+        radius={"small": 0.11, "large": 0.32},
+        changing_radius=(0.08, 0.34),
+        speed=1.5,
+        num_frames=(36, 48, 60, 72, 84, 96, 120, 156, 168, 216, 264, 312),  # 4.5 to 39 seconds
+        size_share=1.0,
+        most_mentions=4,
+        mention_share=1.0,
+        max_words=38,
+    ),
+)
 
 
 @dataclass(frozen=True)
