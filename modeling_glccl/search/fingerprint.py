@@ -11,7 +11,7 @@ from ..processing_glccl import GLCCLProcessor
 
 # Of the processor, what decides which pixels the model sees; threads and padding do not.
 _PIXELS = ("size", "crop_size", "keep_aspect_ratio", "resample", "image_mean", "image_std", "max_frames", "sampling")
-# Of the configuration, what no feature depends on: where a checkpoint comes from, its loss, what is made of its scores.
+# Of the configuration, what no feature depends on: where a checkpoint comes from, its loss, and the use of its scores.
 _ORIGIN = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
 _ORIGIN += ("confidence_weights", "csc_weight", "csc_scores", "csc_variant")
 ROUNDED = "bfloat16:"  # begins what is said of weights that were rounded

@@ -542,8 +542,8 @@ def test_another_model_is_refused_with_the_reason(indexed, videos, tmp_path, mod
     more_frames.video_processor.max_frames = 6
     with pytest.raises(IndexMismatchError, match="max_frames is 6 instead of 4"):
         VideoIndex.open(path, model, more_frames)
-    retrained = GLCCLModel.from_pretrained(checkpoint, csc_weight=0.0, csc_variant="hard")  # no feature depends on these
-    assert len(VideoIndex.open(path, retrained, processor)) == 5
+    other_loss = GLCCLModel.from_pretrained(checkpoint, csc_weight=0.0, csc_variant="hard")
+    assert len(VideoIndex.open(path, other_loss, processor)) == 5
 
 
 def test_places_without_an_index_are_told_apart(tmp_path, index, model, processor):
