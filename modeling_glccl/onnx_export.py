@@ -152,4 +152,8 @@ def quantise_frames(model: GLCCLModel, path: Path) -> None:
     """Writes the vision tower with int8 products; ValueError if it differs from torch's before it is quantised."""
     exported = path.with_name("float32.onnx")
     export_tower(model, "frames", exported)
-    quantize_dynamic(exported, path, **INT8)
+    logging.disable(logging.WARNING)  # it proposes a step that changes nothing here
+    try:
+        quantize_dynamic(exported, path, **INT8)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -87,7 +87,11 @@ class _Int8Frames:
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that spin while they wait take the cores of those that decode.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(path, options)
+        try:
+            session = onnxruntime.InferenceSession(path, options)
+        except Exception as error:  # of types of its own
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(f"{path}: is damaged; delete it, and it is made anew ({reason})") from error
         wanted = self.model._encode_frames(frames).pooler_output
         cosine = torch.cosine_similarity(_run(session, frames).float(), wanted.float(), dim=-1).min().item()
         if not cosine >= LEAST_COSINE:

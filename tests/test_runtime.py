@@ -48,6 +48,17 @@ def test_frames_are_close_to_those_of_torch_and_the_model_stays_as_it_is(model, 
     assert torch.equal(encode(with_runtime(served, "onnx-int8"), pixels), found)
 
 
+def test_a_damaged_tower_is_named(model, cache):
+    pixels = torch.zeros(2, 3, 3, 16, 16)
+    encode(with_runtime(model, "onnx-int8"), pixels)
+    (tower,) = cache.rglob("*.onnx")
+    content = tower.read_bytes()
+    tower.write_bytes(content[: len(content) // 2])
+    with pytest.raises(OSError, match=rf"{tower.name}: is damaged; delete it"):
+        encode(with_runtime(model, "onnx-int8"), pixels)
+    tower.write_bytes(content)
+
+
 def test_another_tower_is_not_that_of_the_file(model, cache, monkeypatch):
     def differ(model, path):
         raise ValueError("frames.onnx differs")

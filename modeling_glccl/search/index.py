@@ -175,9 +175,11 @@ class VideoIndex:
                 f"{self._store.uri} was made with another model ({other}); features of this one ({this}) do not "
                 f"fit: {found}. Use that model, or index the videos anew"
             )
-        if self._place:
-            place(model, **self._place)
-        return Searcher(self._store, with_runtime(model.eval(), made_with.get("runtime", "torch")), processor)
+        runtime, where = made_with.get("runtime", "torch"), self._place
+        if where:
+            on_cpu = runtime != "torch" and where.get("device", "auto") == "auto"
+            place(model, **(where | {"device": "cpu"} if on_cpu else where))
+        return Searcher(self._store, with_runtime(model.eval(), runtime), processor)
 
     def _load(self) -> Searcher:
         with self._loading:  # searches come from many threads
