@@ -249,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=250, help="0: what it is before training")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="over recipes/shapes.yaml")
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--name", default="csc", help="of the tables; the picture is that of the default")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     # The block's values fit: computing them again in the backward pass would take a third of the time.
@@ -281,9 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shown[f"{name} gain"] = f"{row[name + ' gain']:+.1f} ± {row[name + ' gain ±']:.1f}" if row["eta"] else ""
         show(shown, index == 0, wide=("t2v R@1", "v2t R@1", "t2v R@1 gain", "v2t R@1 gain"))
     if options.report_only:
-        write_csv(found, "csc_runs", RESULTS)
-        write_csv(table.to_dict("records"), "csc_summary", RESULTS)
-        draw(table).savefig(PICTURE, dpi=110)
+        write_csv(found, f"{options.name}_runs", RESULTS)
+        write_csv(table.to_dict("records"), f"{options.name}_summary", RESULTS)
+        if options.name == "csc":
+            draw(table).savefig(PICTURE, dpi=110)
 
 
 if __name__ == "__main__":

@@ -86,14 +86,15 @@ class Store:
         if local and not os.path.isdir(self.uri):
             raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         with explained(self.uri):
-            if local:
-                _check_newest(self.uri)
+            gone = _check_newest(self.uri) if local else None
             self._connection = lancedb.connect(self.uri, storage_options=storage_options)
             about = _read_about(self._connection)
             if about is None:
                 raise FileNotFoundError(
                     f"{self.uri}: holds no index; `glccl index` or VideoIndex.create makes one there"
                 )
+            if gone:
+                raise ValueError(f"{gone} is gone")
             if about["version"] != VERSION:
                 raise ValueError(
                     f"{self.uri}: was made by another release (format {about['version']}, this one reads {VERSION}); "
@@ -419,9 +420,9 @@ def _checksum(path: Path) -> int | None:
         return None
 
 
-def _check_newest(uri: str) -> None:
-    """Without its newest description a table would open as it was before. A wrong length in a list of deleted rows
-    would end the process: LanceDB asks for so much memory."""
+def _check_newest(uri: str) -> str | None:
+    """The newest description of a table that is gone: the table would open as it was before. Raises ValueError for a
+    damaged list of deleted rows: a wrong length there would end the process, as LanceDB asks for so much memory."""
     path = Path(uri, _NEWEST)
     try:
         written = json.loads(path.read_text()) if path.exists() else {}  # before looking, as others may write now
@@ -430,11 +431,10 @@ def _check_newest(uri: str) -> None:
         gone = [f"{table}/_versions/{name}" for table, name in written.items() if now.get(table, "9" * 20) > name]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); if all else is whole, delete it") from error
-    if gone:
-        raise ValueError(f"{gone[0]} is gone")
     for name, checksum in lists.items():
         if _checksum(Path(uri, name)) not in (checksum, None):
             raise ValueError(f"{name} is damaged")
+    return next(iter(gone), None)
 
 
 @contextmanager

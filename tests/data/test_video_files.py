@@ -63,7 +63,7 @@ def test_it_finds_files_and_names_what_it_leaves_out(tmp_path, monkeypatch):
 
 def test_a_folder_without_videos_says_which_suffixes_they_have(tmp_path):
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4, .*\.avif\); 1 other files ignored"):
+    with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4, .*\.y4m\); 1 other files ignored"):
         find_videos(tmp_path).check()
     with pytest.raises(FileNotFoundError, match="none: no such folder"):
         find_videos(tmp_path / "none")
