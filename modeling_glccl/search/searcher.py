@@ -31,7 +31,8 @@ _CHUNK = 4096
 FUSED, _RANK_CONSTANT = 10, 60
 _FRAME_COLUMNS = ["frames", "num_frames"]
 _NAME_COLUMNS = ["video_id", "clip", "video_key"]
-_RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration", "mtime_ns"]
+_TOLD_COLUMNS = ["path", "start", "end", "duration", "mtime_ns", "frame_times"]
+_RESULT_COLUMNS = ["video_id", *_TOLD_COLUMNS[:-1]]
 
 
 @dataclass
@@ -82,17 +83,18 @@ class Searcher:
             scored = []
         elif exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS:
             clips = np.arange(len(snapshot))
-            clips, keys, scores = self._score(snapshot, clips, [query for query, _ in asked])
-            scored = [(clips, keys, of_query) for of_query in scores]
+            clips, keys, scores, rows = self._score(snapshot, clips, [query for query, _ in asked])
+            scored = [(clips, keys, of_query, rows) for of_query in scores]
         else:
             chosen = [snapshot.candidates(self.model, query, count + FOLLOWING) for query, count in asked]
             found = [self._score(snapshot, clips, [query]) for clips, (query, _) in zip(chosen, asked, strict=True)]
-            scored = [(clips, keys, scores[0]) for clips, keys, scores in found]
+            scored = [(clips, keys, scores[0], rows) for clips, keys, scores, rows in found]
         seen = []
-        for (query, count), (clips, keys, scores) in zip(asked, scored, strict=True):
+        for (query, count), (clips, keys, scores, rows) in zip(asked, scored, strict=True):
             order = np.argsort(-scores, kind="stable")
             best = order[first_of_each(keys[order], 1)][: count + FOLLOWING]
-            seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments))
+            taken = None if rows is None else rows.take(best[:count])
+            seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments, rows=taken))
         found, lists = [], iter(seen)
         for query, by_words in zip(queries, said, strict=True):
             by_frames = next(lists) if query.parts else []
@@ -167,18 +169,20 @@ class Searcher:
 
     def _score(
         self, snapshot: Snapshot, clips: np.ndarray, queries: Sequence[Query]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 [C] clips and keys of their videos, and float32 [A, C], exact scores.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Table | None]:
+        """int64 [C] clips and keys of their videos, and float32 [A, C], exact scores; their rows if they are few.
 
         In the order of ids and clips, `_CHUNK` at a time, so that neither rounding nor the order of equal scores
         depends on where the index has them.
         """
+        rows, few = None, len(clips) <= _CHUNK  # then what a result says is read with the frames, for little more
+        columns = [*_NAME_COLUMNS, *_FRAME_COLUMNS, *(_TOLD_COLUMNS if few else [])]
         clips, keys = clips.copy(), np.empty(len(clips), np.int64)
         scores = np.empty((len(queries), len(clips)), np.float32)
         prepared = [[prepare_text(self.model, part) for part in query.parts] for query in queries]
         for start in range(0, len(clips), _CHUNK):
             part = slice(start, start + _CHUNK)
-            rows = self._take(snapshot, clips[part], [*_NAME_COLUMNS, *_FRAME_COLUMNS])
+            rows = self._take(snapshot, clips[part], columns)
             names = list(zip(rows["video_id"].to_pylist(), rows["clip"].to_pylist(), strict=True))
             order = sorted(range(len(names)), key=names.__getitem__)
             rows = rows.take(order)
@@ -187,7 +191,7 @@ class Searcher:
             for row, query, texts in zip(scores, queries, prepared, strict=True):
                 logits = torch.stack([exact_logits(self.model, text, frames, num_frames) for text in texts])
                 row[part] = query.combine(logits).cpu().numpy()
-        return clips, keys, scores
+        return clips, keys, scores, rows if few else None
 
     def _results(
         self,
@@ -197,6 +201,7 @@ class Searcher:
         scores: np.ndarray,
         moments: bool,
         measure: str | None = None,
+        rows: pa.Table | None = None,
     ) -> list[SearchResult]:
         """Of the clips, best first; `scores` has the logits of `FOLLOWING` more, which follow them."""
         measure = measure or query.measure
@@ -204,7 +209,7 @@ class Searcher:
         unit = self.model.clip.logit_scale.exp().item() if measure == "similarity" else 1
         frames_needed = moments or weights is not None
         columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
-        rows = self._take(snapshot, clips, columns)
+        rows = self._take(snapshot, clips, columns) if rows is None else rows
         found = rows.select(_RESULT_COLUMNS).to_pylist()
         results = [
             SearchResult(score=float(score) / unit, measure=measure, **row)
