@@ -110,7 +110,8 @@ class Snapshot:
         scores = query.combine(torch.stack(products) * torch.from_numpy(self.scales)).numpy()
         scores = scores if self.rows is None else scores[self.rows]
         count = min(shortlist, len(scores))
-        clips = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        least = np.partition(scores, -count)[-count] if count else 0  # a shard may have no clip that passes a filter
+        clips = np.flatnonzero(scores >= least)
         chosen = clips if self.rows is None else self.rows[clips]
         pooled = torch.from_numpy(self.pooled[chosen, : self.width] * self.scales[chosen, None])
         logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
