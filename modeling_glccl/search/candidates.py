@@ -67,13 +67,15 @@ class Snapshot:
 
     def filtered(self, condition: str) -> "Snapshot":
         """Only the clips for which an SQL condition holds."""
-        if self._part is not None and self._part[0] == condition:
-            return self._part[1]
+        held = self._part  # read once: searches come from many threads
+        if held is not None and held[0] == condition:
+            return held[1]
         found = self.table.search().where(condition).with_row_id(True).select(["_rowid"])
         ids = found.to_batches(batch_size=_MANY_ROWS).read_all()["_rowid"].to_numpy()
         kept = np.sort(_places(ids, self.row_ids))
         kept = kept[kept >= 0]  # others could not be read
         part = copy(self)
+        part._part = None  # or every part would keep the one before it
         part.row_ids, part.video_keys, part.rows = self.row_ids[kept], self.video_keys[kept], kept
         if len(kept) <= len(self) // 4:
             part.pooled, part.scales, part.rows = self.pooled[kept], self.scales[kept], None
