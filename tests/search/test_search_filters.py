@@ -93,6 +93,12 @@ def test_what_passes_a_filter_is_kept_for_the_next_search_alone(library):
     assert snapshot.filtered(few) is second
 
 
+def test_a_condition_about_the_present_is_looked_up_for_every_search():
+    for where, changes in (("mtime_ns / 1e9 > to_unixtime(Now())", True), ("path LIKE '%known%'", False)):
+        filters = Filters(where=where)
+        assert (filters.condition() != filters.condition()) == changes
+
+
 def test_order_and_lowest_score(library):
     best = library.search(CAPTIONS[0], k=9)
     scores = {result.video_id: result.score for result in best}
