@@ -60,7 +60,7 @@ class Snapshot:
             places = _places(batch["_rowid"].to_numpy(), self.row_ids)
             vectors = batch["pooled"].flatten().to_numpy().reshape(-1, width).astype(np.float32)
             self.scales[places] = scales = np.abs(vectors).max(axis=1) / 127
-            self.pooled[places, :width] = np.rint(vectors / scales[:, None])
+            self.pooled[places, :width] = np.rint(vectors / np.where(scales, scales, 1)[:, None])
 
     def __len__(self) -> int:
         return len(self.row_ids)

@@ -594,6 +594,16 @@ def test_the_scan_of_vectors_in_memory_is_that_of_the_stored_ones(index, conditi
     assert dict(zip(found[1].tolist(), found[2].tolist(), strict=True)) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_frames_that_cancel_each_other_spoil_no_search(index, monkeypatch):
+    monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 0)
+    records = synthetic_records(3, frames=2)
+    for record in records:
+        record.clips[0].frames[1] = -record.clips[0].frames[0]
+    index._store.commit(records)
+    assert {result.video_id for result in index.search(CAPTIONS[0])} == {"video0", "video1", "video2"}
+
+
 @pytest.mark.parametrize("width", [4, 33, 100])
 def test_the_scan_in_memory_takes_vectors_of_any_width(index, width, monkeypatch):
     monkeypatch.setitem(index._store.about, "width", width)
