@@ -94,7 +94,7 @@ def main() -> None:
         snapshot = Snapshot(index._store.open_clips(), index._store.about["width"])
         ids = snapshot.take(np.arange(len(snapshot.row_ids)), ["video_id"])["video_id"].to_pylist()
         clips_of = {video: np.array([video]) for video in range(len(ids))}
-        features = _frames(snapshot, clips_of, snapshot.pooled.shape[1])
+        features = _frames(snapshot, clips_of, snapshot.width)
     place = {video_id: position for position, video_id in enumerate(ids)}  # every video is one clip
     video_of = {key: place[str(path)] for key, path in files.items()}
     different = [(a, b) for a, b in combinations(names, 2) if twin_groups[a] != twin_groups[b]]
@@ -107,7 +107,8 @@ def main() -> None:
     for row, keys in pairs.items():
         found = [(video_of[a], video_of[b]) for a, b in keys]
         scores = np.array([frames_similarity(*features[a], *features[b]) for a, b in found])
-        pooled = np.array([float(snapshot.pooled[a].float() @ snapshot.pooled[b].float()) for a, b in found])
+        vectors = snapshot.vectors()[1].float()
+        pooled = np.array([float(vectors[a] @ vectors[b]) for a, b in found])
         result = {
             "pairs": row,
             "number": len(found),

@@ -12,6 +12,7 @@ from modeling_glccl import GLCCLModel, runtime
 from modeling_glccl.cli import main
 from modeling_glccl.runtime import with_runtime
 from modeling_glccl.search import VideoIndex
+from modeling_glccl.search import index as index_module
 
 pytest.importorskip("onnxscript")
 onnx_export = pytest.importorskip("modeling_glccl.onnx_export")
@@ -46,6 +47,14 @@ def test_frames_are_close_to_those_of_torch_and_the_model_stays_as_it_is(model, 
     monkeypatch.setattr(onnx_export, "quantise_frames", None)  # what was made once is kept
     assert torch.equal(encode(pickle.loads(pickle.dumps(served)), pixels), found)
     assert torch.equal(encode(with_runtime(served, "onnx-int8"), pixels), found)
+
+
+def test_a_gpu_that_is_asked_for_leaves_no_index_behind(model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "resolve_device", torch.device)
+    path = tmp_path / "my.index"
+    with pytest.raises(ValueError, match="computes on a CPU: use device cpu instead of cuda"):
+        VideoIndex.create(path, model, processor, device="cuda", precision="fp32", runtime="onnx-int8")
+    assert not path.exists()
 
 
 def test_a_damaged_tower_is_named(model, cache):

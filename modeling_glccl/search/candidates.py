@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from lancedb.table import Table
+from torch.nn.functional import pad
 
 from ..modeling_glccl import GLCCLModel
 from .queries import Query
@@ -18,6 +19,8 @@ from .store import OK
 SHORTLIST, CANDIDATES = 1000, 200
 # Of a few columns, as LanceDB takes far longer for many small batches than for one.
 _MANY_ROWS = 1 << 20
+# A multiple of it is the width of int8 matrices that PyTorch multiplies without reading past the end of a row.
+_ALIGNED = 32
 # Clips of one video among the candidates, so that a film does not crowd out all others.
 _CLIPS_PER_VIDEO = 5
 
@@ -25,7 +28,8 @@ _CLIPS_PER_VIDEO = 5
 class Snapshot:
     """All clips of a table as it was when it was opened: `row_ids` uint64 [C], where they lie in the table,
     `video_keys` int64 [C], equal for clips of one video, and in memory the pooled vectors, `pooled` int8 [P, D] times
-    `scales` float32 [P]. Clip c is row c of these; in a part of the clips, see `filtered`, row `rows[c]`.
+    `scales` float32 [P], with zeros after column D. Clip c is row c of these; in a part of the clips, see `filtered`,
+    row `rows[c]`.
     """
 
     def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
@@ -34,7 +38,8 @@ class Snapshot:
         found = table.search().where(f"status = '{OK}'").with_row_id(True)
         ids = found.select(["video_key"]).to_batches(batch_size=_MANY_ROWS).read_all()
         self.row_ids, self.video_keys = ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
-        self.pooled = np.empty((len(self.row_ids), width), np.int8)
+        self.width = width
+        self.pooled = np.zeros((len(self.row_ids), -(-width // _ALIGNED) * _ALIGNED), np.int8)
         self.scales = np.empty(len(self.row_ids), np.float32)
         self.rows: np.ndarray | None = None
         self._part: tuple[str, Snapshot] | None = None
@@ -55,20 +60,22 @@ class Snapshot:
             places = _places(batch["_rowid"].to_numpy(), self.row_ids)
             vectors = batch["pooled"].flatten().to_numpy().reshape(-1, width).astype(np.float32)
             self.scales[places] = scales = np.abs(vectors).max(axis=1) / 127
-            self.pooled[places] = np.rint(vectors / scales[:, None])
+            self.pooled[places, :width] = np.rint(vectors / np.where(scales, scales, 1)[:, None])
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def filtered(self, condition: str) -> "Snapshot":
         """Only the clips for which an SQL condition holds."""
-        if self._part is not None and self._part[0] == condition:
-            return self._part[1]
+        held = self._part  # read once: searches come from many threads
+        if held is not None and held[0] == condition:
+            return held[1]
         found = self.table.search().where(condition).with_row_id(True).select(["_rowid"])
         ids = found.to_batches(batch_size=_MANY_ROWS).read_all()["_rowid"].to_numpy()
         kept = np.sort(_places(ids, self.row_ids))
         kept = kept[kept >= 0]  # others could not be read
         part = copy(self)
+        part._part = None  # or every part would keep the one before it
         part.row_ids, part.video_keys, part.rows = self.row_ids[kept], self.video_keys[kept], kept
         if len(kept) <= len(self) // 4:
             part.pooled, part.scales, part.rows = self.pooled[kept], self.scales[kept], None
@@ -97,16 +104,18 @@ class Snapshot:
         beside them, as the numbers are rounded more coarsely than they are summed: one index and its shards choose the
         same.
         """
-        vectors = [proxy_vectors(model, part).cpu().bfloat16() for part in query.parts]
+        padding = 0, self.pooled.shape[1] - self.width
+        vectors = [pad(proxy_vectors(model, part).cpu().bfloat16(), padding) for part in query.parts]
         # Of int8 matrices the fastest product that PyTorch has without special instructions; its result is bfloat16.
         matrix, ones = torch.from_numpy(self.pooled), torch.ones(len(self.pooled), dtype=torch.bfloat16)
         products = [torch.ops.aten._weight_int8pack_mm(vector, matrix, ones)[0] for vector in vectors]
         scores = query.combine(torch.stack(products) * torch.from_numpy(self.scales)).numpy()
         scores = scores if self.rows is None else scores[self.rows]
         count = min(shortlist, len(scores))
-        clips = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        least = np.partition(scores, -count)[-count] if count else 0  # a shard may have no clip that passes a filter
+        clips = np.flatnonzero(scores >= least)
         chosen = clips if self.rows is None else self.rows[clips]
-        pooled = torch.from_numpy(self.pooled[chosen] * self.scales[chosen, None])
+        pooled = torch.from_numpy(self.pooled[chosen, : self.width] * self.scales[chosen, None])
         logits = query.combine(torch.stack([one_frame_logits(model, part, pooled) for part in query.parts]))
         return clips, self.video_keys[clips], scores[clips], logits.half().cpu().numpy()
 
@@ -122,7 +131,8 @@ class Snapshot:
 
     def vectors(self) -> tuple[np.ndarray, torch.Tensor]:
         """`video_keys`, and the pooled vectors of all clips, float16 [C, D]."""
-        return self.video_keys, torch.from_numpy(self.pooled) * torch.from_numpy(self.scales)[:, None].half()
+        pooled = torch.from_numpy(self.pooled[:, : self.width])
+        return self.video_keys, pooled * torch.from_numpy(self.scales)[:, None].half()
 
     def take(self, clips: np.ndarray, columns: list[str]) -> pa.Table:
         """Columns of some clips, in their order."""

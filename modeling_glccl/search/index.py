@@ -132,7 +132,10 @@ class VideoIndex:
             "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        resolve_precision(precision or "auto", str(resolve_device(device or "auto")))  # before anything is written
+        where = resolve_device(device or "auto")
+        resolve_precision(precision or "auto", str(where))  # before anything is written
+        if runtime != "torch" and device not in (None, "auto") and where.type != "cpu":
+            raise ValueError(f"runtime={runtime!r} computes on a CPU: use device cpu instead of {device}")
         Store.create(path, about, storage_options)
         return cls(open_store(path, storage_options), model, processor, device, precision)
 

@@ -54,9 +54,9 @@ class ClipFeatures:
 
     @property
     def pooled(self) -> np.ndarray:
-        """float16 [D], the mean of the frames, of norm 1."""
+        """float16 [D], the mean of the frames, of norm 1; zeros where they cancel each other."""
         mean = self.frames.astype(np.float32).mean(axis=0)
-        return (mean / np.linalg.norm(mean)).astype(np.float16)
+        return (mean / (np.linalg.norm(mean) or 1)).astype(np.float16)
 
 
 @dataclass

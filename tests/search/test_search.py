@@ -594,6 +594,33 @@ def test_the_scan_of_vectors_in_memory_is_that_of_the_stored_ones(index, conditi
     assert dict(zip(found[1].tolist(), found[2].tolist(), strict=True)) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_frames_that_cancel_each_other_spoil_no_search(index, monkeypatch):
+    monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 0)
+    records = synthetic_records(3, frames=2)
+    for record in records:
+        record.clips[0].frames[1] = -record.clips[0].frames[0]
+    index._store.commit(records)
+    assert {result.video_id for result in index.search(CAPTIONS[0])} == {"video0", "video1", "video2"}
+
+
+@pytest.mark.parametrize("width", [4, 33, 100])
+def test_the_scan_in_memory_takes_vectors_of_any_width(index, width, monkeypatch):
+    monkeypatch.setitem(index._store.about, "width", width)
+    path = Path(index.path).with_name("other.index")
+    other = store.Store.create(path, index._store.about)
+    other.commit(synthetic_records(50, width=width))
+    snapshot = candidates.Snapshot(other.open_clips(), width)
+    stored = torch.from_numpy(snapshot.pooled[:, :width] * snapshot.scales[:, None])
+    torch.testing.assert_close(snapshot.vectors()[1].float(), stored, atol=1e-3, rtol=0)
+    vector = torch.randn(1, 2 * width).bfloat16()[:, :width]  # what follows it in memory shall not be read
+    monkeypatch.setattr(candidates, "proxy_vectors", lambda model, part: vector)
+    monkeypatch.setattr(candidates, "one_frame_logits", lambda model, part, pooled: (pooled @ vector.float().T)[:, 0])
+    found = snapshot.nearest(index.model, Query(encode_queries(index.model, index.processor, CAPTIONS[:1])), 50)
+    expected = (stored @ vector.float().T)[:, 0]
+    torch.testing.assert_close(torch.from_numpy(found[2]), expected, atol=0.05, rtol=0.02)
+
+
 @pytest.mark.parametrize("guided", [(True, True), (False, True), (True, False)])
 def test_exact_logits_are_those_of_the_model(model, monkeypatch, guided):
     monkeypatch.setattr(model.interaction.config, "glim_global", guided[0])

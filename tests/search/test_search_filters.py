@@ -77,6 +77,28 @@ def test_clips_can_be_filtered_too(index):
     assert [result.start for result in results] == [40] * 5
 
 
+def test_what_passes_a_filter_is_kept_for_the_next_search_alone(library):
+    snapshot = library._load().snapshot()
+    half, few = "size % 2 = 1", "size % 20 = 0"
+    first, second = snapshot.filtered(half), snapshot.filtered(few)
+    assert (len(first), len(second), snapshot.filtered(few)) == (1000, 100, second)
+    assert first._part is second._part is None  # a part keeps no other
+
+    class Held(tuple):
+        def __getitem__(self, place):  # another thread asks for something else in between
+            snapshot._part = half, first
+            return super().__getitem__(place)
+
+    snapshot._part = Held((few, second))
+    assert snapshot.filtered(few) is second
+
+
+def test_a_condition_about_the_present_is_looked_up_for_every_search():
+    for where, changes in (("mtime_ns / 1e9 > to_unixtime(Now())", True), ("path LIKE '%known%'", False)):
+        filters = Filters(where=where)
+        assert (filters.condition() != filters.condition()) == changes
+
+
 def test_order_and_lowest_score(library):
     best = library.search(CAPTIONS[0], k=9)
     scores = {result.video_id: result.score for result in best}

@@ -92,6 +92,13 @@ def test_shards_find_what_one_index_finds(whole, tmp_path, model, processor, sha
         index.search(CAPTIONS[0], where="nothing = 1")
 
 
+def test_a_shard_without_a_clip_that_passes_is_searched_with_the_others(tmp_path, model, processor):
+    index = VideoIndex.create(tmp_path / "index", model, processor, shards=3)
+    index._store.commit(synthetic_records(1, clips=600))  # one long video, so two shards have nothing
+    assert [result.video_id for result in index.search(CAPTIONS[0])] == ["video0"]
+    assert [result.video_id for result in index.search(CAPTIONS[0], min_duration=1)] == ["video0"]
+
+
 def as_lists(groups) -> list:
     return [[(video.video_id, pytest.approx(video.score, abs=1e-5)) for video in group] for group in groups]
 
