@@ -256,8 +256,8 @@ def measure_stages(size: int, queries: int, folder: Path) -> Iterator[dict]:
             if callable(getattr(owner, name, None)):
                 note(owner, name)
     note(Searcher, "search")
-    wheres: tuple[dict[str, Any], ...] = ({}, {"where": "size % 100 = 0"})
-    for where in wheres:
+    filtered: tuple[dict[str, Any], ...] = ({}, {"where": "size % 100 = 0"})
+    for where in filtered:
         index.search_features(texts[:1], **where)
         parts: dict[str, list[np.ndarray]] = {}
         for text in texts:
