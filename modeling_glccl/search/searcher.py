@@ -94,7 +94,7 @@ class Searcher:
             order = np.argsort(-scores, kind="stable")
             best = order[first_of_each(keys[order], 1)][: count + FOLLOWING]
             taken = None if rows is None else rows.take(best[:count])
-            seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments, rows=taken))
+            seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments, taken=taken))
         found, lists = [], iter(seen)
         for query, by_words in zip(queries, said, strict=True):
             by_frames = next(lists) if query.parts else []
@@ -201,7 +201,7 @@ class Searcher:
         scores: np.ndarray,
         moments: bool,
         measure: str | None = None,
-        rows: pa.Table | None = None,
+        taken: pa.Table | None = None,
     ) -> list[SearchResult]:
         """Of the clips, best first; `scores` has the logits of `FOLLOWING` more, which follow them."""
         measure = measure or query.measure
@@ -209,7 +209,7 @@ class Searcher:
         unit = self.model.clip.logit_scale.exp().item() if measure == "similarity" else 1
         frames_needed = moments or weights is not None
         columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
-        rows = self._take(snapshot, clips, columns) if rows is None else rows
+        rows = self._take(snapshot, clips, columns) if taken is None else taken
         found = rows.select(_RESULT_COLUMNS).to_pylist()
         results = [
             SearchResult(score=float(score) / unit, measure=measure, **row)
