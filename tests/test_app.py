@@ -220,7 +220,7 @@ def test_files_are_deleted_with_the_last_session_that_has_them(opened, tmp_path,
     one, two = (Uploads(index, temporary.name) for _ in range(2))
     one.show([str(mine), str(both), str(elsewhere)])
     two.show([str(both)])
-    one.show([])  # taken off the list, they are still this session's
+    one.show([])  # taken off the list, they are still this visitor's
     one.close()
     assert [file for file in files if file.exists()] == [both, other, elsewhere]
     assert not mine.parent.exists()
