@@ -7,7 +7,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from os import PathLike
@@ -399,9 +399,7 @@ def writing(uri: str) -> Iterator[None]:
     with explained(uri), FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
         yield
         if local:
-            deleted = Path(uri).glob("*.lance/_deletions/*")
-            written = _newest(uri) | {str(path.relative_to(uri)): _checksum(path) for path in deleted}
-            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(written).encode()))
+            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(_newest(uri) | _checksums(uri)).encode()))
 
 
 def _newest(uri: str) -> dict[str, str]:
@@ -412,12 +410,14 @@ def _newest(uri: str) -> dict[str, str]:
     return {table: min(names) for table, names in tables.items() if names}
 
 
-def _checksum(path: Path) -> int | None:
-    """None for a file that another process has just merged away."""
-    try:
-        return zlib.crc32(path.read_bytes())
-    except FileNotFoundError:
-        return None
+def _checksums(uri: str) -> dict[str, int]:
+    """Of the lists of deleted rows that are there, by their names in the index."""
+    sums = {}
+    for path in Path(uri).glob("*.lance/_deletions/*"):
+        with suppress(FileNotFoundError):  # another process has just merged it away
+            if path.is_file():  # reading a device might never end
+                sums[str(path.relative_to(uri))] = zlib.crc32(path.read_bytes())
+    return sums
 
 
 def _check_newest(uri: str) -> str | None:
@@ -425,14 +425,14 @@ def _check_newest(uri: str) -> str | None:
     damaged list of deleted rows: a wrong length there would end the process, as LanceDB asks for so much memory."""
     path = Path(uri, _NEWEST)
     try:
-        written = json.loads(path.read_text()) if path.exists() else {}  # before looking, as others may write now
+        written = json.loads(path.read_text()) if path.is_file() else {}  # before looking, as others may write now
         lists = {name: written.pop(name) for name in list(written) if "/" in name}
         now = _newest(uri)
         gone = [f"{table}/_versions/{name}" for table, name in written.items() if now.get(table, "9" * 20) > name]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); if all else is whole, delete it") from error
-    for name, checksum in lists.items():
-        if _checksum(Path(uri, name)) not in (checksum, None):
+    for name, checksum in _checksums(uri).items():
+        if lists.get(name, checksum) != checksum:
             raise ValueError(f"{name} is damaged")
     return next(iter(gone), None)
 

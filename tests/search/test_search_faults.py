@@ -136,6 +136,16 @@ def test_a_wrong_length_in_a_file_of_deleted_rows_does_not_end_the_process(index
         VideoIndex.open(path, model, processor)
 
 
+def test_an_index_makes_nobody_read_what_lies_elsewhere(index, videos, model, processor, tmp_path):
+    """A list of checksums may name any path, such as that of a device without an end."""
+    index.update(videos, progress=False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"other bytes than those of the checksum")
+    listed = Path(index.info()["path"]) / "newest.json"
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | {str(elsewhere): 1, "../elsewhere": 1}))
+    assert len(VideoIndex.open(listed.parent, model, processor)) == len(index)
+
+
 def test_times_that_no_moment_has_are_refused(index, videos):
     index.update(videos, progress=False)
     index._store.open_clips().update(values={"start": 1e9})
