@@ -270,7 +270,7 @@ def measure_stages(size: int, queries: int, folder: Path) -> Iterator[dict]:
                     "scan of pooled vectors": spent["_weight_int8pack_mm"],
                     "one-frame logits of the first 1,000": spent["one_frame_logits"],
                     "choice by both": spent["candidates"] - spent["_weight_int8pack_mm"] - spent["one_frame_logits"],
-                    "reading frames of the first 200": spent["_score"] - spent["exact_logits"],
+                    f"reading frames of the first {candidates.CANDIDATES}": spent["_score"] - spent["exact_logits"],
                     "exact logits of these": spent["exact_logits"],
                     "reading the results": spent["_results"],
                     "all": spent["search"],
@@ -328,13 +328,16 @@ def measure_proxies(size: int, queries: int) -> Iterator[dict]:
     for frames in library.chunks():
         pooled = normalize(frames.sum(dim=1), dim=-1)
         units = normalize(frames, dim=-1)
+        thirds = normalize(frames.unflatten(1, (3, -1)).sum(dim=2), dim=-1)
         for name, values in {
             "exact": exact_logits(model, texts, frames),
             "sentence . mean frame": sentences @ pooled.T,
             "max over frames of sentence . frame": torch.einsum("ad,vkd->avk", sentences, units).amax(dim=2),
             "combined query . mean frame": combined @ pooled.T,
             "max over frames of combined query . frame": torch.einsum("ad,vkd->avk", combined, units).amax(dim=2),
+            "max over three means of combined query . mean": torch.einsum("ad,vkd->avk", combined, thirds).amax(dim=2),
             "GLCCL of the mean frame": torch.stack([one_frame_logits(model, text, pooled) for text in texts]),
+            "GLCCL of the means of three parts": exact_logits(model, texts, thirds),
         }.items():
             scores.setdefault(name, []).append(values)
     best = torch.cat(scores.pop("exact"), dim=1).topk(10).indices
@@ -345,7 +348,7 @@ def measure_proxies(size: int, queries: int) -> Iterator[dict]:
             f"@{count}": round(place[:, :count].sum().item() / best.numel(), 4)
             for count in (20, 50, 100, 200, 500, 1000)
         }
-        yield {"videos": size, "proxy": name.ljust(42), **recall}
+        yield {"videos": size, "proxy": name.ljust(46), **recall}
 
 
 def measure_shapes(checkpoint: str, folder: Path, data_dir: Path | None) -> Iterator[dict]:
@@ -547,7 +550,7 @@ def _records(first: int, frames: Tensor) -> list[VideoRecord]:
 
 def _bytes_in_memory(index: VideoIndex) -> int:
     snapshot = index._load().snapshot()
-    return sum(part.nbytes for part in (snapshot.pooled, snapshot.scales, snapshot.row_ids, snapshot.video_keys))
+    return sum(part.nbytes for part in (snapshot.pooled, snapshot.scales, snapshot.held))
 
 
 def _timed(call, clock=time.perf_counter) -> tuple:

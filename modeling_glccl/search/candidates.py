@@ -16,7 +16,9 @@ from .ranking import one_frame_logits, proxy_vectors
 from .store import OK
 
 # How many clips the pooled vectors keep, and how many of them the one-frame scores keep for the exact ones.
-SHORTLIST, CANDIDATES = 1000, 200
+SHORTLIST, CANDIDATES = 1000, 128
+# Columns in memory, as LanceDB takes as long for these of a few rows as for their frames.
+_HELD = ["video_id", "clip", "path", "start", "end", "duration", "mtime_ns", "num_frames"]
 # Of a few columns, as LanceDB takes far longer for many small batches than for one.
 _MANY_ROWS = 1 << 20
 # A multiple of it is the width of int8 matrices that PyTorch multiplies without reading past the end of a row.
@@ -27,17 +29,17 @@ _CLIPS_PER_VIDEO = 5
 
 class Snapshot:
     """All clips of a table as it was when it was opened: `row_ids` uint64 [C], where they lie in the table,
-    `video_keys` int64 [C], equal for clips of one video, and in memory the pooled vectors, `pooled` int8 [P, D] times
-    `scales` float32 [P], with zeros after column D. Clip c is row c of these; in a part of the clips, see `filtered`,
-    row `rows[c]`.
+    `video_keys` int64 [C], equal for clips of one video, and in memory what results say, `held` [P], and the pooled
+    vectors, `pooled` int8 [P, D] times `scales` float32 [P], with zeros after column D. Clip c is row c of these; in a
+    part of the clips, see `filtered`, row `rows[c]`.
     """
 
     def __init__(self, table: Table, width: int, previous: "Snapshot | None" = None):
         """Does not read the pooled vectors, of `width` D, that `previous` has."""
         self.table, self.version = table, table.version
         found = table.search().where(f"status = '{OK}'").with_row_id(True)
-        ids = found.select(["video_key"]).to_batches(batch_size=_MANY_ROWS).read_all()
-        self.row_ids, self.video_keys = ids["_rowid"].to_numpy(), ids["video_key"].to_numpy()
+        self.held = found.select(["video_key", *_HELD]).to_batches(batch_size=_MANY_ROWS).read_all()
+        self.row_ids, self.video_keys = self.held["_rowid"].to_numpy(), self.held["video_key"].to_numpy()
         self.width = width
         self.pooled = np.zeros((len(self.row_ids), -(-width // _ALIGNED) * _ALIGNED), np.int8)
         self.scales = np.empty(len(self.row_ids), np.float32)
@@ -79,6 +81,7 @@ class Snapshot:
         part.row_ids, part.video_keys, part.rows = self.row_ids[kept], self.video_keys[kept], kept
         if len(kept) <= len(self) // 4:
             part.pooled, part.scales, part.rows = self.pooled[kept], self.scales[kept], None
+            part.held = self.held.take(kept)
         self._part = condition, part
         return part
 
@@ -138,9 +141,14 @@ class Snapshot:
         """Columns of some clips, in their order."""
         if not len(clips):
             return self.table.schema.empty_table().select(columns)
-        row_ids = self.row_ids[clips]
-        rows = self.table.take_row_ids(row_ids.tolist()).select(columns).with_row_id().to_arrow()
-        return rows.take(_places(row_ids, rows["_rowid"].to_numpy()))
+        rows = self.held.take(clips if self.rows is None else self.rows[clips])
+        if missing := [name for name in columns if name not in rows.column_names]:
+            row_ids = self.row_ids[clips]
+            found = self.table.take_row_ids(row_ids.tolist()).select(missing).with_row_id().to_arrow()
+            places = _places(row_ids, found["_rowid"].to_numpy())
+            for name in missing:
+                rows = rows.append_column(name, found[name].take(places))
+        return rows.select(columns)
 
 
 def first_of_each(values: np.ndarray, count: int) -> np.ndarray:

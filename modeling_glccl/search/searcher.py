@@ -31,8 +31,8 @@ _CHUNK = 4096
 FUSED, _RANK_CONSTANT = 10, 60
 _FRAME_COLUMNS = ["frames", "num_frames"]
 _NAME_COLUMNS = ["video_id", "clip", "video_key"]
-_TOLD_COLUMNS = ["path", "start", "end", "duration", "mtime_ns", "frame_times"]
-_RESULT_COLUMNS = ["video_id", *_TOLD_COLUMNS[:-1]]
+_TOLD_COLUMNS = ["path", "start", "end", "duration", "mtime_ns"]
+_RESULT_COLUMNS = ["video_id", *_TOLD_COLUMNS]
 
 
 @dataclass
@@ -175,7 +175,7 @@ class Searcher:
         In the order of ids and clips, `_CHUNK` at a time, so that neither rounding nor the order of equal scores
         depends on where the index has them.
         """
-        rows, few = None, len(clips) <= _CHUNK  # then what a result says is read with the frames, for little more
+        rows, few = None, len(clips) <= _CHUNK  # then what a result says comes with the frames, for little more
         columns = [*_NAME_COLUMNS, *_FRAME_COLUMNS, *(_TOLD_COLUMNS if few else [])]
         clips, keys = clips.copy(), np.empty(len(clips), np.int64)
         scores = np.empty((len(queries), len(clips)), np.float32)
@@ -208,7 +208,7 @@ class Searcher:
         weights = self.model.config.confidence_weights if measure == "logit" else None
         unit = self.model.clip.logit_scale.exp().item() if measure == "similarity" else 1
         frames_needed = moments or weights is not None
-        columns = [*_RESULT_COLUMNS, "frame_times", *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
+        columns = [*_RESULT_COLUMNS, *_FRAME_COLUMNS] if frames_needed else _RESULT_COLUMNS
         rows = self._take(snapshot, clips, columns) if taken is None else taken
         found = rows.select(_RESULT_COLUMNS).to_pylist()
         results = [
@@ -230,7 +230,8 @@ class Searcher:
         assert glim.sentence is not None  # as of every model with GLIM
         assert glim.words is not None
         sentence, words = glim.sentence[0].float().cpu().numpy(), glim.words[0].float().cpu().numpy()
-        for row, (result, times) in enumerate(zip(results, rows["frame_times"].to_pylist(), strict=True)):
+        frame_times = self._take(snapshot, clips, ["frame_times"])["frame_times"].to_pylist()
+        for row, (result, times) in enumerate(zip(results, frame_times, strict=True)):
             # With mask_padding=False padded frames have weights too, but no time.
             own, own_words = sentence[row, : len(times)], words[row, :, : len(times)]
             own /= own.sum()
