@@ -1,6 +1,7 @@
 r"""Frames a second through the video tower, by runtime: torch, torch.compile, ONNX Runtime, OpenVINO, also in int8.
 
     python benchmarks/encoding.py    # ViT-B/32 sizes, random weights
+    python benchmarks/encoding.py --device cuda --videos 32    # precisions of torch, and torch.compile
     python benchmarks/encoding.py --tower text    # sentences a second, one of 11 tokens at a time
     python benchmarks/encoding.py --checkpoint hub/models/glccl-shapes --data-dir DATA    # and R@1 on shapes
 
@@ -27,7 +28,7 @@ import numpy as np
 import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
-from table import RESULTS, show, write_csv
+from table import RESULTS, show, wall_clock, write_csv
 from torch import Tensor
 
 from modeling_glccl import GLCCLConfig, GLCCLModel
@@ -38,6 +39,7 @@ from modeling_glccl.features_glccl import GLCCLVideoFeatures
 from modeling_glccl.onnx_export import INPUTS, INT8, Tower, export_tower
 
 Encoder = Callable[..., Tensor]
+DTYPES = {"compile": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Frames(CalibrationDataReader):
@@ -64,16 +66,21 @@ def encoders(model: GLCCLModel, calibration: list, folder: Path, names: list[str
     if any(name.startswith(("onnx", "openvino")) for name in names):
         export_tower(model, kind, paths["fp32"])
     for name in names:
-        if name == "torch fp32":
-            yield name, lambda *inputs: tower(*inputs)[0]
-        elif name == "torch compile":
-            compiled = torch.compile(tower, fullgraph=True)
-            yield name, lambda *inputs, compiled=compiled: compiled(*inputs)[0]
-        elif name == "torch dynamic":
+        if name == "torch dynamic":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a move to torchao, which is another package
                 small = torch.ao.quantization.quantize_dynamic(copy.deepcopy(tower), {torch.nn.Linear})
             yield name, lambda *inputs, small=small: small(*inputs)[0]
+        elif name.startswith("torch"):
+            dtype = DTYPES[name.split()[-1]]
+            low = tower if dtype == torch.float32 else copy.deepcopy(tower).to(dtype)
+            if "compile" in name:
+                low = torch.compile(low, fullgraph=True)
+
+            def encode(*inputs: Tensor, low: Any = low, dtype: torch.dtype = dtype) -> Tensor:
+                return low(*(part.to(dtype) if part.is_floating_point() else part for part in inputs))[0].float()
+
+            yield name, encode
         else:
             library, kind = name.split()
             path = paths[kind]
@@ -95,6 +102,7 @@ def encoders(model: GLCCLModel, calibration: list, folder: Path, names: list[str
 
 
 RUNTIMES = ["torch fp32", "torch dynamic", "torch compile", "onnx fp32", "onnx dynamic", "onnx static"]
+GPU_RUNTIMES = [f"torch {way}{name}" for way in ("", "compile ") for name in ("fp32", "bf16", "fp16")]
 if importlib.util.find_spec("openvino"):
     RUNTIMES += ["openvino fp32", "openvino static"]
 
@@ -105,7 +113,8 @@ def measure(model: GLCCLModel, batches: list, calibration: list, rounds: int, na
     with TemporaryDirectory() as folder:
         built = dict(encoders(model, calibration, Path(folder), names))
         features = {name: torch.cat([encode(*batch) for batch in batches]) for name, encode in built.items()}
-        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        one_thread = torch.get_num_threads() == 1 and model.device.type == "cpu"
+        clock = time.process_time if one_thread else wall_clock
         seconds = {name: [] for name in built}
         for number in range(rounds):
             batch = batches[number % len(batches)]
@@ -114,7 +123,7 @@ def measure(model: GLCCLModel, batches: list, calibration: list, rounds: int, na
                 encode(*batch)
                 seconds[name].append((clock() - started) / batch[-1].shape[: len(batch)].numel())
     rows = {}
-    real = torch.cat([batch[1] if len(batch) > 1 else torch.ones(len(batch[0])) for batch in batches]).bool()
+    real = torch.cat([batch[1] if len(batch) > 1 else torch.ones_like(batch[0][:, 0]) for batch in batches]).bool()
     for name in built:
         cosine = torch.cosine_similarity(features[name], features["torch fp32"], dim=-1)[real]
         rows[name] = {
@@ -166,22 +175,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--videos", type=int, default=2, help="in a batch of random frames")
-    parser.add_argument("--runtimes", nargs="*", choices=RUNTIMES, default=RUNTIMES)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of random inputs")
+    parser.add_argument("--runtimes", nargs="*", choices=list(dict.fromkeys(RUNTIMES + GPU_RUNTIMES)))
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    names = ["torch fp32", *(name for name in options.runtimes if name != "torch fp32")]
+    runtimes = options.runtimes or (RUNTIMES if options.device == "cpu" else GPU_RUNTIMES)
+    names = ["torch fp32", *(name for name in runtimes if name != "torch fp32")]
     if options.checkpoint:
         rows = shapes_rows(options.checkpoint, options.data_dir, options.rounds, names)
     else:
         torch.manual_seed(0)
-        model = GLCCLModel(GLCCLConfig()).eval()
+        model = GLCCLModel(GLCCLConfig()).eval().to(torch.device(options.device))
         if options.tower == "text":
             ids = torch.randint(4, 49000, (6, 1, 11), generator=torch.Generator().manual_seed(0))
             ids[:, :, -1] = model.config.eos_token_id
             batches = calibration = [(part,) for part in ids]
         else:
             batches, calibration = (random_batches(2, options.videos, 224, seed) for seed in (0, 1))
+        batches = [tuple(part.to(options.device) for part in batch) for batch in batches]
         rows = list(measure(model, batches, calibration, options.rounds, names)[0].values())
     for number, row in enumerate(rows):
         show(row, number == 0, wide=("runtime",))

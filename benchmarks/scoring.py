@@ -2,11 +2,12 @@ r"""Scoring: the packed factorised scores against the form that materialises tex
 
     python benchmarks/scoring.py                # everything, about half an hour on one core
     python benchmarks/scoring.py --part forward # or training, growth, precision, floor
+    python benchmarks/scoring.py --part forward --part training --device cuda
 
 The twin is the authors' computation with masks, blocked 32 x 32, which is its fastest form. Both sides score the same
 features at D = 512. Repetitions alternate and medians are compared, on one thread (--threads). Peak extra memory is
-the growth of the resident set of a fresh process. `floor`: processor seconds beside those of the
-matrix products alone, of the same sizes and with nothing between them. Prints tables and writes
+the growth of the resident set of a fresh process, or of what torch allocated on the GPU. `floor`: processor seconds
+beside those of the matrix products alone, of the same sizes and with nothing between them. Prints tables and writes
 benchmarks/results/scoring_<part>_<hardware>.csv.
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from table import RESULTS, show, write_csv
+from table import RESULTS, show, wall_clock, write_csv
 from torch import Tensor
 
 from modeling_glccl import GLCCLConfig
@@ -35,7 +36,7 @@ def features(
     texts: int, videos: int, words: int, frames: int, lengths: str
 ) -> tuple[GLCCLTextFeatures, GLCCLVideoFeatures]:
     """Random features with norms of about 10 and a shared direction, as CLIP's have; lengths "full" or "real"."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
@@ -117,7 +118,8 @@ def packed(
     module: GLCCLInteraction, text: GLCCLTextFeatures, video: GLCCLVideoFeatures, precision: str = "fp32"
 ) -> Tensor:
     """[4, A, V]: what `model.get_scores` computes."""
-    return torch.stack(module(text, video, LOGIT_SCALE, precision=precision).to_tuple())
+    scale = LOGIT_SCALE.to(text.words.device)
+    return torch.stack(module(text, video, scale, precision=precision).to_tuple())
 
 
 class CrossAttention(torch.nn.Module):
@@ -193,7 +195,7 @@ def run(method: str, mode: str, case: dict) -> Callable[[], object]:
 
 
 def measure(
-    methods: list[str], mode: str, case: dict, repetitions: int, clock: Callable[[], float] = time.perf_counter
+    methods: list[str], mode: str, case: dict, repetitions: int, clock: Callable[[], float] = wall_clock
 ) -> dict[str, float]:
     """Median seconds of each method; the repetitions alternate, so that a noisy machine hits all alike."""
     functions = {method: run(method, mode, case) for method in methods}
@@ -210,7 +212,13 @@ def measure(
 
 
 def peak_memory(method: str, mode: str, case: dict) -> float:
-    """MiB by which the resident set of a fresh process grows beyond the inputs."""
+    """MiB by which the resident set of a fresh process, or the memory of the GPU, grows beyond the inputs."""
+    if torch.get_default_device().type == "cuda":
+        function = run(method, mode, case)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     arguments = [f"{key}={value}" for key, value in case.items()]
     command = [sys.executable, __file__, "--peak-memory", method, mode, *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -253,14 +261,15 @@ def compare(mode: str, cases: list[dict], repetitions: int) -> list[dict]:
     for case in cases:
         methods = ["materialised", "packed"]
         large = mode == "training" and case["texts"] * case["words"] * case["frames"] > 32 * 64 * 64
+        large = large and torch.get_default_device().type == "cpu"
         seconds = measure(methods, mode, case, 1 if large else repetitions)
         memory = {method: peak_memory(method, mode, case) for method in methods}
         rows.append(
             {
                 "mode": mode,
                 **case,
-                "materialised s": round(seconds["materialised"], 3),
-                "packed s": round(seconds["packed"], 3),
+                "materialised s": round(seconds["materialised"], 5),
+                "packed s": round(seconds["packed"], 5),
                 "ratio": round(seconds["materialised"] / seconds["packed"], 1),
                 "us per pair": round(1e6 * seconds["packed"] / (case["texts"] * case["videos"]), 1),
                 "materialised MiB": round(memory["materialised"]),
@@ -283,7 +292,7 @@ def growth(repetitions: int) -> list[dict]:
         seconds = measure(methods, "forward", case, repetitions if case["texts"] <= 128 else 1)
         rows.append(
             case
-            | {f"{method} s": round(value, 3) for method, value in seconds.items()}
+            | {f"{method} s": round(value, 5) for method, value in seconds.items()}
             | {
                 "ratio": round(seconds["materialised"] / seconds["packed"], 1),
                 "cross-attention ratio": round(seconds["cross-attention"] / seconds["packed"], 1),
@@ -292,7 +301,7 @@ def growth(repetitions: int) -> list[dict]:
         show(rows[-1], header=len(rows) == 1)
     large = base | {"texts": 1000, "videos": 1000}
     seconds = measure(["packed"], "forward", large, 1)
-    rows.append(large | {"packed s": round(seconds["packed"], 3)})
+    rows.append(large | {"packed s": round(seconds["packed"], 5)})
     show(rows[-1], header=False)
     return rows
 
@@ -305,7 +314,7 @@ def precision(repetitions: int) -> list[dict]:
         seconds = measure(["packed", "packed bf16"], "forward", case, repetitions)
         rows.append(
             case
-            | {"fp32 s": round(seconds["packed"], 3), "bf16 s": round(seconds["packed bf16"], 3)}
+            | {"fp32 s": round(seconds["packed"], 5), "bf16 s": round(seconds["packed bf16"], 5)}
             | {f"{name} max logit error": f"{error(name, case):.1e}" for name in ("fp32", "bf16")}
         )
         show(rows[-1], header=len(rows) == 1)
@@ -340,8 +349,10 @@ def main() -> None:
     parser.add_argument("--part", choices=["forward", "training", "growth", "precision", "floor"], action="append")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    torch.set_default_device(arguments.device)
     torch.set_num_threads(arguments.threads)
 
     def cases(*batches: int) -> list[dict]:
@@ -353,7 +364,7 @@ def main() -> None:
         ]
 
     for part in arguments.part or ["forward", "training", "growth", "precision", "floor"]:
-        print(f"\n{part}, D = {WIDTH}, {arguments.threads} thread(s)")
+        print(f"\n{part}, D = {WIDTH}, {arguments.device}, {arguments.threads} thread(s)")
         if part in ("forward", "training"):
             rows = compare(part, cases(32, 128), arguments.repetitions)
         else:

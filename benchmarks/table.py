@@ -2,8 +2,11 @@
 
 import csv
 import re
+import time
 from collections.abc import Collection
 from pathlib import Path
+
+import torch
 
 from modeling_glccl.environment import describe_environment
 
@@ -15,6 +18,13 @@ def hardware_slug() -> str:
     hardware = describe_environment()["hardware"]
     name = (hardware["gpus"] or [f"{hardware['cpu']} {hardware['cpu_cores']}cores"])[0]
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def wall_clock() -> float:
+    """Seconds, once a GPU has done all that it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def show(row: dict, header: bool, narrowest: int = 10, wide: Collection[str] = ()) -> None:
