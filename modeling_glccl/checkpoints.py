@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.utils import logging
@@ -81,7 +82,10 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
     """
     name = os.fspath(name)
     model_type = check_checkpoint(name)
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    if bars:  # none for reading the weights; downloads keep theirs
+        logging.disable_progress_bar()
+        enable_progress_bars()
     try:
         if model_type in MODELS:
             logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
@@ -111,6 +115,8 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
         raise ValueError(f"{name}: a value or file in it is wrong ({type(error).__name__}: {reason})") from error
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
     refuse_not_finite(name, model)
     refuse_foreign_tokenizer(name, processor.tokenizer, model.config)
     owners = {"max_words": processor, "mask_padding": processor, "max_frames": processor.video_processor}

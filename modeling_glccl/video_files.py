@@ -33,7 +33,7 @@ class FoundVideos:
         lines = [f"{harmless(folder)}: this folder may not be read and is left out" for folder in self.unreadable]
         if self.ignored:
             suffixes = sorted({os.path.splitext(path)[1].lower() or "none" for path in self.ignored})
-            lines.append(f"{len(self.ignored)} other files ignored (suffixes {', '.join(suffixes[:5])})")
+            lines.append(f"other files ignored: {len(self.ignored)} (suffixes {', '.join(suffixes[:5])})")
         return lines
 
     def check(self) -> Self:

@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_listed_and_left_out(checkpoint, folder, tmp_path
     (videos / "folder.mp4").mkdir()
     index, temporary = open_searcher(checkpoint=str(checkpoint), videos=videos)
     printed = capsys.readouterr().out
-    assert "1 other files ignored (suffixes .txt)" in printed
+    assert "other files ignored: 1 (suffixes .txt)" in printed
     assert f"{videos / 'junk.mp4'}: " in printed
     assert f"{videos / 'pipe.mp4'}: is not a regular file" in printed
     assert len(index) == 3

@@ -8,8 +8,10 @@ import torch
 from checkpoints import save_tiny_checkpoint
 from families import plain_model, save_plain
 from huggingface_hub import constants
+from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
+from transformers.utils import logging
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
 from modeling_glccl.checkpoints import load_checkpoint, place
@@ -44,6 +46,18 @@ def test_a_checkpoint_loads_with_the_class_it_was_saved_from(checkpoint, tmp_pat
     assert (type(model), type(processor), model.training) == (GLCCLModel, GLCCLProcessor, False)
     save_tiny_checkpoint(tmp_path / "xclip", CAPTIONS, XCLIPModel, csc_weight=0)
     assert type(load_checkpoint(tmp_path / "xclip")[0]) is XCLIPModel
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_shows_no_bar_and_leaves_those_of_others_as_they_are(checkpoint, shown, capsys):
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        capsys.readouterr()
+        load_checkpoint(checkpoint)
+        assert "%" not in capsys.readouterr().err
+        assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (shown, not shown)
+    finally:
+        logging.enable_progress_bar()
 
 
 @pytest.mark.parametrize("saved", [torch.bfloat16, torch.float16])

@@ -79,6 +79,7 @@ def test_the_example_is_run_and_shown_with_what_it_printed(checkpoint, tmp_path)
     assert all("score" in line and "from" in line for line in printed)
     assert "No results were recorded" in card
     assert "No recipe was recorded" in card
+    assert "this one is not." in card  # calibrated
 
 
 @pytest.mark.slow

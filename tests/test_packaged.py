@@ -1,8 +1,10 @@
 """Where the files of the repository are, and the command that installs an extra."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from paths import REPOSITORY
 
 from modeling_glccl import packaged
@@ -12,6 +14,13 @@ def test_a_checkout_has_them_beside_the_package():
     for names in (("recipes", "shapes.yaml"), ("hub", "models", "glccl-shapes"), ("model_card.md",)):
         assert packaged.packaged(*names) == REPOSITORY.joinpath(*names)
         assert packaged.packaged(*names).exists()
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "preferred-citation"} <= citation.keys()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
 @pytest.mark.parametrize(

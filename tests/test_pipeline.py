@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -323,17 +324,23 @@ pipe.save_pretrained("again")
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme_runs(checkpoint, paths, tmp_path):
-    """On videos of these names, with a checkpoint at the place of the repository's."""
+def test_the_examples_of_the_readme_run(checkpoint, paths, tmp_path):
+    """On videos of these names, with a checkpoint at the place of the repository's, and of OpenAI's."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    example = readme.partition("## On the Hub")[2].partition("```python\n")[2].partition("```")[0]
-    shutil.copytree(checkpoint, tmp_path / "hub" / "models" / "glccl-shapes")
-    for name, path in zip(("a.mp4", "b.mp4"), paths, strict=False):
+    for place in ("hub/models/glccl-shapes", "openai/clip-vit-base-patch32"):
+        shutil.copytree(checkpoint, tmp_path / place)
+    for name, path in zip(("a.mp4", "b.mkv", "c.webm", "b.mp4"), paths, strict=False):
         shutil.copy(path, tmp_path / name)
-    command = [sys.executable, "-c", example]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert set(ast.literal_eval(ran.stdout.strip().splitlines()[-1])) == {"index", "id", "score", "start", "end"}
+
+    def printed(after: str) -> str:
+        example = readme.partition(after)[2].partition("```python\n")[2].partition("```")[0]
+        command = [sys.executable, "-c", example]
+        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return ran.stdout.strip().splitlines()[-1]
+
+    assert re.fullmatch(r"(a.mp4|b.mkv|c.webm) tensor\(\[\[.*\]\]\)", printed("# GLCCL"))
+    assert set(ast.literal_eval(printed("## On the Hub"))) == {"index", "id", "score", "start", "end"}
 
 
 def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pipe, paths, tmp_path):

@@ -60,7 +60,7 @@ class CompressReport:
         lines = [f"failed: {reason}" for reason in self.failed.values()]
         lines += [f"damaged: {reason}" for reason in self.damaged.values()]
         if self.ignored:
-            lines.append(f"ignored: {self.ignored[0]} and all other files ({len(self.ignored)}) that are no videos")
+            lines.append(f"other files ignored: {len(self.ignored)}, such as {self.ignored[0]}")
         return lines
 
 

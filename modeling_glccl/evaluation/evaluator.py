@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -112,7 +113,8 @@ def evaluate(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     autocast = accelerator.autocast if accelerator else nullcontext
     model = accelerator.unwrap_model(model) if accelerator else model
-    bar = partial(tqdm, disable=not progress or rank > 0, leave=False)
+    in_terminal = sys.stderr.isatty()  # where a bar can be taken away again
+    bar = partial(tqdm, disable=not progress or rank > 0, leave=not in_terminal)
     was_training = model.training
     model.eval()
     try:

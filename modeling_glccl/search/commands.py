@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from transformers.utils import logging
 
 from ..checkpoints import load_checkpoint
 from ..video_files import find_videos, harmless
@@ -51,7 +50,7 @@ def index_command(
     if errors:
         index = VideoIndex.open(index_path)
         print_errors(index)
-        print(f"{len(index.errors())} videos with errors")
+        print(f"videos with errors: {len(index.errors())}")
         return
     if not folders:
         raise ValueError("which folder of videos? glccl index VIDEO_DIR --index MY.INDEX --model CHECKPOINT")
@@ -126,7 +125,6 @@ def search_command(
     """
     if options["shot_list"]:
         check_shot_list(options["shot_list"])
-    logging.disable_progress_bar()  # of the weights
     index = VideoIndex.open(index_path, device=device, precision=precision)
     options["ids"] = options["ids"] or None
     if queries is not None:
@@ -219,7 +217,6 @@ def cut_command(
     """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
     if shot_list:
         check_shot_list(shot_list)
-    logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
     index = VideoIndex.open(index_path, device=device, precision=precision)
     title = _title(query, options)

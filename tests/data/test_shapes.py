@@ -453,6 +453,40 @@ def test_an_interrupted_render_goes_on_where_it_stopped_and_is_then_reused(tmp_p
     assert Path(test[3]["video"]["path"]).exists()
 
 
+def test_interrupted_stills_go_on_after_the_last_whole_file(tmp_path, monkeypatch, capsys):
+    rendered, stop = [], 13
+
+    def render(rng, still, image_size):
+        if len(rendered) == stop:
+            raise KeyboardInterrupt
+        rendered.append(still)
+        return render_still(rng, still, image_size)
+
+    def stills(folder, **options):
+        return load(folder, config_name="stills", num_stills=20, image_size=32, **options)
+
+    whole = stills(tmp_path / "whole", split="train")
+    monkeypatch.setattr(shapes, "render_still", render)
+    monkeypatch.setattr(shapes, "_STILLS_PER_FILE", 8)
+    with pytest.raises(KeyboardInterrupt):
+        stills(tmp_path / "parts", split="train")
+    stop = None
+    capsys.readouterr()
+    parts = stills(tmp_path / "parts", split="train")
+    assert len(rendered) == 13 + 12
+    assert "20/20" in capsys.readouterr().err  # one bar over all, what was there included
+    both = stills(tmp_path / "both", split=None, num_proc=2)["train"]
+    for found in (parts, both):
+        assert found["phrase"] == whole["phrase"]
+        assert [np.asarray(image).tolist() for image in found["image"]] == [
+            np.asarray(image).tolist() for image in whole["image"]
+        ]
+    capsys.readouterr()
+    assert stills(tmp_path / "parts", split="train")["phrase"] == whole["phrase"]
+    assert len(rendered) == 25
+    assert "rendering" not in capsys.readouterr().err
+
+
 def test_only_the_asked_split_is_rendered_and_its_files_do_not_depend_on_the_others(tmp_path):
     asked = load(tmp_path / "asked", **{**SMALL, "num_test": 6})
     assert {path.parent.name for path in (tmp_path / "asked").rglob("*.mp4")} == {"test"}

@@ -57,13 +57,13 @@ def test_it_finds_files_and_names_what_it_leaves_out(tmp_path, monkeypatch):
     assert [os.path.basename(path) for path in found.ignored] == ["README", "notes.txt", "still.webp"]
     assert found.notes() == [
         f"{tmp_path / 'locked'}: this folder may not be read and is left out",
-        "3 other files ignored (suffixes .txt, .webp, none)",
+        "other files ignored: 3 (suffixes .txt, .webp, none)",
     ]
 
 
 def test_a_folder_without_videos_says_which_suffixes_they_have(tmp_path):
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4, .*\.y4m\); 1 other files ignored"):
+    with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4, .*\.y4m\); other files ignored: 1"):
         find_videos(tmp_path).check()
     with pytest.raises(FileNotFoundError, match="none: no such folder"):
         find_videos(tmp_path / "none")

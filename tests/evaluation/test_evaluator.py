@@ -1,5 +1,6 @@
 """The evaluator against scoring by hand, on one process and on two."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_each_video_and_each_text_is_encoded_once():
     result = evaluate(tiny_model(), processor, dataset, batch_size=3, progress=False)
     assert sorted(processor.videos) == sorted(set(dataset["video"]))
     assert processor.texts == result.captions
+
+
+def test_in_a_file_progress_ends_in_what_was_done(capsys):
+    """Where a bar cannot be taken away, blanks would take its place."""
+    evaluate(tiny_model(), Processor(), several_captions(), batch_size=2)
+    printed = capsys.readouterr().err
+    assert re.findall(r"(\w+): 100%", printed) == ["videos", "texts"]
+    assert not re.search(r"\r +\r", printed)
 
 
 def test_lists_of_captions_equal_one_row_per_caption():

@@ -13,6 +13,7 @@ from modeling_glccl.cli import main
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation import evaluate, retrieval_metrics
 from modeling_glccl.evaluation.evaluate_checkpoint import baselines
+from modeling_glccl.model_card import make_card
 from modeling_glccl.publish import collect
 
 CHECKPOINT = REPOSITORY / "hub" / "models" / "glccl-shapes"
@@ -59,6 +60,14 @@ def test_the_card_has_the_metrics_of_results_json():
     card = (CHECKPOINT / "README.md").read_text()
     for metrics in test.values():
         assert f" | {metrics['R@1']:.1f} | {metrics['R@5']:.1f} | {metrics['R@10']:.1f} |" in card
+
+
+def test_the_card_says_what_its_template_says(monkeypatch):
+    monkeypatch.setattr("modeling_glccl.model_card._example", lambda *arguments: ("", ""))
+    card, made = (CHECKPOINT / "README.md").read_text(), make_card(CHECKPOINT, "owner/glccl-shapes")
+    assert card.partition("## Training")[2].strip() == made.partition("## Training")[2].strip()
+    assert "no score says that no video fits" in card
+    assert "this one is calibrated." in card
 
 
 def test_publishing_adds_the_code_and_the_name_on_the_hub(capsys):

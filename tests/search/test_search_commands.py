@@ -101,7 +101,7 @@ def test_one_file_and_no_file(run, videos, checkpoint, tmp_path):
     assert code == 1
     assert "empty: no videos there (suffixes .mp4, " in message
     _, printed = run("index", videos, "--index", "my.index")
-    assert "1 other files ignored (suffixes .txt)" in printed
+    assert "other files ignored: 1 (suffixes .txt)" in printed
 
 
 def test_several_folders(run, videos, checkpoint, tmp_path):
@@ -151,13 +151,13 @@ def test_errors_are_listed_and_retried(run, videos, checkpoint):
     assert (code, "1 failed" in printed, "--errors" in printed) == (0, True, True)
     _, printed = run("index", "--index", "my.index", "--errors")
     assert "empty.mp4: is empty (0 bytes)" in printed
-    assert "1 videos with errors" in printed
+    assert "videos with errors: 1" in printed
     _, printed = run("index", videos, "--index", "my.index", "--retry-failed")
     assert "1 failed" in printed
     (videos / "empty.mp4").unlink()
     _, printed = run("index", videos, "--index", "my.index", "--remove-missing")
     assert "1 removed" in printed
-    assert "0 videos with errors" in run("index", "--index", "my.index", "--errors")[1]
+    assert "videos with errors: 0" in run("index", "--index", "my.index", "--errors")[1]
 
 
 def test_wrong_use_is_explained(run, videos, checkpoint):

@@ -1,7 +1,7 @@
 """The shapes benchmark: real video files, rendered on first use instead of downloaded (docs/data.md)."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import datasets.config
 import numpy as np
+from datasets.arrow_writer import ArrowWriter
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 from PIL import Image
@@ -39,6 +40,8 @@ _COLUMNS = {
     "caption_events": datasets.List(datasets.Value("int32")),
     "twin_group": datasets.Value("int32"),
 }
+_STILL_COLUMNS = datasets.Features({"image": datasets.Image(), "phrase": datasets.Value("string")})
+_STILLS_PER_FILE = 1000
 
 
 @dataclass
@@ -61,21 +64,17 @@ _OPTIONS = [name for name in ShapesConfig.__annotations__ if name != "videos_dir
 
 
 class Shapes(datasets.GeneratorBasedBuilder):
-    """Builder of the two configurations: `videos` (train, validation, test) and `stills` (train)."""
+    """Builder of the tables of train, validation and test."""
 
     config: ShapesConfig
     VERSION = VERSION
     BUILDER_CONFIG_CLASS = ShapesConfig
-    BUILDER_CONFIGS = (ShapesConfig(name="videos", version=VERSION), ShapesConfig(name="stills", version=VERSION))
-    DEFAULT_CONFIG_NAME = "videos"
+    BUILDER_CONFIGS = (ShapesConfig(name="videos", version=VERSION),)
 
     def _info(self) -> datasets.DatasetInfo:
-        if self.config.name == "stills":
-            columns = {"image": datasets.Image(), "phrase": datasets.Value("string")}
-        else:
-            columns = dict(_COLUMNS)
-            if self.config.videos_dir is not None:
-                columns = {"video": datasets.Video(decode=False), **columns}
+        columns = dict(_COLUMNS)
+        if self.config.videos_dir is not None:
+            columns = {"video": datasets.Video(decode=False), **columns}
         return datasets.DatasetInfo(
             description="Short rendered videos of successive events and captions that describe some of them.",
             features=datasets.Features(columns),
@@ -83,28 +82,15 @@ class Shapes(datasets.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        counts = {split: getattr(self.config, f"num_{split}") for split in SPLITS}
-        if self.config.name == "stills":
-            counts = {"train": self.config.num_stills}
         splits = []
-        for split, count in counts.items():
-            if count:
-                # A list is what `datasets` shares out among processes.
-                kwargs = {"split": split, "indices": list(range(count))}
-                splits.append(datasets.SplitGenerator(name=split, gen_kwargs=kwargs))
+        for split in SPLITS:
+            if count := getattr(self.config, f"num_{split}"):
+                splits.append(datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "count": count}))
                 splits[-1].split_info.num_examples = count  # the total of the progress bar
         return splits
 
-    def _generate_examples(self, split: str, indices: Sequence[int]) -> Iterator[tuple[str | int, dict[str, Any]]]:
-        if self.config.name == "stills":
-            for index in indices:
-                still = sample_still(index, self.config.seed, self.config.world)
-                rng = np.random.default_rng([_STILL_STREAM, self.config.seed, index])
-                buffer = io.BytesIO()
-                Image.fromarray(render_still(rng, still, self.config.image_size)).save(buffer, "jpeg", quality=90)
-                yield index, {"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase}
-            return
-        for clip in sample_clips(split, len(indices), self.config.seed, self.config.world):
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        for clip in sample_clips(split, count, self.config.seed, self.config.world):
             row = vars(clip) | {"events": [vars(event) for event in clip.events], "start": None, "end": None}
             del row["meaning"]
             if self.config.videos_dir is not None:
@@ -134,7 +120,7 @@ def load(
 
     Raises:
         ValueError: `repo_id` given, unknown split or option.
-        OSError: a video could not be written. What is there stays; the next call goes on from there.
+        OSError: a file could not be written. What is there stays; the next call goes on from there.
     """
     if repo_id is not None:
         raise ValueError(f"repo_id={repo_id!r}: the shapes benchmark is rendered, not downloaded; leave repo_id out")
@@ -156,14 +142,22 @@ def load(
     if split is not None and split not in splits:
         raise ValueError(f"split={split!r} must be one of {', '.join(splits)}, or None for all")
     root = Path(data_dir or datasets.config.HF_DATASETS_CACHE).absolute() / "shapes"
-    if with_videos and config_name == "videos":
-        folder = f"v{VERSION}-seed{options['seed']}-{options['image_size']}px"
-        options["videos_dir"] = str(root / (folder + f"-world{options['world']}" * bool(options["world"])))
+    seed, image_size, world, total = (options[name] for name in ("seed", "image_size", "world", "num_stills"))
+    folder = root / (f"v{VERSION}-seed{seed}-{image_size}px" + f"-world{world}" * bool(world))
+    if config_name == "stills":
+        firsts = range(0, total, _STILLS_PER_FILE)
+        parts = [range(first, min(first + _STILLS_PER_FILE, total)) for first in firsts]
+        files = {folder / "stills" / f"{part.start:06d}-{part.stop:06d}.arrow": part for part in parts}
+        jobs = [(path, part) for path, part in files.items() if not path.exists()]
+        done = total - sum(len(part) for _, part in jobs)
+        _render_all(partial(_render_stills, seed, image_size, world), jobs, done, total, "still", num_proc)
+        dataset = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in files])
+        return dataset if split else datasets.DatasetDict({"train": dataset})
+    if with_videos:
+        options["videos_dir"] = str(folder)
     builder = Shapes(cache_dir=str(root / "tables"), config_name=config_name, hash=Hasher.hash(options), **options)
     try:
-        builder.download_and_prepare(
-            num_proc=num_proc if config_name == "stills" else None, verification_mode="no_checks"
-        )
+        builder.download_and_prepare(verification_mode="no_checks")
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
@@ -180,24 +174,51 @@ def load(
         for number, video in enumerate(part["video"])
         if not Path(video["path"]).exists()
     ]
-    render, total = partial(_render, options["seed"], options["image_size"], options["world"]), sum(map(len, parts))
-    with (
-        tqdm(total=total, initial=total - len(rows), desc="rendering", unit="video", disable=not rows) as bar,
-        ProcessPoolExecutor(num_proc) if num_proc and num_proc > 1 else nullcontext() as pool,
-    ):
-        for _ in pool.map(render, rows, chunksize=8) if pool else map(render, rows):
-            bar.update()
+    total = sum(map(len, parts))
+    _render_all(partial(_render_video, seed, image_size, world), rows, total - len(rows), total, "video", num_proc)
     return dataset
 
 
-def _render(seed: int, image_size: int, world: int, row: Mapping[str, Any]) -> None:
+def _render_all(
+    render: Callable[[Any], int], jobs: Sequence[Any], done: int, total: int, unit: str, num_proc: int | None
+) -> None:
+    """Does the jobs, in several processes if asked to, with one progress bar; `render` says how many items it made."""
+    with (
+        tqdm(total=total, initial=done, desc="rendering", unit=unit, disable=not jobs) as bar,
+        ProcessPoolExecutor(num_proc) if num_proc and num_proc > 1 else nullcontext() as pool,
+    ):
+        for made in pool.map(render, jobs) if pool else map(render, jobs):
+            bar.update(made)
+
+
+def _render_stills(seed: int, image_size: int, world: int, job: tuple[Path, range]) -> int:
+    """Writes a file of stills, which is whole or not there: an interrupted rendering goes on with the next."""
+    path, indices = job
+    table = io.BytesIO()
+    with ArrowWriter(features=_STILL_COLUMNS, stream=table) as writer:
+        for index in indices:
+            still = sample_still(index, seed, world)
+            image = render_still(np.random.default_rng([_STILL_STREAM, seed, index]), still, image_size)
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "jpeg", quality=90)
+            writer.write({"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase})
+        writer.finalize(close_stream=False)
+    _write(path, table.getvalue())
+    return len(indices)
+
+
+def _render_video(seed: int, image_size: int, world: int, row: Mapping[str, Any]) -> int:
     """Writes the video of a row; its times are multiples of 1/8 s, which float32 holds exactly."""
     split, number = row["video_id"].split("_")
     rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number), *[world] * bool(world)])
     frames = render_frames(rng, row["scene"], [Event(**event) for event in row["events"]], image_size, WORLDS[world])
-    path = Path(row["video"]["path"])
+    _write(Path(row["video"]["path"]), encode_video(frames))
+    return 1
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        write_whole(path, io.BytesIO(encode_video(frames)))
+        write_whole(path, io.BytesIO(content))
     except OSError as error:
         raise OSError(
             error.errno, f"could not write {path} ({error.strerror}): free some space or choose another data_dir"
