@@ -87,7 +87,7 @@ class GLCCLInteraction(nn.Module):
         video: GLCCLVideoFeatures | GLCCLVideoState,
         logit_scale: Tensor,
         precision: str = "fp32",
-        memory_budget: int = 2**24,
+        memory_budget: int | None = None,
     ) -> GLCCLScores:
         """Scores every text against every video, in float32 whatever the features' dtype.
 
@@ -96,7 +96,8 @@ class GLCCLInteraction(nn.Module):
             video: features of V videos, or what [`~GLCCLInteraction.prepare_video`] made of them.
             logit_scale: scalar, the logarithm of the scale.
             precision: "fp32", or "bf16" for the products of queries with frames alone, and for their gradients.
-            memory_budget: bytes that the intermediates of one block may take.
+            memory_budget: bytes that the intermediates of one block may take; by default 16 MiB on a CPU, as its cache
+                holds, and 256 MiB elsewhere.
 
         Raises:
             ValueError: shapes or masks that do not fit each other, non-finite features, an unknown precision.
@@ -121,6 +122,8 @@ class GLCCLInteraction(nn.Module):
             word_mat=self.word_mat_weight.float(),
             word_frame_mat=self.word_frame_mat_weight.float(),
         )
+        if memory_budget is None:
+            memory_budget = 2**24 if logit_scale.device.type == "cpu" else 2**28
         settings = ScoreSettings(
             self.config.aosm_temperature, self.config.glim_global, self.config.glim_local, precision, memory_budget
         )

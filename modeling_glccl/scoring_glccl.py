@@ -24,6 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 # Of exponentials: what is 1e-13 of such a sum is still a normal float32.
 LEAST_SUM = 1e-25
+# Of a float64 Gram matrix, beside its trace: more than its rounding, less than what float32 resolves.
+_RIDGE = 1e-13
 
 
 class ScoreSettings(NamedTuple):
@@ -103,11 +105,28 @@ def frame_factors(frames: Tensor, lengths: list[int]) -> list[Tensor]:
     factors = []
     for part, (m, count) in zip(frames.split([m * count for m, count in runs]), runs, strict=True):
         columns = part.unflatten(0, (count, m)).mT
-        if columns.requires_grad:
+        if columns.is_cuda:
+            factors.append(cholesky_factors(columns))
+        elif columns.requires_grad:
             factors.append(torch.linalg.qr(columns.detach()).Q.mT @ columns)
         else:
             factors.append(torch.linalg.qr(columns, mode="r").R)
     return factors
+
+
+def cholesky_factors(columns: Tensor) -> Tensor:
+    """The same of [videos, D, m] columns by a Cholesky decomposition in float64, whose digits are twice as many.
+
+    A GPU does that for all videos at once, and the QR decomposition for one after the other.
+    """
+    exact = columns.detach().double()
+    gram = exact.mT @ exact
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal += _RIDGE * diagonal.sum(dim=1, keepdim=True) + torch.finfo(torch.float64).tiny
+    lower = torch.linalg.cholesky_ex(gram).L
+    if columns.requires_grad:
+        return torch.linalg.solve_triangular(lower, exact.mT, upper=False).to(columns.dtype) @ columns
+    return lower.mT.to(columns.dtype)
 
 
 def score_states(
@@ -128,7 +147,9 @@ def score_states(
     def pairs(n: int, m: int) -> int:
         return max(1, settings.memory_budget // (4 * (6 * n * n + 10 * n * m + 8 * m)))
 
-    text_blocks = _blocks(text.lengths, lambda n: min(32, pairs(n, max(video.lengths))))
+    # What fits a processor's cache; a GPU waits for every block.
+    most = 32 if video.tensors.frames.device.type == "cpu" else len(text.lengths)
+    text_blocks = _blocks(text.lengths, lambda n: min(most, pairs(n, max(video.lengths))))
     items, slots = [a for _, a in text_blocks], [n * a for n, a in text_blocks]
     # Cut once: the gradient of a slice is as large as what it was cut from.
     per_tensor = (items if name.startswith("sentence") else slots for name in TextTensors._fields)
@@ -209,14 +230,15 @@ def _exponentials(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Softmax over dim 1 of [p, n, n] before it is divided by its sums, these sums, and both over dim 2.
 
     One exponential serves both unless a row or column lies so far below its matrix's maximum that it would underflow;
-    what is compiled cannot look, and takes two.
+    what is compiled cannot look, and a GPU would have to wait: they take two.
     The maximum cancels in the quotients, so it needs no gradient. `Tensor.softmax` is not used because it is up to
     thirty times slower on rows shorter than a vector register.
     """
-    both = (values - values.detach().amax((1, 2), keepdim=True)).exp_()
-    word_sums, frame_sums = both.sum(1), both.sum(2)
-    if not torch.compiler.is_compiling() and min(word_sums.min(), frame_sums.min()) > LEAST_SUM:
-        return both, word_sums, both, frame_sums
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        both = (values - values.detach().amax((1, 2), keepdim=True)).exp_()
+        word_sums, frame_sums = both.sum(1), both.sum(2)
+        if min(word_sums.min(), frame_sums.min()) > LEAST_SUM:
+            return both, word_sums, both, frame_sums
     words, frames = ((values - values.detach().amax(dim, keepdim=True)).exp_() for dim in (1, 2))
     return words, words.sum(1), frames, frames.sum(2)
 
