@@ -97,7 +97,7 @@ class GLCCLInteraction(nn.Module):
             logit_scale: scalar, the logarithm of the scale.
             precision: "fp32", or "bf16" for the products of queries with frames alone, and for their gradients.
             memory_budget: bytes that the intermediates of one block may take; by default 16 MiB on a CPU, as its cache
-                holds, and 256 MiB elsewhere.
+                holds, and 1 GiB elsewhere.
 
         Raises:
             ValueError: shapes or masks that do not fit each other, non-finite features, an unknown precision.
@@ -122,10 +122,14 @@ class GLCCLInteraction(nn.Module):
             word_mat=self.word_mat_weight.float(),
             word_frame_mat=self.word_frame_mat_weight.float(),
         )
-        if memory_budget is None:
-            memory_budget = 2**24 if logit_scale.device.type == "cpu" else 2**28
+        config, on_cpu = self.config, logit_scale.device.type == "cpu"
         settings = ScoreSettings(
-            self.config.aosm_temperature, self.config.glim_global, self.config.glim_local, precision, memory_budget
+            config.aosm_temperature,
+            config.glim_global,
+            config.glim_local,
+            precision,
+            memory_budget or (2**24 if on_cpu else 2**30),
+            padded=not on_cpu,
         )
         with torch.autocast(logit_scale.device.type, enabled=False):
             return GLCCLScores(*(logit_scale.float().exp() * score_states(text, video, weights, settings)))

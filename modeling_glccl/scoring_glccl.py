@@ -8,14 +8,15 @@ so dense products of all queries with all frames are followed by small work per 
 [words, words] matrices. R rather than the Gram matrix G = R^T R, because squaring would lose half the digits where
 pooled frames nearly cancel. docs/method.md derives it.
 
-Texts are packed by length and videos by frame count: padding costs nothing, and no mask exists below this line.
+Texts are packed by length and videos by frame count, so on a processor padding costs nothing. A GPU waits for every
+block longer than for padding: there texts of unlike lengths share blocks, and masks keep their padding out.
 
 Shapes of a block: a texts of n words each, v videos of m frames each; D is the joint width.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,8 @@ class ScoreSettings(NamedTuple):
     glim_global: bool
     glim_local: bool
     precision: str
-    memory_budget: int
+    memory_budget: int  # bytes of a block
+    padded: bool  # whether texts of unlike lengths share blocks
 
 
 class ScoreWeights(NamedTuple):
@@ -124,9 +126,11 @@ def cholesky_factors(columns: Tensor) -> Tensor:
     diagonal = gram.diagonal(dim1=1, dim2=2)
     diagonal += _RIDGE * diagonal.sum(dim=1, keepdim=True) + torch.finfo(torch.float64).tiny
     lower = torch.linalg.cholesky_ex(gram).L
+    factor = lower.mT.to(columns.dtype)
     if columns.requires_grad:
-        return torch.linalg.solve_triangular(lower, exact.mT, upper=False).to(columns.dtype) @ columns
-    return lower.mT.to(columns.dtype)
+        same = torch.linalg.solve_triangular(lower, exact.mT, upper=False).to(columns.dtype) @ columns
+        factor = factor + same - same.detach()
+    return factor
 
 
 def score_states(
@@ -147,15 +151,21 @@ def score_states(
     def pairs(n: int, m: int) -> int:
         return max(1, settings.memory_budget // (4 * (6 * n * n + 10 * n * m + 8 * m)))
 
-    # What fits a processor's cache; a GPU waits for every block.
-    most = 32 if video.tensors.frames.device.type == "cpu" else len(text.lengths)
-    text_blocks = _blocks(text.lengths, lambda n: min(most, pairs(n, max(video.lengths))))
-    items, slots = [a for _, a in text_blocks], [n * a for n, a in text_blocks]
+    if settings.padded:
+        text_blocks = _padded_blocks(text.lengths, lambda n: min(512, pairs(n, max(video.lengths))))
+    else:  # what fits a processor's cache
+        text_blocks = _blocks(text.lengths, lambda n: min(32, pairs(n, max(video.lengths))))
+    lengths = iter(text.lengths)
+    texts = [list(islice(lengths, a)) for _, a in text_blocks]
+    items, slots = [a for _, a in text_blocks], [sum(of_block) for of_block in texts]
     # Cut once: the gradient of a slice is as large as what it was cut from.
     per_tensor = (items if name.startswith("sentence") else slots for name in TextTensors._fields)
     parts = [tensor.split(sizes) for tensor, sizes in zip(text.tensors, per_tensor, strict=True)]
     rows = []
-    for (n, a), block_text in zip(text_blocks, map(TextTensors._make, zip(*parts, strict=True)), strict=True):
+    for (n, a), of_block, *part in zip(text_blocks, texts, *parts, strict=True):
+        block_text, mask = TextTensors(*part), None
+        if of_block[0] < n:
+            block_text, mask = _padded(block_text, of_block, n)
         matrices = ScoreWeights(*(weight[:n, :n] for weight in weights))
         size = {m: max(1, pairs(n, m) // a) for m in set(video.lengths)}
         frames = [m * v for m, v in _blocks(video.lengths, size.__getitem__)]
@@ -163,8 +173,8 @@ def score_states(
         source = _products(block_text, video.tensors, settings) if keep else video.tensors
         row = []
         for *part, factor in zip(*(tensor.split(frames) for tensor in source), factors, strict=True):
-            arguments = type(source)(*part), factor, block_text, matrices, settings
-            if training:
+            arguments = type(source)(*part), factor, block_text, mask, matrices, settings
+            if training and not (settings.padded and len(text_blocks) == len(frames) == 1):
                 row.append(checkpoint(_score_block, *arguments, use_reentrant=False, preserve_rng_state=False))
             else:
                 row.append(_score_block(*arguments))
@@ -183,6 +193,24 @@ def _blocks(lengths: list[int], size: Callable[[int], int]) -> list[tuple[int, i
     ]
 
 
+def _padded_blocks(lengths: list[int], size: Callable[[int], int]) -> list[tuple[int, int]]:
+    """(greatest length, count) of consecutive lengths in a sorted list, at most `size(greatest length)` of them."""
+    blocks, end = [], len(lengths)
+    while end:
+        n = lengths[end - 1]
+        blocks.append((n, min(size(n), end)))
+        end -= blocks[-1][1]
+    return blocks[::-1]
+
+
+def _padded(text: TextTensors, lengths: list[int], n: int) -> tuple[TextTensors, Tensor]:
+    """Texts as if all had n words, the last of each repeated, and a mask [a, n] of the real ones."""
+    counts, slots = torch.tensor(lengths, device=text.words.device)[:, None], torch.arange(n, device=text.words.device)
+    rows = (counts.cumsum(0) - counts + torch.minimum(slots, counts - 1)).flatten()
+    words = {name: getattr(text, name)[rows] for name in ("words", "words_unit", "word_scale")}
+    return text._replace(**words), slots < counts
+
+
 def _products(text: TextTensors, video: VideoTensors, settings: ScoreSettings) -> _Products:
     def product(left: Tensor, right: Tensor) -> Tensor:
         if settings.precision == "bf16":
@@ -198,9 +226,15 @@ def _products(text: TextTensors, video: VideoTensors, settings: ScoreSettings) -
 
 
 def _score_block(
-    source: _Products | VideoTensors, factor: Tensor, text: TextTensors, weights: ScoreWeights, settings: ScoreSettings
+    source: _Products | VideoTensors,
+    factor: Tensor,
+    text: TextTensors,
+    mask: Tensor | None,
+    weights: ScoreWeights,
+    settings: ScoreSettings,
 ) -> Tensor:
-    """[4, v, a] scores of v videos of m frames with a texts of n words; `factor` is [v, min(m, D), m]."""
+    """[4, v, a] scores of v videos of m frames with a texts of n words, or of fewer with a mask [a, n]; `factor` is
+    [v, min(m, D), m]."""
     products = source if isinstance(source, _Products) else _products(text, source, settings)
     v, _, m = factor.shape
     a = len(text.sentence)
@@ -214,32 +248,49 @@ def _score_block(
     # With U = local^T pool [words, word-guided frames], the sums over a softmax p of U are sums of [m, n] products:
     # sum_i p_ij (M U)_ij = sum_k pool_kj (local M^T p)_kj. Nothing but the exponentials is [n, n].
     pool, local = (values.transpose(1, 2).flatten(0, 1) for values in (frame_pool, words_local))  # [v a, m, n]
-    over_words, word_sums, over_frames, frame_sums = _exponentials(local.mT @ pool)
+    alike = local.mT @ pool
+    if mask is not None:
+        real = mask.repeat(v, 1)[:, None].to(pool.dtype)  # [v a, 1, n]
+        over_words, over_frames = _exponential(alike, 1) * real.mT, _exponential(alike, 2) * real
+        word_sums, frame_sums = over_words.sum(1), over_frames.sum(2)
+        pool, local = pool * real, local * real
+    else:
+        over_words, word_sums, over_frames, frame_sums = _exponentials(alike)
     word_frames = ((local @ weights.word_mat.T @ over_words) * pool).sum(1) / word_sums
     frame_words = ((over_frames @ (pool @ weights.word_frame_mat.T).mT) * local.mT).sum(2) / frame_sums
 
     c = torch.stack([video_word.flatten(0, 1), sentence_frame.flatten(0, 1), word_frames, frame_words])
-    attention = (c - c.detach().amax(-1, keepdim=True)).exp_()
+    if mask is None:
+        attention = _exponential(c, -1)
+    else:
+        padding = ~mask.repeat(v, 1)
+        attention, c = _exponential(c.masked_fill(padding, -torch.inf), -1), c.masked_fill(padding, 0)
     attention = attention / attention.sum(-1, keepdim=True)
     aggregated = settings.aosm_temperature * ((attention @ torch.stack(weights[:4])) * c).sum(-1).view(4, v, a)
     video_sentence = (sentence_global * video_pool).sum(1)
     return torch.stack([video_sentence, aggregated[0], aggregated[1], (aggregated[2] + aggregated[3]) / 2])
 
 
+def _exponential(values: Tensor, dim: int | tuple[int, int]) -> Tensor:
+    """Softmax before it is divided by its sums. The maximum cancels in the quotients, so it needs no gradient.
+
+    `Tensor.softmax` is not used because it is up to thirty times slower on rows shorter than a vector register.
+    """
+    return (values - values.detach().amax(dim, keepdim=True)).exp_()
+
+
 def _exponentials(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Softmax over dim 1 of [p, n, n] before it is divided by its sums, these sums, and both over dim 2.
+    """Over dim 1 of [p, n, n], the sums of these, and both over dim 2.
 
     One exponential serves both unless a row or column lies so far below its matrix's maximum that it would underflow;
     what is compiled cannot look, and a GPU would have to wait: they take two.
-    The maximum cancels in the quotients, so it needs no gradient. `Tensor.softmax` is not used because it is up to
-    thirty times slower on rows shorter than a vector register.
     """
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
-        both = (values - values.detach().amax((1, 2), keepdim=True)).exp_()
+        both = _exponential(values, (1, 2))
         word_sums, frame_sums = both.sum(1), both.sum(2)
         if min(word_sums.min(), frame_sums.min()) > LEAST_SUM:
             return both, word_sums, both, frame_sums
-    words, frames = ((values - values.detach().amax(dim, keepdim=True)).exp_() for dim in (1, 2))
+    words, frames = _exponential(values, 1), _exponential(values, 2)
     return words, words.sum(1), frames, frames.sum(2)
 
 
