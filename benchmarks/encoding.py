@@ -186,7 +186,8 @@ def main() -> None:
         rows = shapes_rows(options.checkpoint, options.data_dir, options.rounds, names)
     else:
         torch.manual_seed(0)
-        model = GLCCLModel(GLCCLConfig()).eval().to(torch.device(options.device))
+        model = GLCCLModel(GLCCLConfig()).eval()
+        model.to(options.device)  # pyright: ignore[reportArgumentType]
         if options.tower == "text":
             ids = torch.randint(4, 49000, (6, 1, 11), generator=torch.Generator().manual_seed(0))
             ids[:, :, -1] = model.config.eos_token_id

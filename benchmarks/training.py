@@ -40,8 +40,8 @@ def measure(method: str, batch: int, chunk: int, precision: str, threads: int, d
     """The child process: prints the row as JSON. One warm-up step (three on a GPU), one measured step."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model_class = MaterialisingModel if method == "materialised" else GLCCLModel
-    model = model_class(GLCCLConfig()).train().to(torch.device(device))
+    model = (MaterialisingModel if method == "materialised" else GLCCLModel)(GLCCLConfig()).train()
+    model.to(device)  # pyright: ignore[reportArgumentType]
     step = FullBatchLoss(model, chunk or None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7)
     mask = features(batch, batch, 32, 12, "real")[0].word_mask
