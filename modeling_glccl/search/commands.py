@@ -173,6 +173,8 @@ def _search(
         print(f"in {folder}")
         if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
             print(f"probably nothing fits: no video has a confidence above {best:.0%}")
+        if query and len(index.processor.tokenizer.tokenize(query)) > len(query) + 1:
+            print("the model was not made for this script: its tokenizer takes letters of the query apart")
     elif len(index):
         asked = {f"a {name} of": options[f"min_{name}"] for name in ("score", "confidence")}
         least = " and ".join(f"{text} {value:g}" for text, value in asked.items() if value is not None)

@@ -202,10 +202,10 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
         FileNotFoundError: no such file.
     """
     file, known = Path(path), {recipe.stem: recipe for recipe in sorted(packaged("recipes").glob("*.yaml"))}
-    if not file.is_file() and not file.suffix:
+    if not file.is_file() and not (file.suffix and file.exists()):
         if str(path) not in known:
             raise FileNotFoundError(
-                f"{path}: no such file, and no recipe of the package: {_nearest(str(path), [*known])}"
+                f"{path}: no such file, and no recipe of the package: {_nearest(file.stem, [*known])}"
             )
         file = known[str(path)]
     values = _parse(read_text(file), str(path)) or {}

@@ -71,6 +71,13 @@ def test_filters_and_order(run, videos, checkpoint):
     assert (code, printed) == (0, "nothing fits: no video has a score of 1e+06\n")
 
 
+def test_a_script_that_the_model_does_not_know_is_told_of(run, videos, checkpoint):
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    for query, told in (("一只狗在雪里跑", True), ("a dog", False), ("ein Hund läuft", False)):
+        code, printed = run("search", query, "--index", "my.index")
+        assert (code, "not made for this script" in printed) == (0, told), query
+
+
 @pytest.mark.parametrize("options", [("--device", "nonsense"), ("--speech", "nowhere")])
 def test_what_cannot_be_done_leaves_no_index_behind(run, videos, checkpoint, tmp_path, options):
     code, printed = run("index", videos, "--index", "new.index", "--model", checkpoint, *options)

@@ -162,8 +162,10 @@ def test_a_recipe_of_the_package_has_a_name(tmp_path, monkeypatch):
     assert load_recipe("shapes").output_dir == "mine"
     with pytest.raises(FileNotFoundError, match=r"^own_video: no such file, .*: did you mean own_videos\?$"):
         load_recipe("own_video")
-    with pytest.raises(FileNotFoundError, match=r"own_videos\.yaml"):
-        load_recipe("own_videos.yaml")
+    with pytest.raises(
+        FileNotFoundError, match=r"^recipes/own_videos\.yaml: no such file, .*: did you mean own_videos\?$"
+    ):
+        load_recipe("recipes/own_videos.yaml")
 
 
 def test_a_recipe_without_output_dir_is_refused(tmp_path):
