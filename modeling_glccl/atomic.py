@@ -38,18 +38,23 @@ def replace_folder(new: Path, target: Path) -> None:
     A folder cannot be renamed over another one, so for a moment the old one is named `target.old`;
     [`recover_folder`] undoes that if the process died right there.
     """
-    for path in (*new.rglob("*"), new):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            _to_disk(descriptor)
-        finally:
-            os.close(descriptor)
+    folder_to_disk(new)
     old = _aside(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
     new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Waits until a folder that is to be renamed is on the disk, with all in it."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            _to_disk(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def recover_folder(target: Path) -> None:

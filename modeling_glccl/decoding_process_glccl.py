@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 from typing import IO, Any
@@ -15,11 +16,17 @@ import numpy as np
 
 from .video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video
 
+resource: Any = None
+with suppress(ModuleNotFoundError):  # Windows has none
+    import resource
+
 # Neither torch nor a package: what is killed is replaced in a fraction of a second, in a checkpoint's folder as well.
 _COMMAND = (
     "import sys, types; package = types.ModuleType('apart'); package.__path__ = sys.argv[1:]; "
     "sys.modules['apart'] = package; from apart.decoding_process_glccl import serve; serve()"
 )
+# Bytes of such a process: a file of 8 kB may claim an index of many GB, which FFmpeg makes when it opens the file.
+MAX_MEMORY = 2**30
 _idle: list[subprocess.Popen] = []  # processes that wait for a video
 
 
@@ -101,6 +108,8 @@ def _start() -> subprocess.Popen:
 
 def serve() -> None:
     """What the other process does: decodes what [`decode_in_process`] sends, until there is nobody to send."""
+    if resource:
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
     while True:

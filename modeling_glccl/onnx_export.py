@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import onnx_search
-from .atomic import room_for
+from .atomic import folder_to_disk, room_for
 from .checkpoints import check_checkpoint, load_checkpoint
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
@@ -88,6 +88,7 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
         matrices = {name: weight.detach().contiguous() for name, weight in model.interaction.named_parameters()}
         save_file(matrices, part / "scoring.safetensors")
         shutil.copyfile(onnx_search.__file__, part / "search.py")
+        folder_to_disk(part)
         part.rename(folder)
     print(f'{folder}: search it with: python {folder / "search.py"} "TEXT" VIDEO.npy ...')
 

@@ -75,7 +75,7 @@ class _Int8Frames:
         if not path.exists():
             print(f"preparing the vision tower in int8, which is kept: {path}", file=sys.stderr, flush=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=path.parent) as folder, room_for(path):
+            with TemporaryDirectory(".partial", ".", path.parent) as folder, room_for(path):
                 made = Path(folder, "int8.onnx")
                 try:
                     quantise_frames(copy.deepcopy(self.model).float(), made)

@@ -8,17 +8,18 @@ import struct
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import numpy as np
 from av.error import ArgumentError, FFmpegError
 from av.format import Flags
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 
 # FFmpeg's names of the containers that are read: they hold their frames themselves. Others name files to read, open
@@ -27,11 +28,13 @@ FORMATS = (
     "apng,asf,avi,dv,flv,gif,gxf,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,"
     "vvc,wtv,yuv4mpegpipe"
 )
-MAX_PIXELS = 4096 * 3072  # of one frame: a decoder holds several, of which most stay below 300 MB
-# Bytes of one frame as the decoder holds it, of which H.264 and HEVC hold up to 16. 4K with 10 bits, 4:2:2, has 33 MB:
-# it takes some 360 MB in all.
-MAX_BYTES = {"h264": 40_000_000, "hevc": 40_000_000, "others": 76_000_000}
-MAX_PACKETS = 2**22  # of one file, about as many frames: 46 hours of 25 a second
+MAX_PIXELS = 4096 * 3072  # of one frame
+MAX_BYTES = 76_000_000  # of one frame as the decoder holds it
+# Of all frames that a decoder holds at once, so that no file takes more than 300 MB: in 4K with 10 bits and 4:2:2
+# these are seven, and players allow six. More than one thread holds more.
+MAX_HELD = 235_000_000
+MAX_PACKETS = 2_200_000  # of one file, about as many frames: a day of 25 a second, 132 bytes each
+MANY, MAX_RATE = 2**16, 10_000  # more packets than `MANY` must not be more a second: the duration bounds the work
 _NONE = -(2**63)  # the timestamp of a packet without one
 
 
@@ -187,7 +190,8 @@ def decode_video(
     Raises:
         VideoDecodeError: a missing path, a directory, pipe or device, a URL, an empty file, a Git-LFS pointer, a
             format not in `FORMATS`, an MP4 file without its index, no video stream, frames of more than `MAX_PIXELS`
-            or `MAX_BYTES`, more than `MAX_PACKETS` packets, no frame that decodes, a window without frames.
+            or `MAX_BYTES`, a decoder that holds more than `MAX_HELD`, more than `MAX_PACKETS` packets or `MAX_RATE` a
+            second, no frame that decodes, a window without frames.
 
     A file that holds fewer frames than it declares, or some that do not decode, is used as far as it decodes, with a
     warning; so is the stream that a player would show, where there are several. Damage that the wanted frames do not
@@ -195,8 +199,11 @@ def decode_video(
     """
     source = _locate(source)
     chosen = FrameSampling(max_frames, start, end, sampling)
-    decoded = _decode_by_seeking(source, chosen, num_threads, transform)
-    return decoded or _decode_in_order(source, chosen, num_threads, transform)
+    try:
+        decoded = _decode_by_seeking(source, chosen, num_threads, transform)
+        return decoded or _decode_in_order(source, chosen, num_threads, transform)
+    except _NotThereError:
+        raise VideoDecodeError(f"{source.name}: changed while it was read; wait until it is written") from None
 
 
 class _Packets(NamedTuple):
@@ -229,12 +236,16 @@ def _decode_by_seeking(
                 packets = _read_packets(container, stream, source.name)
             if not _tell_times(packets, container, stream):
                 return None
-            pts = np.sort(packets.pts[~packets.is_discard])
+            pts = packets.pts[~packets.is_discard]
+            pts.sort()
             times, frame_rate = _seconds(pts, container, stream), float(stream.average_rate or 0)
             positions, counts = np.unique(chosen.choose(times, frame_rate, source.name), return_counts=True)
             cost = Counter()
-            frames = _gather(_decode_at(container, stream, pts[positions].tolist(), packets, cost), counts, transform)
-            _warn_if_short(container, stream, source.name, len(packets.pts), times, _end(times, frame_rate))
+            frames = _decode_at(container, stream, source.name, pts[positions].tolist(), packets, cost)
+            frames = _gather(frames, counts, transform)
+            count = len(packets.pts)
+            del packets, pts
+            _warn_if_short(container, stream, source.name, count, times, _end(times, frame_rate))
         except (FFmpegError, _NotThereError):
             return None
         return DecodedVideo(
@@ -251,33 +262,52 @@ def _read_packets_of_file(path: str, size: int, modified: int) -> _Packets:
 def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
     """All packets, undecoded. Only all of them show whether timestamps can be trusted."""
     pts, dts, is_keyframe, is_discard = array("q"), array("q"), array("b"), array("b")
-    for packet in demux(container, stream):
+    for packet in _counted(container, stream, name):
         if packet.size:
-            pts.append(_NONE if packet.pts is None else packet.pts)
+            pts.append(_timestamp(packet))
             dts.append(_NONE if packet.dts is None else packet.dts)
             is_keyframe.append(packet.is_keyframe)
             is_discard.append(packet.is_discard)
-            _check_count(len(pts), name)
     # MP4 indexes the times of decoding, Matroska those of presentation; both seek to the latter.
     indexed = np.fromiter((entry.timestamp for entry in stream.index_entries if entry.is_keyframe), np.int64)
     times, keys = (np.frombuffer(pts, np.int64), np.frombuffer(dts, np.int64)), np.frombuffer(is_keyframe, bool)
-    seek_points = np.sort(times[0][keys & (np.isin(times[0], indexed) | np.isin(times[1], indexed))])
+    found = np.isin(times[0][keys], indexed) | np.isin(times[1][keys], indexed)
+    seek_points = np.sort(times[0][keys][found])
     return _Packets(*times, keys, np.frombuffer(is_discard, bool), seek_points)
 
 
-def _check_count(count: int, name: str) -> None:
-    if count > MAX_PACKETS:
-        raise VideoDecodeError(f"{name}: holds more than {MAX_PACKETS:,} packets; cut it into parts")
+def _counted(container: Any, stream: Any, name: str) -> Iterator[Any]:
+    """The packets of a stream, while they are not too many."""
+    usual = 1 / (float(stream.average_rate or stream.guessed_rate or 25) * float(stream.time_base or 1e-6))
+    passed, last = 0.0, None  # ticks, without those by which a clock runs back
+    for count, packet in enumerate(demux(container, stream)):
+        if count > MAX_PACKETS:
+            raise VideoDecodeError(f"{name}: holds more than {MAX_PACKETS:,} packets; cut it into parts")
+        if packet.dts is None or last is None:
+            passed += packet.duration or usual
+        else:
+            passed += max(0, packet.dts - last)
+        last = packet.dts
+        if count >= MANY and count > MAX_RATE * passed * float(stream.time_base):
+            raise VideoDecodeError(
+                f"{name}: holds {count:,} packets in {passed * float(stream.time_base):.3f} seconds, more than "
+                f"{MAX_RATE:,} a second; re-encode it with fewer frames a second"
+            )
+        yield packet
 
 
 def _tell_times(packets: _Packets, container: Any, stream: Any) -> bool:
     """Whether the packets' timestamps are sure to be those of the frames."""
-    pts, dts = packets.pts, packets.dts[packets.dts != _NONE]
-    shown = np.sort(pts[~packets.is_discard])
-    if not len(shown) or (pts == _NONE).any() or (np.diff(shown) == 0).any() or (np.diff(dts) < 0).any():
+    pts, dts = packets.pts, packets.dts
+    if (dts == _NONE).any():
+        dts = dts[dts != _NONE]
+    shown = packets.pts[~packets.is_discard]
+    shown.sort()
+    # Compared and not subtracted: with millions of packets every array of numbers counts.
+    if not len(shown) or (pts == _NONE).any() or (shown[1:] == shown[:-1]).any() or (dts[1:] < dts[:-1]).any():
         return False
     # B-frames are stored out of order; timestamps that do not show it were made up by the demuxer (AVI).
-    in_order = len(pts) > 2 and (np.diff(pts) >= 0).all()
+    in_order = len(pts) > 2 and (pts[1:] >= pts[:-1]).all()
     # Frames decoded or shown before the first key frame lack what they refer to, and may or may not decode.
     complete = packets.is_keyframe[0] and shown[0] >= pts[0]
     made_up = in_order and stream.codec_context.has_b_frames
@@ -293,33 +323,59 @@ def _jumps(times: np.ndarray, container: Any) -> tuple[np.ndarray, float]:
 
 
 def _decode_at(
-    container: Any, stream: Any, targets: list[int], packets: _Packets, cost: Counter
+    container: Any, stream: Any, name: str, targets: list[int], packets: _Packets, cost: Counter
 ) -> Iterator[av.VideoFrame]:
     """Frames at the timestamps `targets`, which ascend; `cost["frames"]` counts those that were decoded."""
-    wanted, current = set(targets), -math.inf
+    wanted, current, held = set(targets), -math.inf, {}
     for target in targets:
         place = int(np.searchsorted(packets.seek_points, target, "right"))
         first, decoded = int(packets.pts[0]), int(packets.dts[0])
         start = int(packets.seek_points[place - 1]) if place else first
         if start > current:
             container.seek(start if place or decoded == _NONE else decoded, stream=stream)
-            frames = _decode_wanted(container, stream, wanted)
+            frames = _decode_wanted(container, stream, wanted, held, name)
+        frame = None  # what holds a frame keeps its memory from the decoder
         for frame in frames:
             cost["frames"] += 1
             current = -math.inf if frame.pts is None else frame.pts
             if current >= target:
                 break
-        if current != target or frame.is_corrupt:
+            frame = None
+        if frame is None or current != target or frame.is_corrupt:
             raise _NotThereError
         yield frame
 
 
-def _decode_wanted(container: Any, stream: Any, wanted: set[int]) -> Iterator[av.VideoFrame]:
+def _decode_wanted(
+    container: Any, stream: Any, wanted: set[int], held: dict[int, int], name: str
+) -> Iterator[av.VideoFrame]:
     """Frames from here on, without the unwanted ones that no other frame refers to (H.264 marks them)."""
     codec = stream.codec_context
     for packet in demux(container, stream):
         codec.skip_frame = "NONREF" if codec.name == "h264" and packet.pts not in wanted else "DEFAULT"
-        yield from packet.decode()
+        yield from _decode(packet, held, name)
+
+
+def _decode(packet: Any, held: dict[int, int], name: str) -> list[av.VideoFrame]:
+    """The frames that come out after a packet; `held` counts the bytes of the decoder's frames by their places."""
+    codec, frames = packet.stream.codec_context, packet.decode()
+    for frame in frames:
+        # Smaller frames are never too many. Decoders draw frames from a pool; that of raw video has none.
+        if frame.width * frame.height > 2**21 and codec.thread_count == 1 and codec.name != "rawvideo":
+            size = sum(plane.buffer_size for plane in frame.planes)
+            if size not in held.values():  # another size, and pool, than before
+                held.clear()
+            held[frame.planes[0].buffer_ptr] = size
+            _check_held(len(held), size, frame, name)
+    return frames
+
+
+def _check_held(count: int, size: int, picture: Any, name: str) -> None:
+    if count * size > MAX_HELD:
+        raise VideoDecodeError(
+            f"{name}: its decoder holds {count} frames of {picture.width}x{picture.height}, {picture.format.name}, "
+            f"{size:,} bytes each, too many for memory; re-encode it smaller, or with fewer reference frames"
+        )
 
 
 def _decode_in_order(
@@ -330,7 +386,7 @@ def _decode_in_order(
     with open_video(source, num_threads, warn=False) as (container, stream):
         lost = Counter()
         frames = _frames(container, stream, name, lost)
-        pts = np.fromiter((_NONE if frame.pts is None else frame.pts for frame in frames), np.int64)
+        pts = np.fromiter(map(_timestamp, frames), np.int64)
         if not len(pts):
             raise VideoDecodeError(
                 f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged, or its frames have more "
@@ -360,9 +416,9 @@ def _decode_in_order(
         _warn_if_short(container, stream, name, len(pts), clock, end, expected)
         positions, counts = np.unique(chosen.choose(times, frame_rate, name), return_counts=True)
     with open_video(source, num_threads, warn=False) as (container, stream):
-        wanted = set(positions.tolist())
-        frames = enumerate(islice(_frames(container, stream, name, lost), int(positions[-1]) + 1))
-        frames = _gather((frame for i, frame in frames if i in wanted), counts, transform)
+        wanted = np.zeros(positions[-1] + 1, bool)
+        wanted[positions] = True
+        frames = _gather(compress(_frames(container, stream, name, lost), wanted), counts, transform)
     times_taken = times[np.repeat(positions, counts)]
     return DecodedVideo(frames, times_taken, end, len(pts) + int(positions[-1]) + 1, times)
 
@@ -370,19 +426,19 @@ def _decode_in_order(
 def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
     """All frames in order. Packets from the first key frame on are counted, and those of them that do not decode;
     those before it belong to a recording cut at its start."""
-    started = False
+    started, held = False, {}
     try:
-        for number, packet in enumerate(demux(container, stream)):
-            _check_count(number, name)
+        for packet in _counted(container, stream, name):
             started = started or packet.is_keyframe
             try:
-                frames = packet.decode()
+                frames = _decode(packet, held, name)
             except FFmpegError:
                 lost["packets"] += started
                 continue
             started = started or bool(frames)
             lost["read"] += started and packet.size > 0 and not packet.is_discard
             yield from frames
+            del frames
     except FFmpegError:
         lost["packets"] += 1  # and what follows, which cannot be found
 
@@ -390,36 +446,54 @@ def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[a
 def _seconds(pts: np.ndarray, container: Any, stream: Any) -> np.ndarray:
     """Timestamps as seconds from the start of the file's clock, which FFmpeg knows to the microsecond."""
     start = (container.start_time or 0) / av.time_base
-    return np.round(pts * float(stream.time_base) - start, 6)
+    seconds = pts * float(stream.time_base)
+    seconds -= start
+    return np.round(seconds, 6, out=seconds)
 
 
-def _gather(frames: Iterable[av.VideoFrame], counts: np.ndarray, transform: Callable | None) -> np.ndarray:
+def _timestamp(part: Any) -> int:
+    return _NONE if part.pts is None else part.pts
+
+
+def _gather(frames: Iterator[av.VideoFrame], counts: np.ndarray, transform: Callable | None) -> np.ndarray:
     """[sum(counts), ...]: each frame so many times, as RGB, upright and transformed, one at a time.
 
     A frame of another size than the first is scaled to it, and turned like it.
     """
-    first, gathered, row = None, np.empty(0), 0
-    for frame, count in zip(frames, counts.tolist(), strict=True):
-        first = first or frame
-        image = frame.to_ndarray(format="rgb24", width=first.width, height=first.height, threads=1)
-        image = upright(image, first)
+    size, matrix, gathered, row = {}, [], np.empty(0), 0
+    for count in counts.tolist():
+        frame = next(frames, None)
+        if frame is None:
+            raise _NotThereError
+        size = size or {"width": frame.width, "height": frame.height}
+        matrix = matrix if row else display_matrix(frame)
+        image = frame.to_ndarray(format="rgb24", threads=1, **size)
+        del frame  # in 4K it takes 33 MB, as does each that the decoder holds
+        image = upright(image, matrix)
         image = transform(image) if transform else image
         if not row:
             gathered = np.empty((counts.sum(), *image.shape), image.dtype)
         gathered[row : row + count] = image
         row += count
+        del image
     return gathered
 
 
-def upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """An image [H, W, 3] of a frame, turned and mirrored as the frame's display matrix says; other angles are ignored.
+def display_matrix(frame: av.VideoFrame) -> list[int]:
+    """How a frame is to be turned and mirrored: a b u, c d of a matrix, or nothing."""
+    container: Any = SideDataContainer  # `frame.side_data` would keep the frame until garbage is collected
+    side_data = container(frame).get("DISPLAYMATRIX")
+    return [] if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+
+
+def upright(image: np.ndarray, matrix: list[int]) -> np.ndarray:
+    """An image [H, W, 3] turned and mirrored as its frame's [`display_matrix`] says; other angles are ignored.
 
     The matrix a b u, c d v, x y w takes the point (x, y) to (a x + c y, b x + d y).
     """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
+    if not matrix:
         return image
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), np.int32)[:5])
+    a, b, _, c, d = matrix
     if 50 * max(abs(a), abs(d)) < min(abs(b), abs(c)):  # within a degree of a quarter turn
         image, a, d = image.transpose(1, 0, 2), c, b
     elif 50 * max(abs(b), abs(c)) >= min(abs(a), abs(d)):
@@ -501,11 +575,12 @@ def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator
                 "re-encode it smaller"
             )
         size = codec.width * codec.height * (codec.format.padded_bits_per_pixel if codec.format else 0) // 8
-        if size > MAX_BYTES.get(codec.name, MAX_BYTES["others"]):
+        if size > MAX_BYTES:
             raise VideoDecodeError(
                 f"{source.name}: its frames of {codec.width}x{codec.height}, {codec.format.name}, take {size:,} bytes "
                 "each, too many for memory; re-encode it with fewer bits"
             )
+        _check_held(codec.reorder_depth + 2, size, codec, source.name)
         codec.options = {"max_pixels": str(MAX_PIXELS)}  # it may change on the way
         stream.thread_count = num_threads
         if num_threads > 1:

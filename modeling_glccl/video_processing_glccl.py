@@ -227,9 +227,17 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
 
     def _crop(self, image: np.ndarray | Image.Image) -> np.ndarray:
         """uint8 [3, crop_size, crop_size]: short side to `size`, the centre of that."""
-        image = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
-        short = min(image.size)
-        width, height = (side * self.size // short if self.keep_aspect_ratio else self.size for side in image.size)
+        image = image.convert("RGB") if isinstance(image, Image.Image) else image
+        size = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        width, height = (side * self.size // min(size) if self.keep_aspect_ratio else self.size for side in size)
+        if not isinstance(image, Image.Image):
+            if max(width, height) <= 16 * self.size:
+                # PIL resizes rows, then columns. Its copy has 4 bytes a pixel: band by band it has no whole frame.
+                bands = (Image.fromarray(image[top : top + 256]) for top in range(0, len(image), 256))
+                image = np.concatenate(
+                    [np.asarray(band.resize((width, band.height), self.resample)) for band in bands]
+                )
+            image = Image.fromarray(image)
         left, top = (round((side - self.crop_size) / 2) for side in (width, height))
         box = left, top, left + self.crop_size, top + self.crop_size
         if max(width, height) <= 16 * self.size:

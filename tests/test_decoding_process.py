@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +66,19 @@ def test_a_process_that_hangs_or_dies_is_replaced_and_none_starts_without_time(v
     decode_in_process(**good, **job)
     assert decoding_process_glccl._idle == started[3:]
     started[3].communicate()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited on Linux")
+def test_an_index_that_a_file_claims_to_have_does_not_fill_the_memory(tmp_path):
+    content = bytearray(write_video(tmp_path / "a.mov", 10, codec="rawvideo").read_bytes())
+    for box, offset in ((b"stsz", 12), (b"stts", 12), (b"stsc", 16)):  # frames in all, of one length, in one piece
+        place = content.index(box) + offset
+        assert content[place : place + 4] == (10).to_bytes(4, "big")
+        content[place : place + 4] = (80_000_000).to_bytes(4, "big")
+    with pytest.raises(VideoDecodeError, match="video bytes: not one frame decodes"):
+        decode_in_process(bytes(content), *JOB, deadline=time.monotonic() + 300)
+    most = Path(f"/proc/{decoding_process_glccl._idle[-1].pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    assert int(most) < 2**20  # kB; such an index takes 1.9 GB
 
 
 def test_what_goes_wrong_here_ends_the_process_that_waits_for_it(video, monkeypatch):

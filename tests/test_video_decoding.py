@@ -546,9 +546,66 @@ def test_frames_and_packets_beyond_the_limits_are_refused(tmp_path, monkeypatch,
     with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48 have more than 3,071 pixels"):
         decode_video(path)
     monkeypatch.undo()
-    monkeypatch.setitem(video_decoding.MAX_BYTES, "h264", 64 * 48 * 3 // 2 - 1)
+    monkeypatch.setattr(video_decoding, "MAX_BYTES", 64 * 48 * 3 // 2 - 1)
     with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48, yuv420p, take 4,608 bytes each"):
         decode_video(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "h264"])
+def test_frames_that_a_decoder_holds_are_bounded(tmp_path, monkeypatch, suffix):
+    size = 2048 * 1040 * 3 // 2  # as the decoder holds it, with a margin at most
+    path = write_video(tmp_path / f"a.{suffix}", 12, size=(2048, 1040), options={"bf": "0", "refs": "1"})
+    monkeypatch.setattr(video_decoding, "MAX_HELD", 4 * size)
+    assert len(decode_video(path, transform=lambda frame: frame[:1, :1]).frames) == 12
+    path = write_video(tmp_path / f"b.{suffix}", 12, size=(2048, 1040), options={"bf": "0", "refs": "8"})
+    with pytest.raises(
+        VideoDecodeError, match=r"b\..*: its decoder holds \d frames of 2048x1040, yuv420p, 3,\d+,\d+ by"
+    ):
+        decode_video(path)
+    monkeypatch.setattr(video_decoding, "MAX_HELD", 2 * size - 1)
+    with pytest.raises(VideoDecodeError, match="its decoder holds 2 frames"):  # known from its header
+        decode_video(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])  # by seeking and in order
+def test_a_decoder_needs_no_more_memory_than_if_its_frames_were_thrown_away(tmp_path, monkeypatch, suffix):
+    path, used, decode = write_video(tmp_path / f"a.{suffix}", 30), {}, video_decoding._decode
+
+    def noted(packet, *rest):
+        frames = decode(packet, *rest)
+        places = used.setdefault(packet.stream.codec_context, set())
+        places.update(frame.planes[0].buffer_ptr for frame in frames)
+        return frames
+
+    with video_decoding.open_video(path) as (container, stream):
+        for packet in container.demux(stream):
+            noted(packet, {}, "")
+    monkeypatch.setattr(video_decoding, "_decode", noted)
+    decode_video(path, 30)
+    least, *ours = map(len, used.values())
+    assert len(ours) == (1 if suffix == "mp4" else 2)
+    assert max(ours) == least
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mpeg", "h264"])
+def test_packets_a_second_are_bounded(tmp_path, monkeypatch, suffix):
+    codec = "libx264" if suffix == "h264" else "mpeg2video"
+    path = write_video(tmp_path / f"a.{suffix}", 60, codec=codec)
+    monkeypatch.setattr(video_decoding, "MANY", 50)
+    assert len(decode_video(path, 60).frames) == 60
+    monkeypatch.setattr(video_decoding, "MAX_RATE", 24)
+    with pytest.raises(
+        VideoDecodeError, match=rf"a\.{suffix}: holds 5\d packets in \d\.\d+ seconds, more than 24 a s"
+    ):
+        decode_video(path)
+
+
+def test_a_clock_that_starts_again_and_again_is_not_too_fast(tmp_path, monkeypatch):
+    part = write_video(tmp_path / "a.ts", 60).read_bytes()
+    (tmp_path / "cat.ts").write_bytes(part * 5)
+    monkeypatch.setattr(video_decoding, "MANY", 50)
+    monkeypatch.setattr(video_decoding, "MAX_RATE", 30)
+    assert len(decode_video(tmp_path / "cat.ts").frame_times) == 300
 
 
 def test_packets_of_a_stream_that_begins_in_the_middle_are_left_out(tmp_path):

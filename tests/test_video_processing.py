@@ -56,6 +56,15 @@ def test_image_transform_equals_its_twin(height, width):
     torch.testing.assert_close(processor(image[None])["pixel_values_videos"][0, 0], expected)
 
 
+@pytest.mark.parametrize("resample", Image.Resampling, ids=lambda resample: resample.name)
+@pytest.mark.parametrize("shape", [(700, 301), (257, 640), (513, 32), (32, 512)], ids=str)
+def test_an_array_resized_band_by_band_equals_the_whole_image(resample, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for keep in (True, False):
+        crop = GLCCLVideoProcessor(size=32, crop_size=32, resample=resample, keep_aspect_ratio=keep)._crop
+        np.testing.assert_array_equal(crop(image), crop(Image.fromarray(image)))
+
+
 def test_a_strip_gives_its_centre_without_the_rest():
     image = np.random.default_rng(0).integers(0, 256, (2, 4096, 3), dtype=np.uint8)
     identity = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}

@@ -11,6 +11,7 @@ import pyarrow.parquet
 from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCard
 
+from ..atomic import folder_to_disk
 from . import load_benchmark
 
 # Benchmarks whose videos may be passed on. Of the others, owners allow captions and identifiers at most.
@@ -71,6 +72,7 @@ def export_benchmark(
             _write_split(dataset, part / "data", split, shard_bytes)
         text = f"{str(readme).rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n"
         (part / "README.md").write_text(text, encoding="utf-8")
+        folder_to_disk(part)
         if folder.exists():
             folder.rmdir()
         part.rename(folder)

@@ -13,7 +13,15 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from ..video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video, demux, open_video, upright
+from ..video_decoding_glccl import (
+    DecodedVideo,
+    VideoDecodeError,
+    decode_video,
+    demux,
+    display_matrix,
+    open_video,
+    upright,
+)
 
 
 @dataclass(frozen=True)
@@ -106,4 +114,4 @@ def _scaled(frame: av.VideoFrame, short_side: int) -> np.ndarray:
     scale = min(1, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
     image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC", threads=1)
-    return np.ascontiguousarray(upright(image, frame))
+    return np.ascontiguousarray(upright(image, display_matrix(frame)))

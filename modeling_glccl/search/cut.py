@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..atomic import write_whole
-from ..video_decoding_glccl import VideoDecodeError, demux, open_video, upright
+from ..video_decoding_glccl import VideoDecodeError, demux, display_matrix, open_video, upright
 
 # What the numbers of a picture mean as colours; players guess it where it is not passed on.
 _COLOURS = ("color_primaries", "color_trc", "colorspace", "color_range")
@@ -143,7 +143,8 @@ def _upright(frame: av.VideoFrame) -> av.VideoFrame:
     """As a player shows it, with even sides, as H.264's 4:2:0 needs."""
     width, height = (max(2, side - side % 2) for side in (frame.width, frame.height))
     image = frame.to_ndarray(format="yuv444p", channel_last=True, width=width, height=height, threads=1)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(image, frame)), "yuv444p", channel_last=True)
+    image = np.ascontiguousarray(upright(image, display_matrix(frame)))
+    return av.VideoFrame.from_ndarray(image, "yuv444p", channel_last=True)
 
 
 def _sound(container: Any, stream: Any, target: Any) -> list[Any]:

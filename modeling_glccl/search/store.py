@@ -304,7 +304,13 @@ class Store:
         """Of the whole index; None in an object store."""
         if "://" in self.uri:
             return None
-        return sum(file.stat().st_size for file in Path(self.uri).rglob("*") if file.is_file())
+        # With the files that another process deletes meanwhile: of theirs the sizes are not known any more.
+        total = 0
+        for folder, _, names in os.walk(self.uri):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
 
     def _rows(self, record: VideoRecord, video_key: int) -> list[dict[str, Any]]:
         video = vars(record) | {

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +10,14 @@ import search_worker
 import torch
 from paths import REPOSITORY
 
+from modeling_glccl import runtime
+from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data.compress import compress_folder
 from modeling_glccl.data.export import export_benchmark
 from modeling_glccl.training import build, load_recipe, train
+
+with suppress(ModuleNotFoundError):  # without it, exports of models are skipped
+    from modeling_glccl.onnx_export import export_onnx
 
 SHAPES = {"num_train": 8, "num_validation": 2, "num_test": 4, "image_size": 32}
 CARD = REPOSITORY / "hub" / "datasets" / "shapes" / "README.md"
@@ -41,6 +47,20 @@ def compress(folder: Path, ready: Callable[[], None]) -> None:
     """Every video, in this process."""
     ready()
     compress_folder(folder.parent / "inputs", folder / "out")
+
+
+def export_model(folder: Path, ready: Callable[[], None]) -> None:
+    """Both towers of a model for ONNX Runtime, unless they are there, and its vision tower in int8."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    checkpoint, runtime.HF_HOME = str(folder.parent / "inputs" / "checkpoint"), str(folder / "cache")
+    ready()
+    if not (folder / "out").exists():
+        export_onnx(checkpoint, folder / "out")
+    model = load_checkpoint(checkpoint)[0].eval()
+    side = model.config.clip_config.vision_config.image_size
+    with torch.inference_mode():
+        runtime.with_runtime(model, "onnx-int8")._encode_frames(torch.zeros(1, 3, side, side))
 
 
 def export(folder: Path, ready: Callable[[], None]) -> None:

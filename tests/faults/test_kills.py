@@ -1,4 +1,4 @@
-"""200 kills at random moments, and full disks: a growing index, a training with a cache, compressing, exporting.
+"""220 kills at random moments, and full disks: a growing index, a training with a cache, compressing, exporting.
 
 Each goes on where it was and ends as if nothing had happened.
 """
@@ -6,6 +6,7 @@ Each goes on where it was and ends as if nothing had happened.
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import kill_operations
@@ -31,7 +32,7 @@ def _importable(monkeypatch):
 def files(folder: Path) -> dict[str, bytes]:
     """Without what was just being written: a kill may leave it behind under a name that nothing reads."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if not name.endswith(".partial")}
+    return {name: path.read_bytes() for name, path in found.items() if ".partial" not in name}
 
 
 def prepare_index(inputs: Path) -> None:
@@ -84,6 +85,10 @@ def prepare_exporting(inputs: Path) -> None:
     finish(kill_operations.export, rendered)
 
 
+def prepare_model(inputs: Path) -> None:
+    save_tiny_checkpoint(inputs / "checkpoint", CAPTIONS)
+
+
 def compare_exports(one: Path, whole: Path) -> None:
     assert files(one) == files(whole)
 
@@ -93,7 +98,10 @@ OPERATIONS = {
     "training": (kill_operations.train_with_a_cache, prepare_training, compare_trainings, 50),
     "compressing": (kill_operations.compress, prepare_compressing, compare_compressed, 55),
     "exporting": (kill_operations.export, prepare_exporting, compare_exports, 55),
+    "model": (kill_operations.export_model, prepare_model, compare_exports, 20),
 }
+if find_spec("onnxscript") is None:
+    del OPERATIONS["model"]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -112,7 +120,12 @@ def test_kills_at_random_moments(tmp_path, name):
         before |= now
         assert not before or before <= contents(VideoIndex.open(folder / "my.index")).keys()
 
-    check = keeps_its_word if name == "index" else lambda folder: None
+    def is_whole(folder: Path) -> None:
+        """Of an exported model, all files or no folder."""
+        if (folder / "out").exists():
+            assert files(folder / "out") == files(tmp_path / "whole" / "out")
+
+    check = {"index": keeps_its_word, "model": is_whole}.get(name, lambda folder: None)
     kill_at_random(operation, compare, check, tmp_path, kills, seed=len(name))
 
 

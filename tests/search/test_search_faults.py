@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import time
 from pathlib import Path
 
@@ -144,6 +145,17 @@ def test_an_index_makes_nobody_read_what_lies_elsewhere(index, videos, model, pr
     listed = Path(index.info()["path"]) / "newest.json"
     listed.write_text(json.dumps(json.loads(listed.read_text()) | {str(elsewhere): 1, "../elsewhere": 1}))
     assert len(VideoIndex.open(listed.parent, model, processor)) == len(index)
+
+
+def test_a_file_that_vanishes_while_they_are_listed_does_not_count(index, monkeypatch):
+    size, walk = index.info()["bytes"], os.walk
+    assert size == sum(path.stat().st_size for path in Path(index.path).rglob("*") if path.is_file())
+
+    def listed(top):
+        return ((folder, folders, [*names, "merged.lance"]) for folder, folders, names in walk(top))
+
+    monkeypatch.setattr(os, "walk", listed)
+    assert index.info()["bytes"] == size
 
 
 def test_times_that_no_moment_has_are_refused(index, videos):
