@@ -54,7 +54,9 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
     # another process is busy; where none is, spinning is faster (docs/speed.md).
     if "OMP_NUM_THREADS" not in os.environ and others_are_busy():
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.stderr.isatty():  # before tqdm is imported, which reads them once
+    # Before tqdm is imported, which reads them once.
+    os.environ.setdefault("TQDM_DELAY", "2")  # seconds in which no progress is shown
+    if not sys.stderr.isatty():
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""
     with _signals() as received, warnings.catch_warnings():

@@ -23,7 +23,7 @@ LEAST_COSINE = 0.99
 PROBE = 4  # frames
 
 
-def with_runtime(model: GLCCLModel, runtime: str) -> GLCCLModel:
+def with_runtime(model: GLCCLModel, runtime: str, device: torch.device | None = None) -> GLCCLModel:
     """A model with the same weights whose vision tower is computed by a runtime; the temporal encoder stays torch's.
 
     "onnx-int8" makes its tower when the first frames come, and keeps it in the cache of Hugging Face. Before it is
@@ -32,6 +32,7 @@ def with_runtime(model: GLCCLModel, runtime: str) -> GLCCLModel:
     Args:
         model: is not changed; on the CPU for "onnx-int8".
         runtime: one of `RUNTIMES`.
+        device: where the model will be before it encodes; by default it stays.
 
     Raises:
         ValueError: an unknown runtime, or a model on another device than the CPU.
@@ -42,8 +43,8 @@ def with_runtime(model: GLCCLModel, runtime: str) -> GLCCLModel:
         raise ValueError(f"runtime={runtime!r} is unknown; use {' or '.join(RUNTIMES)}")
     if runtime == "torch":
         return model
-    if model.device.type != "cpu":
-        raise ValueError(f"runtime={runtime!r} computes on a CPU, and the model is on {model.device}: use device cpu")
+    if (where := device or model.device).type != "cpu":
+        raise ValueError(f"runtime={runtime!r} computes on a CPU, not on {where}: use device cpu")
     import_module(".onnx_export", __package__)  # names what is not installed before any video is opened
     served = copy.copy(model)  # the weights are shared
     vars(served)["_encode_frames"] = _Int8Frames(model)

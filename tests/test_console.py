@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paths import REPOSITORY
@@ -75,7 +76,7 @@ def test_an_interruption_says_what_is_kept(capsys):
 def test_a_signal_ends_a_command_and_what_it_started(number, code, capsys):
     """The child does not see the signal itself, as where only this process gets it."""
     former = signal.getsignal(number)
-    child = None
+    child: Any = None
 
     def command():
         nonlocal child
@@ -152,6 +153,7 @@ def test_threads_spin_unless_another_process_is_busy_or_the_user_says_otherwise(
 def test_a_busy_process_is_seen():
     program = "print(flush=True)\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
         process.stdout.readline()
         try:
             assert console.others_are_busy()
@@ -160,15 +162,17 @@ def test_a_busy_process_is_seen():
 
 
 def test_progress_in_a_file_is_lines():
-    """Where nobody watches, one line at the start and one at the end of something short."""
+    """Where nobody watches, a line now and then and one at the end, and none of something short."""
     program = """
 from modeling_glccl import console
 def command():
     from tqdm.auto import tqdm
-    for _ in tqdm(range(1000), "videos"):
+    for _ in tqdm(range(10), "short"):
+        pass
+    for _ in tqdm(range(10), "long", delay=1e-9, mininterval=0, miniters=5):
         pass
 console.run(command, "x", "x", False)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
-    assert [line.split(" [")[0] for line in lines] == ["videos 0/1000", "videos 1000/1000"]
+    assert [line.split(" [")[0] for line in lines] == ["long 5/10", "long 10/10", "long 10/10"]

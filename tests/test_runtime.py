@@ -1,5 +1,6 @@
 """`--runtime onnx-int8`: features close to torch's, verified before they are used, and never mixed with torch's."""
 
+import json
 import pickle
 import sys
 from typing import Any
@@ -52,9 +53,30 @@ def test_frames_are_close_to_those_of_torch_and_the_model_stays_as_it_is(model, 
 def test_a_gpu_that_is_asked_for_leaves_no_index_behind(model, processor, tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "resolve_device", torch.device)
     path = tmp_path / "my.index"
-    with pytest.raises(ValueError, match="computes on a CPU: use device cpu instead of cuda"):
+    with pytest.raises(ValueError, match="computes on a CPU, not on cuda: use device cpu"):
         VideoIndex.create(path, model, processor, device="cuda", precision="fp32", runtime="onnx-int8")
     assert not path.exists()
+
+
+class OnAGPU(GLCCLModel):
+    """Says so until it is moved."""
+
+    device: Any = torch.device("cuda")
+
+    def to(self, device, *more):
+        self.device = torch.device(device)
+        return super().to(device, *more)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_model_on_a_gpu_is_moved_where_that_is_asked_for(checkpoint, processor, videos, tmp_path, device):
+    model = OnAGPU.from_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="computes on a CPU, not on cuda: use device cpu"):
+        VideoIndex.create(tmp_path / "no.index", model, processor, runtime="onnx-int8")
+    index = VideoIndex.create(tmp_path / "my.index", model, processor, device=device, runtime="onnx-int8")
+    assert model.device.type == "cpu"
+    index.update(videos, progress=False)
+    assert (len(index), index.errors()) == (5, {})
 
 
 def test_a_damaged_tower_is_named(model, cache):
@@ -109,9 +131,37 @@ def test_an_index_keeps_its_runtime(checkpoint, videos, tmp_path, capsys, index,
     assert not (tmp_path / "new.index").exists()
 
 
+def test_evaluate_encodes_with_it(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    encoded = []
+    monkeypatch.setattr(
+        runtime, "_run", lambda session, pixels, run=runtime._run: encoded.append(pixels) or run(session, pixels)
+    )
+    sizes = [f"--set={name}" for name in ("num_train=0", "num_validation=0", "num_test=4", "image_size=16")]
+    command = ["evaluate", str(checkpoint), "--benchmark=shapes", f"--data-dir={tmp_path}", "--num-workers=0", *sizes]
+    assert main([*command, "--device=cpu", "--runtime=onnx-int8", f"--output={tmp_path}"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["runtime"] == "onnx-int8"
+    assert len(torch.cat(encoded)) == runtime.PROBE + 4 * results["settings"]["max_frames"]
+
+
+def test_serve_makes_its_index_with_it(checkpoint, videos, monkeypatch):
+    pytest.importorskip("gradio")
+    from modeling_glccl import app
+
+    served = []
+    monkeypatch.setattr(app, "build_app", lambda *opened: served.extend(opened))
+    monkeypatch.setattr(app, "launch", lambda *_page, **_options: None)
+    command = ["serve", str(checkpoint), "--videos", str(videos), "--device", "cpu"]
+    assert main([*command, "--runtime", "onnx-int8"]) == 0
+    index, _folder = served
+    assert index.info()["runtime"] == "onnx-int8"
+    assert index.search(CAPTIONS[0])
+
+
 def test_a_missing_package_and_a_model_elsewhere_are_refused_at_once(model, monkeypatch):
     elsewhere: Any = torch.nn.Module.to(GLCCLModel(model.config), "meta")
-    with pytest.raises(ValueError, match="computes on a CPU, and the model is on meta"):
+    with pytest.raises(ValueError, match="computes on a CPU, not on meta: use device cpu"):
         with_runtime(elsewhere, "onnx-int8")
     monkeypatch.delitem(sys.modules, "modeling_glccl.onnx_export", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

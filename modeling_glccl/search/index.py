@@ -117,7 +117,11 @@ class VideoIndex:
                 "peers with `glccl evaluate`"
             )
         settings = ClipSettings(clip_length, clip_stride, clips)
-        with_runtime(model, runtime)  # refuses what cannot be
+        if runtime != "torch" and device == "auto":
+            device = "cpu"
+        where = resolve_device(device or "auto")
+        resolve_precision(precision or "auto", str(where))
+        with_runtime(model, runtime, where if device else None)  # refuses what cannot be before anything is written
         description = describe_model(model, processor)
         if runtime != "torch":
             description["runtime"] = runtime
@@ -132,10 +136,6 @@ class VideoIndex:
             "width": model.config.width,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        where = resolve_device(device or "auto")
-        resolve_precision(precision or "auto", str(where))  # before anything is written
-        if runtime != "torch" and device not in (None, "auto") and where.type != "cpu":
-            raise ValueError(f"runtime={runtime!r} computes on a CPU: use device cpu instead of {device}")
         Store.create(path, about, storage_options)
         return cls(open_store(path, storage_options), model, processor, device, precision)
 
