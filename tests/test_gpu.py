@@ -151,7 +151,7 @@ def test_exported_towers_give_the_numbers_of_eager_mode():
 
 
 def test_int8_frames_are_of_the_cpu():
-    with pytest.raises(ValueError, match="computes on a CPU, and the model is on cuda:0: use device cpu"):
+    with pytest.raises(ValueError, match="computes on a CPU, not on cuda:0: use device cpu"):
         with_runtime(tiny_model().to("cuda"), "onnx-int8")
 
 

@@ -83,10 +83,10 @@ def test_int8_frames_are_encoded_on_the_cpu_where_there_is_a_gpu(checkpoint, vid
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(runtime, "HF_HOME", str(tmp_path / "cache"))
     path = tmp_path / "int8"
-    with pytest.raises(ValueError, match="computes on a CPU: use device cpu instead of cuda"):
+    with pytest.raises(ValueError, match="computes on a CPU, not on cuda"):
         VideoIndex.create(path, *load_checkpoint(checkpoint), device="cuda", runtime="onnx-int8")
     model, processor = load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="computes on a CPU, and the model is on cuda:0"):
+    with pytest.raises(ValueError, match="computes on a CPU, not on cuda:0"):
         VideoIndex.create(path, model.to("cuda"), processor, runtime="onnx-int8")
     assert not path.exists()
     index = VideoIndex.create(path, *load_checkpoint(checkpoint), device="auto", precision="fp32", runtime="onnx-int8")
