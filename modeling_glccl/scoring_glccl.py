@@ -16,7 +16,7 @@ Shapes of a block: a texts of n words each, v videos of m frames each; D is the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -155,9 +155,9 @@ def score_states(
         text_blocks = _padded_blocks(text.lengths, lambda n: min(512, pairs(n, max(video.lengths))))
     else:  # what fits a processor's cache
         text_blocks = _blocks(text.lengths, lambda n: min(32, pairs(n, max(video.lengths))))
-    lengths = iter(text.lengths)
-    texts = [list(islice(lengths, a)) for _, a in text_blocks]
-    items, slots = [a for _, a in text_blocks], [sum(of_block) for of_block in texts]
+    items = [a for _, a in text_blocks]
+    texts = [text.lengths[sum(items[:block]) :][:a] for block, a in enumerate(items)]
+    slots = [sum(of_block) for of_block in texts]
     # Cut once: the gradient of a slice is as large as what it was cut from.
     per_tensor = (items if name.startswith("sentence") else slots for name in TextTensors._fields)
     parts = [tensor.split(sizes) for tensor, sizes in zip(text.tensors, per_tensor, strict=True)]
@@ -266,7 +266,7 @@ def _score_block(
         padding = ~mask.repeat(v, 1)
         attention, c = _exponential(c.masked_fill(padding, -torch.inf), -1), c.masked_fill(padding, 0)
     attention = attention / attention.sum(-1, keepdim=True)
-    aggregated = settings.aosm_temperature * ((attention @ torch.stack(weights[:4])) * c).sum(-1).view(4, v, a)
+    aggregated = settings.aosm_temperature * ((attention @ torch.stack([*weights][:4])) * c).sum(-1).view(4, v, a)
     video_sentence = (sentence_global * video_pool).sum(1)
     return torch.stack([video_sentence, aggregated[0], aggregated[1], (aggregated[2] + aggregated[3]) / 2])
 
