@@ -1,5 +1,6 @@
 """Video files -> a few of their frames, exactly and with little decoding."""
 
+import errno
 import io
 import math
 import os
@@ -596,9 +597,24 @@ def _open_container(source: "_Source") -> Any:
             # By its name alone FFmpeg would tell a stream of JPEGs from an image.
             name = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
             file.seek(0)
-        return av.open(source.file, format=name, options=options, metadata_errors="ignore")
+        file = source.file if isinstance(source.file, str) else _Readable(source.file)
+        return av.open(file, format=name, options=options, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
+
+
+class _Readable:
+    """A file object that does as FFmpeg's own files: to seek to nowhere is an error, which a reader may survive."""
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.tell, self._file = file.read, file.tell, file
+        self.name = str(getattr(file, "name", "<none>"))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:  # file systems end at 2^43 bytes or later, and a file in memory does not
+            return self._file.seek(offset, whence) if offset < 2**43 else -errno.EINVAL
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 def demux(container: Any, *streams: Any) -> Iterator[Any]:
