@@ -1,6 +1,7 @@
 """The `glccl` command. Each command imports what it needs when it runs: not every user installs every extra."""
 
 import gc
+import math
 import os
 import shlex
 import sys
@@ -19,7 +20,19 @@ RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "d
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 2**31 - 1)
 WORKERS = click.IntRange(0, 1024)
-SECONDS = click.FloatRange(0, min_open=True)
+
+
+class Number(click.FloatRange):
+    """A float that is neither NaN, which passes every comparison of a range, nor infinite."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Raises UsageError."""
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is no number that is finite.", param, ctx)
+
+
+NUMBER = Number()
+SECONDS = Number(0, 1e9, min_open=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,12 +94,12 @@ searching = (
     option("--ids", multiple=True, metavar="ID", help="only this video; may be repeated"),
     option("--since", metavar="DATE", help="only files last changed on this day or later: 2026-05-31[T18:30]"),
     option("--until", metavar="DATE", help="the same, or earlier"),
-    option("--min-duration", type=float, metavar="S", help="only videos of so many seconds or more"),
-    option("--max-duration", type=float, metavar="S", help="or less"),
+    option("--min-duration", type=NUMBER, metavar="S", help="only videos of so many seconds or more"),
+    option("--max-duration", type=NUMBER, metavar="S", help="or less"),
     option("--where", metavar="SQL", help='only clips for which this holds: "size > 1000000" (docs/search.md)'),
     option("--sort", type=Choice(["score", "date", "path"]), default="score", help="order of the videos to show"),
-    option("--min-score", type=float, help="leave out videos with a lower score"),
-    option("--min-confidence", type=float, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),
+    option("--min-score", type=NUMBER, help="leave out videos with a lower score"),
+    option("--min-confidence", type=NUMBER, metavar="P", help="leave out videos with less, 0 to 1 (glccl calibrate)"),
     device,
     precision,
 )
@@ -143,7 +156,7 @@ add(
     option("--max-words", type=int, help="tokens of a text, BOS and EOS included, not above the checkpoint's"),
     option("--mask-padding/--no-mask-padding", default=None, help="whether padding counts for nothing"),
     option("--post-processing", type=Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
-    option("--confidence", type=float, is_flag=False, flag_value=95.0, help="percent (95): add bootstrap intervals"),
+    option("--confidence", type=NUMBER, is_flag=False, flag_value=95.0, help="percent (95): add bootstrap intervals"),
     device,
     option("--precision", type=PRECISIONS, default="fp32", help="of products (auto: the fastest)"),
     runtime,
@@ -178,8 +191,8 @@ add(
     option("--remove-missing", is_flag=True, help="drop videos whose files are gone"),
     option("--watch", type=SECONDS, is_flag=False, flag_value=30.0, metavar="[S]", help="go on, look every S (30) s"),
     option("--clips", type=Choice(["fixed", "shots"]), help="where to cut longer videos into clips (default: fixed)"),
-    option("--clip-length", type=float, metavar="S", help="seconds of a clip at most (default: 30)"),
-    option("--clip-stride", type=float, metavar="S", help="from clip to clip (default: 20)"),
+    option("--clip-length", type=NUMBER, metavar="S", help="seconds of a clip at most (default: 30)"),
+    option("--clip-stride", type=NUMBER, metavar="S", help="from clip to clip (default: 20)"),
     option("--shards", type=click.IntRange(1, 1000), metavar="N", help="split a new index for several machines"),
     option("--num-workers", type=WORKERS, default=2, help="threads that decode"),
     option("--batch-size", type=COUNT, default=16, help="clips encoded at a time"),
@@ -209,7 +222,7 @@ add(
     argument("query", required=False),
     *searching,
     option("--output", type=PATH, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
-    option("--padding", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="before and after"),
+    option("--padding", type=Number(0), default=0.0, metavar="SECONDS", help="before and after"),
     option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
     shot_list,
 )
@@ -218,7 +231,7 @@ add(
     ".search.commands:duplicates_command",
     "List the near-duplicate videos of an index: re-encoded, resized or slightly trimmed copies.",
     option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
-    option("--threshold", type=float, default=0.93, metavar="T", help="above 0, at most 1; lower finds more"),
+    option("--threshold", type=NUMBER, default=0.93, metavar="T", help="above 0, at most 1; lower finds more"),
     option("--json", "as_json", is_flag=True, help="print JSON instead"),
 )
 add(
@@ -227,7 +240,7 @@ add(
     "Convert the authors' checkpoints, or OpenAI's CLIP, a file such as pytorch_model.bin.4, into a folder.",
     argument("source", metavar="INPUT"),
     argument("output"),
-    option("--csc-weight", type=float, help="weight of the CSC loss (0.5 in the release's commands)"),
+    option("--csc-weight", type=NUMBER, help="weight of the CSC loss (0.5 in the release's commands)"),
     option("--max-frames", type=int, help="frames per video, where the checkpoint does not tell"),
     option("--mask-padding/--no-mask-padding", default=None, help="leave padded words and frames out of the scores"),
     option("--tokenizer", help="CLIP's, a folder or Hub repository; with it the processor is saved, too"),

@@ -1,5 +1,6 @@
 """Video files -> a few of their frames, exactly and with little decoding."""
 
+import errno
 import io
 import math
 import os
@@ -33,7 +34,7 @@ MAX_BYTES = 76_000_000  # of one frame as the decoder holds it
 # Of all frames that a decoder holds at once, so that no file takes more than 300 MB: in 4K with 10 bits and 4:2:2
 # these are seven, and players allow six. More than one thread holds more.
 MAX_HELD = 235_000_000
-MAX_PACKETS = 2_200_000  # of one file, about as many frames: a day of 25 a second, 132 bytes each
+MAX_PACKETS = 2_200_000  # of one file, about as many frames: a day of 25 a second; of MP4 they take 249 MB
 MANY, MAX_RATE = 2**16, 10_000  # more packets than `MANY` must not be more a second: the duration bounds the work
 _NONE = -(2**63)  # the timestamp of a packet without one
 
@@ -596,9 +597,24 @@ def _open_container(source: "_Source") -> Any:
             # By its name alone FFmpeg would tell a stream of JPEGs from an image.
             name = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
             file.seek(0)
-        return av.open(source.file, format=name, options=options, metadata_errors="ignore")
+        file = source.file if isinstance(source.file, str) else _Readable(source.file)
+        return av.open(file, format=name, options=options, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
+
+
+class _Readable:
+    """A file object that does as FFmpeg's own files: to seek to nowhere is an error, which a reader may survive."""
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.tell, self._file = file.read, file.tell, file
+        self.name = str(getattr(file, "name", "<none>"))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:  # file systems end at 2^43 bytes or later, and a file in memory does not
+            return self._file.seek(offset, whence) if offset < 2**43 else -errno.EINVAL
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 def demux(container: Any, *streams: Any) -> Iterator[Any]:

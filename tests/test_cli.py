@@ -73,6 +73,21 @@ def test_all_commands_are_there():
     assert set(cli.export.commands) == {"onnx"}
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "videos", "--index", "i", "--watch"],
+        ["search", "a dog", "--index", "i", "--min-score"],
+        ["cut", "a dog", "--index", "i", "--output", "o", "--padding"],
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_numbers_that_are_none_are_wrong_usage(arguments, value, capsys):
+    assert main([*arguments[:-1], f"{arguments[-1]}={value}"]) == 2
+    assert f"Invalid value for '{arguments[-1]}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_explains_itself(command, capsys):
     assert main([*command, "--help"]) == 0

@@ -1,5 +1,6 @@
 """Fast decoding gives what decoding everything in order gives; every unreadable file gets a named error."""
 
+import errno
 import io
 import json
 import os
@@ -509,6 +510,15 @@ def test_formats_that_open_sockets_or_files_are_refused_before_they_do(tmp_path)
         for source in (SDP.encode(), playlist.encode(), file, tmp_path / "x.m3u8", tmp_path / "x.sdp", image):
             with pytest.raises(VideoDecodeError, match=r"a format that is not read|not a video that FFmpeg can"):
                 decode_video(source)
+
+
+def test_a_seek_to_nowhere_is_survived_in_a_file_object_as_in_a_file(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 5)
+    file = video_decoding._Readable(io.BytesIO(path.read_bytes()))
+    assert (file.seek(7), file.seek(-1), file.seek(2**50), file.tell()) == (7, -errno.EINVAL, -errno.EINVAL, 7)
+    expected = decode_video(path).frames
+    with os.fdopen(os.open(path, os.O_RDONLY), "rb") as number:  # whose name is a number
+        np.testing.assert_array_equal(decode_video(number).frames, expected)
 
 
 def test_only_regular_files_are_read(tmp_path):

@@ -43,6 +43,7 @@ def write_shot_list(path: Path, query: str, shots: Sequence[Shot]) -> None:
         ValueError, ImportError: as `check_shot_list`; or more than the 999 shots that an EDL can have.
     """
     check_shot_list(path)
+    query = query.encode(errors="backslashreplace").decode()  # a terminal may give what is no UTF-8
     write_whole(path, io.BytesIO(_WRITERS[path.suffix.lower()](query, shots).encode()))
 
 

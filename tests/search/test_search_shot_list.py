@@ -31,6 +31,12 @@ def test_a_csv_is_read_back(tmp_path, shots):
     assert {row["query"] for row in rows} == {'a "dog"'}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "edl"])
+def test_a_query_that_a_terminal_gave_in_another_encoding_is_kept(tmp_path, shots, suffix):
+    write_shot_list(tmp_path / f"list.{suffix}", "caf\udce9", shots)
+    assert r"caf\udce9" in (tmp_path / f"list.{suffix}").read_text(encoding="utf-8")
+
+
 def test_an_edl_has_timecodes_at_the_rate_of_each_video(tmp_path, shots):
     write_shot_list(tmp_path / "list.EDL", "a dog\nruns", shots)
     lines = (tmp_path / "list.EDL").read_text().splitlines()
