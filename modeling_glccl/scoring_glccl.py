@@ -156,7 +156,7 @@ def score_states(
     else:  # what fits a processor's cache
         text_blocks = _blocks(text.lengths, lambda n: min(32, pairs(n, max(video.lengths))))
     items = [a for _, a in text_blocks]
-    texts = [text.lengths[sum(items[:block]) :][:a] for block, a in enumerate(items)]
+    texts = [text.lengths[sum(items[:block]) : sum(items[: block + 1])] for block in range(len(items))]
     slots = [sum(of_block) for of_block in texts]
     # Cut once: the gradient of a slice is as large as what it was cut from.
     per_tensor = (items if name.startswith("sentence") else slots for name in TextTensors._fields)
