@@ -149,10 +149,10 @@ def export_tower(model: GLCCLModel, name: str, path: Path) -> float:
     return worst
 
 
-def quantise_frames(model: GLCCLModel, path: Path) -> None:
-    """Writes the vision tower with int8 products; ValueError if it differs from torch's before it is quantised."""
+def quantise_tower(model: GLCCLModel, name: str, path: Path) -> None:
+    """Writes a tower with int8 products; ValueError if it differs from torch's before it is quantised."""
     exported = path.with_name("float32.onnx")
-    export_tower(model, "frames", exported)
+    export_tower(model, name, exported)
     logging.disable(logging.WARNING)  # it proposes a step that changes nothing here
     try:
         quantize_dynamic(exported, path, **INT8)

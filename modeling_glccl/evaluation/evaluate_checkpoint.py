@@ -54,7 +54,7 @@ def evaluate_checkpoint(
         post_processing: "qb_norm" (its bank: the captions of the split "train") or "dual_softmax"; the plain metrics
             are reported beside the post-processed ones.
         precision: of the autocast. Others than fp32 change a few ranks, and published results are of fp32.
-        runtime: what encodes frames, see [`~runtime.with_runtime`]; torch by default.
+        runtime: what encodes frames and texts, see [`~runtime.with_runtime`]; torch by default.
         queries: so many captions, evenly spaced over the split (without post-processing).
         output_dir: folder for results.json, ranks.parquet, cmc.png and, with `queries`, retrieved.png.
         **options: further arguments of [`load_benchmark`].

@@ -103,7 +103,7 @@ class VideoIndex:
                 as the others (docs/search.md).
             shards: parts, each a folder in that of the index, for more than one machine; 0 for an index without.
             device, precision: where the model shall be moved to, see [`~checkpoints.place`]; by default it stays.
-            runtime: what encodes frames for as long as the index lasts, see [`~runtime.with_runtime`].
+            runtime: what encodes frames and texts for as long as the index lasts, see [`~runtime.with_runtime`].
             storage_options: for object stores, as LanceDB takes them.
 
         Raises FileExistsError where there is an index already, ValueError for a stride that would leave gaps and for a
