@@ -23,6 +23,7 @@ from transformers import CLIPTokenizer
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
 from .processing_glccl import GLCCLProcessor
+from .video_files import why_no_file
 from .video_processing_glccl import GLCCLVideoProcessor
 
 # Scalars of OpenAI's archives that describe the network, and a matrix that the release stores but never uses.
@@ -234,6 +235,8 @@ def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
         )
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name the file of weights in it, such as pytorch_model.bin.4")
+    if path.exists() and (reason := why_no_file(path)):
+        raise ValueError(f"{path} {reason}: name the file of weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -1,5 +1,7 @@
 """Conversion of the release's checkpoints and of OpenAI CLIP state dicts."""
 
+import os
+
 import pytest
 import torch
 from models import tiny_config, tiny_model, tiny_text, tiny_video
@@ -166,7 +168,9 @@ def test_the_command_says_in_a_line_what_cannot_be_converted(tmp_path, capsys):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:20])
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.bin")
     for name, message in (
+        ("pipe.bin", "pipe.bin is not a regular file: name the file of weights"),
         ("x.safetensors", "unknown names: x; missing names: "),
         ("cut.safetensors", "cut.safetensors is damaged or cut"),
         ("clip", "clip needs no conversion: a folder with a config.json, of a plain CLIP too, works as it is"),

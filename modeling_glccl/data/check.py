@@ -92,7 +92,7 @@ class CheckReport:
 
 def check_benchmark(
     name: str,
-    data_dir: str | Path,
+    data_dir: str | Path | None,
     splits: Sequence[str] | None = None,
     num_proc: int = 1,
     **options: Any,
@@ -111,8 +111,8 @@ def check_benchmark(
     if name not in downloaded:
         raise ValueError(f"{name!r} is no benchmark that is downloaded; those are {', '.join(downloaded)}")
     benchmark = import_module(f".{name}", __package__).BENCHMARK
-    if not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"data_dir={data_dir} is not a folder")
+    if data_dir is None or not Path(data_dir).is_dir():
+        raise FileNotFoundError(f"data_dir={data_dir} is not a folder: name that of the videos and their annotations")
     options = benchmark.check_options(options) | {"data_dir": str(data_dir)}
 
     reports, videos = [], []

@@ -372,6 +372,11 @@ def test_the_check_names_missing_undecodable_and_late_windows(folder, capsys):
     assert [split.split for split in report.splits] == ["train"], "splits that the table does not have are not missed"
 
 
+def test_the_check_asks_for_the_folder(capsys):
+    assert main(["data", "check", "msrvtt"]) == 1
+    assert "data_dir=None is not a folder: name that of the videos" in capsys.readouterr().err
+
+
 def test_the_check_shows_one_error_for_a_table_that_cannot_be_used(folder, capsys):
     write_table(folder, [ROWS[0] | {"caption": ""}, *ROWS[1:]])
     assert main(["data", "check", "captions", "--data-dir", str(folder)]) == 1
