@@ -30,6 +30,9 @@ class Number(click.FloatRange):
         number = super().convert(value, param, ctx)
         return number if math.isfinite(number) else self.fail(f"{value} is no number that is finite.", param, ctx)
 
+    def _describe_range(self) -> str:
+        return "" if self.min is self.max is None else super()._describe_range()  # of none, help says x<=None
+
 
 NUMBER = Number()
 SECONDS = Number(0, 1e9, min_open=True)
