@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ def replace_folder(new: Path, target: Path) -> None:
 
 def folder_to_disk(folder: Path) -> None:
     """Waits until a folder that is to be renamed is on the disk, with all in it."""
+    if sys.platform == "win32":  # opens no folder, and flushes nothing that is open for reading
+        return
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:

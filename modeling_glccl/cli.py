@@ -30,6 +30,9 @@ class Number(click.FloatRange):
         number = super().convert(value, param, ctx)
         return number if math.isfinite(number) else self.fail(f"{value} is no number that is finite.", param, ctx)
 
+    def _describe_range(self) -> str:
+        return "" if self.min is self.max is None else super()._describe_range()  # of none, help says x<=None
+
 
 NUMBER = Number()
 SECONDS = Number(0, 1e9, min_open=True)
@@ -77,7 +80,7 @@ settings = option("--set", "settings", multiple=True, callback=_settings, metava
 device = option("--device", default="auto", help="auto: a GPU if there is one; or cpu, cuda, cuda:1")
 PRECISIONS = Choice(["auto", "fp32", "bf16", "fp16"])
 precision = option("--precision", type=PRECISIONS, default="auto", help="auto: what the device computes fastest")
-RUNTIME = "what encodes frames and texts; onnx-int8: about twice as fast on a CPU, [onnx]"
+RUNTIME = "what encodes frames and texts; onnx-int8: 1.5 to 1.9 times as fast on a CPU, [onnx]"
 runtime = option("--runtime", type=Choice(["torch", "onnx-int8"]), help=f"{RUNTIME} (default: torch)")
 shot_list = option("--shot-list", type=PATH, metavar="FILE", help="write the moments as .csv, .edl or .otio, too")
 searching = (

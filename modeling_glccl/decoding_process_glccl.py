@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 from typing import IO, Any
@@ -15,10 +14,6 @@ from typing import IO, Any
 import numpy as np
 
 from .video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video
-
-resource: Any = None
-with suppress(ModuleNotFoundError):  # Windows has none
-    import resource
 
 # Neither torch nor a package: what is killed is replaced in a fraction of a second, in a checkpoint's folder as well.
 _COMMAND = (
@@ -103,13 +98,20 @@ def _take() -> subprocess.Popen:
 
 def _start() -> subprocess.Popen:
     command = [sys.executable, "-c", _COMMAND, str(Path(__file__).parent)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # NumPy's OpenBLAS would take 41 MB for every processor, and more than the limit where there are 25.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
 def serve() -> None:
     """What the other process does: decodes what [`decode_in_process`] sends, until there is nobody to send."""
-    if resource:
-        resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
+    try:  # outside of such a block transformers would ask for it on Windows, which has none
+        import resource
+    except ModuleNotFoundError:
+        pass
+    else:
+        least = min((MAX_MEMORY, *resource.getrlimit(resource.RLIMIT_DATA)), key=lambda limit: limit % 2**64)
+        resource.setrlimit(resource.RLIMIT_DATA, (least, least))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
     while True:

@@ -145,8 +145,6 @@ def score_states(
     if not (text.lengths and video.lengths):
         return video.tensors.frames.new_empty(4, len(text.lengths), len(video.lengths))
     training = torch.is_grad_enabled()
-    product_bytes = 8 * len(video.tensors.frames) * (len(text.lengths) + len(text.tensors.words))
-    keep = training and product_bytes <= 4 * settings.memory_budget
 
     def pairs(n: int, m: int) -> int:
         return max(1, settings.memory_budget // (4 * (6 * n * n + 10 * n * m + 8 * m)))
@@ -155,6 +153,8 @@ def score_states(
         text_blocks = _padded_blocks(text.lengths, lambda n: min(512, pairs(n, max(video.lengths))))
     else:  # what fits a processor's cache
         text_blocks = _blocks(text.lengths, lambda n: min(32, pairs(n, max(video.lengths))))
+    product_bytes = 8 * len(video.tensors.frames) * sum(a + n * a for n, a in text_blocks)
+    keep = training and product_bytes <= 4 * settings.memory_budget
     items = [a for _, a in text_blocks]
     texts = [text.lengths[sum(items[:block]) : sum(items[: block + 1])] for block in range(len(items))]
     slots = [sum(of_block) for of_block in texts]

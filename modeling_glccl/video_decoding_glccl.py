@@ -32,8 +32,8 @@ FORMATS = (
 MAX_PIXELS = 4096 * 3072  # of one frame
 MAX_BYTES = 76_000_000  # of one frame as the decoder holds it
 # Of all frames that a decoder holds at once, so that no file takes more than 300 MB: in 4K with 10 bits and 4:2:2
-# these are seven, and players allow six. More than one thread holds more.
-MAX_HELD = 235_000_000
+# these are seven, and players allow six; nine of AV1 in 4096x2160 with 10 bits. More than one thread holds more.
+MAX_HELD = 240_000_000
 MAX_PACKETS = 2_200_000  # of one file, about as many frames: a day of 25 a second; of MP4 they take 249 MB
 MANY, MAX_RATE = 2**16, 10_000  # more packets than `MANY` must not be more a second: the duration bounds the work
 _NONE = -(2**63)  # the timestamp of a packet without one

@@ -24,9 +24,10 @@ _HANG = f"""
 import av
 _open = av.open
 def hang(file, **options):
-    content = open(file, "rb").read(4) if isinstance(file, str) else file.getvalue()
-    while content == {HANGING!r}:
-        pass
+    source = open(file, "rb") if isinstance(file, str) else file
+    while source.read(5) == {HANGING!r}:
+        source.seek(0)
+    source.seek(0)
     return _open(file, **options)
 av.open = hang
 """

@@ -94,6 +94,7 @@ def test_every_command_explains_itself(command, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(f"Usage: glccl {' '.join(command)} ")
     assert "-h, --help" in printed
+    assert "None" not in printed
 
 
 @pytest.mark.parametrize(

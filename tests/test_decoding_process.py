@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile import HANGING, hanging
+from transformers.dynamic_module_utils import get_imports
 from videos import write_video
 
 from modeling_glccl import decoding_process_glccl
 from modeling_glccl.decoding_process_glccl import decode_in_process
 from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
 
+PACKAGE = Path(decoding_process_glccl.__file__).parent
 JOB = (4, None, None, "uniform", 1)
 
 
@@ -79,6 +81,26 @@ def test_an_index_that_a_file_claims_to_have_does_not_fill_the_memory(tmp_path):
         decode_in_process(bytes(content), *JOB, deadline=time.monotonic() + 300)
     most = Path(f"/proc/{decoding_process_glccl._idle[-1].pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     assert int(most) < 2**20  # kB; such an index takes 1.9 GB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what the memory of threads is, /proc says")
+def test_it_has_one_thread_and_bears_a_lower_limit(video, monkeypatch):
+    """NumPy's own threads would take its memory on a machine with many processors."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**29, 2**29)); "
+    monkeypatch.setattr(decoding_process_glccl, "_COMMAND", limit + decoding_process_glccl._COMMAND)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    started = hanging(monkeypatch)
+    decode_in_process(video, *JOB, deadline=time.monotonic() + 300)
+    status = Path(f"/proc/{started[0].pid}/status").read_text()
+    started[0].kill()
+    started[0].communicate()
+    assert "Threads:\t1\n" in status
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*_glccl.py")), ids=lambda path: path.name)
+def test_a_checkpoint_asks_for_no_module_that_windows_lacks(path):
+    """transformers refuses its code where something is missing that is imported outside of `try`."""
+    assert not {"fcntl", "grp", "pwd", "resource", "termios"} & {*get_imports(path)}
 
 
 def test_what_goes_wrong_here_ends_the_process_that_waits_for_it(video, monkeypatch):

@@ -295,6 +295,21 @@ def test_no_text_guided_features_are_formed():
     assert 0 < largest < 40 * 40 * 8 * 512 / 8
 
 
+def test_products_are_kept_while_four_times_the_budget_holds_them(monkeypatch):
+    """With the padding that is among them: [1] * 7 + [8] words are 15 on a CPU, and 64 in a block that they share."""
+    sizes, products = [], scoring_glccl._products
+
+    def measured(*given):
+        found = products(*given)
+        sizes.append(sum(part.nbytes for part in found))
+        return found
+
+    monkeypatch.setattr(scoring_glccl, "_products", measured)
+    text, video = random_features([1] * 7 + [8], [2] * 200)
+    noisy_interaction()(text, video, LOGIT_SCALE, memory_budget=32_000)
+    assert max(sizes) <= 4 * 32_000
+
+
 def test_frame_weights_equal_the_twins_softmax():
     text, video = random_features([3, 8, 5], [4, 1, 6])
     weights = noisy_interaction().frame_weights(text, video)

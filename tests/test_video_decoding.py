@@ -563,6 +563,7 @@ def test_frames_and_packets_beyond_the_limits_are_refused(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("suffix", ["mp4", "h264"])
 def test_frames_that_a_decoder_holds_are_bounded(tmp_path, monkeypatch, suffix):
+    assert video_decoding.MAX_HELD > 9 * 4096 * 2160 * 3  # what dav1d holds of what SVT-AV1 makes with 10 bits
     size = 2048 * 1040 * 3 // 2  # as the decoder holds it, with a margin at most
     path = write_video(tmp_path / f"a.{suffix}", 12, size=(2048, 1040), options={"bf": "0", "refs": "1"})
     monkeypatch.setattr(video_decoding, "MAX_HELD", 4 * size)

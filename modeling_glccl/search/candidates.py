@@ -38,7 +38,10 @@ class Snapshot:
         """Does not read the pooled vectors, of `width` D, that `previous` has."""
         self.table, self.version = table, table.version
         found = table.search().where(f"status = '{OK}'").with_row_id(True)
-        self.held = found.select(["video_key", *_HELD]).to_batches(batch_size=_MANY_ROWS).read_all()
+        held = found.select(["video_key", *_HELD]).to_batches(batch_size=_MANY_ROWS).read_all()
+        # To take rows, Arrow joins pieces each time, and strings of more than 2 GB only where they are large.
+        large = [field.with_type(pa.large_string()) if field.type == pa.string() else field for field in held.schema]
+        self.held = held.cast(pa.schema(large)).combine_chunks()
         self.row_ids, self.video_keys = self.held["_rowid"].to_numpy(), self.held["video_key"].to_numpy()
         self.width = width
         self.pooled = np.zeros((len(self.row_ids), -(-width // _ALIGNED) * _ALIGNED), np.int8)

@@ -163,6 +163,7 @@ def _search(
     **options: Any,
 ) -> None:
     """Prints a table or JSON, and writes what else is asked."""
+    query = query and query.encode(errors="replace").decode()  # a terminal may give what is no UTF-8
     (results,) = index.search_batch([query], moments=True, **options)
     title = _title(query, options)
     if as_json:

@@ -536,6 +536,7 @@ def test_wrong_arguments_are_refused_before_anything_is_rendered(tmp_path):
         ({"world": 3}, "world=3 must be 0, 1 or 2"),
         ({"world": 2, "split": "train"}, "'train' must be one of test"),
         ({"world": 2, "config_name": "stills", "split": "train"}, "world=2.*no stills"),
+        ({"num_stills": 0, "config_name": "stills", "split": "train"}, "num_stills=0 must be 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             load_benchmark(**{"name": "shapes", "data_dir": tmp_path, **SMALL, **arguments})

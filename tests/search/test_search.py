@@ -594,6 +594,16 @@ def test_the_scan_of_vectors_in_memory_is_that_of_the_stored_ones(index, conditi
     assert dict(zip(found[1].tolist(), found[2].tolist(), strict=True)) == pytest.approx(expected, abs=0.01)
 
 
+def test_what_is_in_memory_is_one_piece_from_which_rows_are_taken_at_once(index, monkeypatch):
+    monkeypatch.setattr(candidates, "_MANY_ROWS", 2)
+    index._store.commit(synthetic_records(6))
+    snapshot = index._load().snapshot()
+    paths = snapshot.held["path"]
+    assert (len(paths), paths.num_chunks, paths.type) == (6, 1, "large_string")  # of others 2 GB cannot be taken from
+    rows = snapshot.take(torch.tensor([5, 0]).numpy(), ["path", "num_frames"])
+    assert rows["path"].to_pylist() == [paths[5].as_py(), paths[0].as_py()]
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_frames_that_cancel_each_other_spoil_no_search(index, monkeypatch):
     monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 0)

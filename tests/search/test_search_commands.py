@@ -71,6 +71,13 @@ def test_filters_and_order(run, videos, checkpoint):
     assert (code, printed) == (0, "nothing fits: no video has a score of 1e+06\n")
 
 
+def test_a_query_in_another_encoding_is_searched(run, videos, checkpoint, tmp_path):
+    run("index", videos, "--index", "my.index", "--model", checkpoint)
+    code, printed = run("search", "a caf\udce9", "--index", "my.index", "--html", tmp_path / "page.html")
+    assert (code, "a caf?" in printed) == (0, True)
+    assert "a caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_a_script_that_the_model_does_not_know_is_told_of(run, videos, checkpoint):
     run("index", videos, "--index", "my.index", "--model", checkpoint)
     for query, told in (("一只狗在雪里跑", True), ("a dog", False), ("ein Hund läuft", False)):

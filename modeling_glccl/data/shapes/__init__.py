@@ -134,6 +134,8 @@ def load(
         raise ValueError(f"image_size={options['image_size']} must be a multiple of 16")
     if options["world"] >= len(WORLDS):
         raise ValueError(f"world={options['world']} must be 0, 1 or 2")
+    if config_name == "stills" and not options["num_stills"]:
+        raise ValueError("num_stills=0 must be 1 or more")
     if options["world"] == 2:
         if config_name == "stills":
             raise ValueError("world=2 is there to be tested: it has no stills")

@@ -1,0 +1,22 @@
+"""Folders that are replaced as a whole, on every system."""
+
+import os
+
+from modeling_glccl import atomic
+
+
+def refuse(*_arguments):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_folder_is_replaced_on_windows_which_opens_none(tmp_path, monkeypatch):
+    for name in ("new", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    with monkeypatch.context() as windows:
+        windows.setattr(atomic.sys, "platform", "win32")
+        windows.setattr(os, "open", refuse)
+        atomic.folder_to_disk(tmp_path / "new")
+    atomic.replace_folder(tmp_path / "new", tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there" / "a.txt").read_text() == "new"
