@@ -61,6 +61,11 @@ class GLCCLProcessor(ProcessorMixin):
         text_slots: int | None = None,
     ):
         super().__init__(tokenizer, video_processor)
+        for name, value in (("max_words", max_words), ("text_slots", text_slots)):
+            if not isinstance(value, int | None):
+                raise ValueError(f"{name}={value!r} must be a whole number")
+        if not isinstance(mask_padding, bool):
+            raise ValueError(f"mask_padding={mask_padding!r} must be true or false")
         if max_words < 3:
             raise ValueError(f"max_words={max_words} leaves no room for a word between BOS and EOS")
         if text_slots is not None and max_words > text_slots:
