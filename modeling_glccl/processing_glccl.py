@@ -92,6 +92,7 @@ class GLCCLProcessor(ProcessorMixin):
         # A processor may also stand alone, without a model's configuration.
         clip = read_config(name, missing_ok=True, **hub)
         if clip.get("model_type") in FAMILIES:
+            kwargs.pop("trust_remote_code", None)  # a plain CLIP has none
             return cls.from_clip_pretrained(name, GLCCLConfig.for_zero_shot(clip), **kwargs)
         return _load_part(name, "processor", super().from_pretrained, **kwargs)
 

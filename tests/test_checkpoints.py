@@ -196,6 +196,15 @@ def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, cha
         load_checkpoint(checkpoint)
 
 
+def test_no_checkpoint_asks_to_run_its_code(checkpoint, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question="": pytest.fail(question))
+    values = json.loads((checkpoint / "processor_config.json").read_text())
+    values["video_processor"]["video_processor_type"] = "Other"
+    (checkpoint / "processor_config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"{checkpoint}: its processor cannot be loaded .*custom code"):
+        load_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize("content", ["{", "0.5", "[]", "null"])
 def test_a_configuration_that_is_no_mapping_is_named(content, checkpoint):
     (checkpoint / "config.json").write_text(content)
