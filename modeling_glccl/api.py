@@ -51,10 +51,23 @@ With a token: <code>Authorization: Bearer TOKEN</code>. Addresses in answers are
 """
 
 
+class Problem(BaseModel):
+    """An error of the HTTP API."""
+
+    detail: str
+
+
 def http_api(library: Library) -> FastAPI:
     """The HTTP API, to be mounted below /api; every error is `{"detail": LINE}`."""
     about = "Video search with GLCCL. Errors are an object whose `detail` is one line."
-    api = FastAPI(title="Video search", description=about, docs_url=None, redoc_url=None)
+    problem = {"description": "what is wrong, in one line", "model": Problem}
+    api = FastAPI(
+        title="Video search",
+        description=about,
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": problem, "5XX": problem},
+    )
 
     @api.post("/search")
     def search(request: SearchRequest) -> SearchAnswer:

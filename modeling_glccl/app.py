@@ -42,7 +42,7 @@ from .processing_glccl import GLCCLProcessor
 from .search import Duplicate, SearchResult, VideoIndex
 from .search.commands import print_errors
 from .search.ranking import MAX_CHARACTERS
-from .search.rendering import STYLE, clock, score_text, weights_table
+from .search.rendering import STYLE, clock, doubt, score_text, weights_table
 from .video_decoding_glccl import VideoDecodeError
 from .video_files import VIDEO_SUFFIXES, find_videos
 
@@ -256,7 +256,8 @@ def build_app(
         except RequestError as error:
             return _message(error), "", gr.Button(visible=False), None, uploads
         page = players_html(request.query, found[:k], index.processor)
-        return "", page, gr.Button(visible=len(found) > k), (given, files, k), uploads
+        note = doubt(request.query, index.processor).capitalize()
+        return note, page, gr.Button(visible=len(found) > k), (given, files, k), uploads
 
     def add(files: list[str], uploads: Uploads | None) -> tuple[str, Uploads | None]:
         if files and uploads is None:

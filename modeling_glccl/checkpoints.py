@@ -97,7 +97,8 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
             refuse_incomplete(name, report)
         else:
             model = GLCCLModel.from_pretrained(name, dtype=torch.float32, **config)
-        processor = GLCCLProcessor.from_pretrained(name)
+        # Where a checkpoint names no class of this package, transformers would ask at the keyboard whether to run its.
+        processor = GLCCLProcessor.from_pretrained(name, trust_remote_code=False)
     except SafetensorError as error:
         raise ValueError(
             f"{name}: a file of weights is damaged or cut ({error}); download or copy it again"

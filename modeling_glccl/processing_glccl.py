@@ -61,6 +61,11 @@ class GLCCLProcessor(ProcessorMixin):
         text_slots: int | None = None,
     ):
         super().__init__(tokenizer, video_processor)
+        for name, value in (("max_words", max_words), ("text_slots", text_slots)):
+            if not isinstance(value, int | None):
+                raise ValueError(f"{name}={value!r} must be a whole number")
+        if not isinstance(mask_padding, bool):
+            raise ValueError(f"mask_padding={mask_padding!r} must be true or false")
         if max_words < 3:
             raise ValueError(f"max_words={max_words} leaves no room for a word between BOS and EOS")
         if text_slots is not None and max_words > text_slots:
@@ -87,6 +92,7 @@ class GLCCLProcessor(ProcessorMixin):
         # A processor may also stand alone, without a model's configuration.
         clip = read_config(name, missing_ok=True, **hub)
         if clip.get("model_type") in FAMILIES:
+            kwargs.pop("trust_remote_code", None)  # a plain CLIP has none
             return cls.from_clip_pretrained(name, GLCCLConfig.for_zero_shot(clip), **kwargs)
         return _load_part(name, "processor", super().from_pretrained, **kwargs)
 

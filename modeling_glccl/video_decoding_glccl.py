@@ -115,8 +115,8 @@ class FrameSampling:
     method: str | float = "uniform"
 
     def __post_init__(self):
-        if self.max_frames < 1:
-            raise ValueError(f"max_frames={self.max_frames} must be 1 or more")
+        if not isinstance(self.max_frames, int | np.integer) or self.max_frames < 1:
+            raise ValueError(f"max_frames={self.max_frames!r} must be a whole number, 1 or more")
         if isinstance(self.method, int | float):
             if not 0 < self.method < math.inf:
                 raise ValueError(f"fps={self.method} must be a positive number of frames a second")

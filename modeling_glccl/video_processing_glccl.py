@@ -98,6 +98,11 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         if self.size > MAX_SIZE:
             raise ValueError(f"size={self.size} must be at most {MAX_SIZE}")
         FrameSampling(max_frames, method=sampling)  # refuses bad values
+        for name, value in (("keep_aspect_ratio", keep_aspect_ratio), ("pad_to_max_frames", pad_to_max_frames)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} must be true or false")
+        if not isinstance(num_threads, int) or not 1 <= num_threads <= 64:
+            raise ValueError(f"num_threads={num_threads!r} must be a whole number from 1 to 64")
         self.keep_aspect_ratio = keep_aspect_ratio
         self.resample = int(Image.Resampling(resample))  # refuses what PIL does not know
         values = [*image_mean, *image_std]

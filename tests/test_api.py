@@ -318,7 +318,11 @@ def test_the_page_of_the_api_needs_nothing_else(client):
     assert "<td>min_duration<td>number<td>seconds of the video" in page
     assert "http:" not in page.replace("http://localhost", "")
     assert "https:" not in page
-    schemas = client.get("openapi.json").json()["components"]["schemas"]
+    described = client.get("openapi.json").json()
+    schemas = described["components"]["schemas"]
+    assert schemas["Problem"]["properties"]["detail"]["type"] == "string"
+    for method in (method for path in described["paths"].values() for method in path.values()):
+        assert set(method["responses"]) == {"200", "4XX", "5XX"}  # errors are as they really come
     assert {"query", "k", "and", "not", "like", "folder"} < set(schemas["SearchRequest"]["properties"])
 
 

@@ -180,7 +180,10 @@ def test_image_settings_that_are_not_followed_are_refused(change, message, tmp_p
         ("config.json", {"aosm_temperature": 0.0}),
         ("processor_config.json", {"video_processor": {"image_mean": ["a", 0.5, 0.5]}}),
         ("processor_config.json", {"video_processor": {"image_std": [1e400, 0.5, 0.5]}}),
+        ("processor_config.json", {"video_processor": {"num_threads": ""}}),
         ("processor_config.json", {"max_words": "many"}),
+        ("processor_config.json", {"max_words": 1e9}),
+        ("processor_config.json", {"mask_padding": "no"}),
         ("tokenizer.json", {"model": None}),
         ("tokenizer_config.json", {"eos_token": None}),
         ("tokenizer_config.json", {"bos_token": "<|endoftext|>"}),
@@ -190,6 +193,15 @@ def test_a_value_that_cannot_be_is_one_error_that_names_the_checkpoint(file, cha
     values = json.loads((checkpoint / file).read_text())
     (checkpoint / file).write_text(json.dumps(values | change))
     with pytest.raises(ValueError, match=str(checkpoint)):
+        load_checkpoint(checkpoint)
+
+
+def test_no_checkpoint_asks_to_run_its_code(checkpoint, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question="": pytest.fail(question))
+    values = json.loads((checkpoint / "processor_config.json").read_text())
+    values["video_processor"]["video_processor_type"] = "Other"
+    (checkpoint / "processor_config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"{checkpoint}: its processor cannot be loaded .*custom code"):
         load_checkpoint(checkpoint)
 
 

@@ -354,6 +354,11 @@ def test_defaults_are_those_of_clip(tmp_path):
         ({"size": {"height": 224, "width": 200}}, "size="),
         ({"size": 0}, "size=0 must be one positive number"),
         ({"max_frames": 0}, "max_frames=0"),
+        ({"max_frames": 2.5}, r"max_frames=2\.5 must be a whole number"),
+        ({"num_threads": ""}, "num_threads='' must be a whole number from 1 to 64"),
+        ({"num_threads": 0}, "num_threads=0 must be"),
+        ({"keep_aspect_ratio": ""}, "keep_aspect_ratio='' must be true or false"),
+        ({"pad_to_max_frames": "no"}, "pad_to_max_frames='no' must be"),
         ({"sampling": "dense"}, "'dense'"),
     ],
 )

@@ -19,7 +19,7 @@ from ..video_files import find_videos, harmless
 from .cut import cut_moment
 from .index import VideoIndex
 from .ingest import IngestReport
-from .rendering import clock, results_html, results_json, results_table
+from .rendering import clock, doubt, results_html, results_json, results_table
 from .shot_list import Shot, check_shot_list, write_shot_list
 from .words import find_sidecars, load_speech, sidecar_states
 
@@ -174,8 +174,8 @@ def _search(
         print(f"in {folder}")
         if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
             print(f"probably nothing fits: no video has a confidence above {best:.0%}")
-        if query and len(index.processor.tokenizer.tokenize(query)) > len(query) + 1:
-            print("the model was not made for this script: its tokenizer takes letters of the query apart")
+        if line := doubt(query, index.processor):
+            print(line)
     elif len(index):
         asked = {f"a {name} of": options[f"min_{name}"] for name in ("score", "confidence")}
         least = " and ".join(f"{text} {value:g}" for text, value in asked.items() if value is not None)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from string import punctuation
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,19 @@ def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.I
         result.path, settings.max_frames, start, end, settings.sampling, transform=_thumbnail
     ).frames  # whole ones of 4K would be 450 MB
     return [Image.fromarray(frame) for frame in frames]
+
+
+def doubt(query: str | None, processor: GLCCLProcessor) -> str:
+    """A line for who searches for words of a language that the tokenizer was not made of; else nothing.
+
+    Such words fall into pieces of less than two letters, or of less than one where a letter is a word (Chinese).
+    """
+    words = [word.strip(punctuation) for word in (query or "").split()]
+    words = [word for word in words if word and not any(map(str.isdigit, word))]  # digits are tokens of their own
+    usual = sum(len(word) + 1 if word >= "\u2e80" else max(1, len(word) / 2) for word in words)
+    if sum(len(processor.tokenizer.tokenize(word)) for word in words) <= usual:
+        return ""
+    return "the model hardly knows this language, or these words: its tokenizer takes them apart"
 
 
 def score_text(result: SearchResult) -> str:
