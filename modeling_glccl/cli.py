@@ -74,12 +74,6 @@ def _settings(_context: click.Context, _option: click.Parameter, values: Sequenc
         raise click.BadParameter(f"{', '.join(values)}: not of the form key=value (num_test=100)") from error
 
 
-def _check_index(path: str | None) -> None:
-    """That there is no such index is said before torch is imported, which takes seconds."""
-    if path is not None and "://" not in path and not os.path.isdir(path):
-        raise FileNotFoundError(f"{path}: no such index; `glccl index` makes one")
-
-
 overrides = argument("overrides", nargs=-1, metavar="[key=value]...")
 data_dir = option("--data-dir", help="folder with its annotations and videos")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
@@ -119,8 +113,6 @@ def add(name: str, target: str, description: str, *parameters: Callable) -> None
     """A command that passes its parameters on to a function, "module:name"."""
 
     def call(settings: dict[str, Any] | None = None, **options: Any) -> None:
-        if name != "index":
-            _check_index(options.get("index_path"))
         module, function = target.split(":")
         if "torch" in sys.modules:
             imported = import_module(module, __package__)
@@ -382,7 +374,6 @@ def serve(
 
     CHECKPOINT is a folder or Hub repository.
     """
-    _check_index(index)
     from .app import build_app, launch, open_searcher
     from .serving import Access
 

@@ -184,16 +184,3 @@ def test_a_plain_clip_is_evaluated_beside_mean_pooling(shapes_dir, tmp_path, cap
     expected = json.loads((tmp_path / "pooled_report" / "results.json").read_text())["metrics"]
     assert results["baselines"] == {"mean pooling": {"metrics": expected}}
     assert "mean pooling" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "command", [["search", "a dog"], ["cut", "a dog", "--output", "cuts"], ["duplicates"], ["serve"]]
-)
-def test_that_there_is_no_index_is_said_before_anything_is_imported(command, monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    for module in ("modeling_glccl.search.commands", "modeling_glccl.app"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert main([*command, "--index", "none.index"]) == 1
-    line = f"glccl {command[0]}: error: none.index: no such index; `glccl index` makes one\n"
-    assert capsys.readouterr() == ("", line)
-    assert not list(tmp_path.iterdir())
