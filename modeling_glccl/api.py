@@ -22,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import serving
 from .library import (
+    DuplicatesAnswer,
+    DuplicatesRequest,
     Library,
     ListRequest,
     MomentRequest,
@@ -78,6 +80,11 @@ def http_api(library: Library) -> FastAPI:
     def videos(request: Annotated[ListRequest, Query()]) -> VideosAnswer:
         """Lists the videos of the library that pass the filters, by path, a page at a time."""
         return library.videos(request)
+
+    @api.get("/duplicates")
+    def duplicates(request: Annotated[DuplicatesRequest, Query()]) -> DuplicatesAnswer:
+        """Finds groups of near-duplicate videos of the library, those most alike first."""
+        return library.duplicates(request)
 
     @api.get("/moments", response_class=StreamingResponse)
     def moments(request: Annotated[MomentRequest, Query()]) -> StreamingResponse:
@@ -159,6 +166,7 @@ def mcp_server(library: Library) -> tuple[Route, Callable[[Any], AbstractAsyncCo
     operations: dict[str, tuple[type[BaseModel], Callable[[Any], Any]]] = {
         "search": (SearchRequest, library.search),
         "videos": (ListRequest, library.videos),
+        "duplicates": (DuplicatesRequest, library.duplicates),
         "moments": (MomentRequest, library.moments),
     }
     server = Server("glccl")

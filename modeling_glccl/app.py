@@ -265,11 +265,8 @@ def build_app(
         return "  \n".join(uploads.show(files) if uploads else []), uploads
 
     def duplicates(threshold: float) -> str:
-        if len(index) > serving.MAX_COMPARED:
-            return f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates."
         try:
-            with library.turn("duplicates"):
-                return duplicates_html(index.duplicates(threshold))
+            return duplicates_html(library.near_duplicates(threshold))
         except RequestError as error:
             return html.escape(str(error))
 

@@ -30,7 +30,7 @@ from pydantic import (
 
 from . import serving
 from .decoding_process_glccl import decode_in_process
-from .search import SearchResult, VideoIndex
+from .search import Duplicate, SearchResult, VideoIndex
 from .search.filters import NothingPassesError
 from .search.index import ORDERS
 from .search.queries import split_span
@@ -133,6 +133,14 @@ class SearchRequest(VideosRequest):
     sort: Literal["score", "date", "path"] = "score"
 
 
+class DuplicatesRequest(BaseModel):
+    """How alike near-duplicates are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: float = Field(0.93, gt=0, le=1, description="similarity, at least")
+
+
 class MomentRequest(BaseModel):
     """A span of a video, to be cut out."""
 
@@ -150,14 +158,25 @@ class MomentRequest(BaseModel):
         return self
 
 
-class Video(BaseModel):
-    """A video of the library."""
+class Named(BaseModel):
+    """What every answer says of a video."""
 
     video_id: str = Field(description="its own id or, where that is a path, a name that holds while the server runs")
     name: str = Field(description="of its file")
     duration: float = Field(description="seconds")
-    date: str = Field(description="when the file was last changed")
     url: str = Field(description="relative to the server: the video, at its moment if there is one")
+
+
+class Video(Named):
+    """A video of the library."""
+
+    date: str = Field(description="when the file was last changed")
+
+
+class NearDuplicate(Named):
+    """A video of a group of near-duplicates."""
+
+    score: float = Field(description="similarity to the video of its group that is most like it")
 
 
 class Found(Video):
@@ -185,6 +204,12 @@ class VideosAnswer(BaseModel):
 
     total: int
     videos: list[Video]
+
+
+class DuplicatesAnswer(BaseModel):
+    """Groups of near-duplicates, those most alike first."""
+
+    groups: list[list[NearDuplicate]]
 
 
 class Library:
@@ -324,6 +349,19 @@ class Library:
         page = rows[request.offset : request.offset + request.k]
         return VideosAnswer(total=len(rows), videos=[_video(row) for row in page])
 
+    def duplicates(self, request: DuplicatesRequest) -> DuplicatesAnswer:
+        """Finds groups of near-duplicate videos of the library, those most alike first."""
+        groups = self.near_duplicates(request.threshold)[: serving.MAX_RESULTS]
+        named = [[NearDuplicate(**_named(vars(video)), score=video.score) for video in group] for group in groups]
+        return DuplicatesAnswer(groups=named)
+
+    def near_duplicates(self, threshold: float) -> list[list[Duplicate]]:
+        """The same with paths, for the page."""
+        if len(self.index) > serving.MAX_COMPARED:
+            raise RequestError(f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates.")
+        with self.turn("duplicates"):
+            return self.index.duplicates(threshold)
+
     def moments(self, request: MomentRequest) -> tuple[str, BinaryIO]:
         """Cuts a moment out of a video: the name of the new file, and the file, which is deleted when it is closed."""
         path = self.known(request.video_id).path
@@ -419,15 +457,19 @@ def moment_url(result: SearchResult, exact: bool = False) -> str:
     return f"api/moments?{urlencode(values | ({'exact': 'true'} if exact else {}))}"
 
 
-def _video(row: dict[str, Any]) -> Video:
+def _named(row: dict[str, Any]) -> dict[str, Any]:
     name, moment = public_name(row["video_id"], row["path"]), row.get("moment")
-    return Video(
-        video_id=name if os.path.isabs(row["video_id"]) else row["video_id"],
-        name=Path(row["path"]).name,
-        duration=row["duration"],
-        date=datetime.fromtimestamp(row["mtime_ns"] / 1e9).astimezone().isoformat(timespec="seconds"),
-        url=f"videos/{name}" + (f"#t={moment.start:.2f},{moment.end:.2f}" if moment else ""),
-    )
+    return {
+        "video_id": name if os.path.isabs(row["video_id"]) else row["video_id"],
+        "name": Path(row["path"]).name,
+        "duration": row["duration"],
+        "url": f"videos/{name}" + (f"#t={moment.start:.2f},{moment.end:.2f}" if moment else ""),
+    }
+
+
+def _video(row: dict[str, Any]) -> Video:
+    changed = datetime.fromtimestamp(row["mtime_ns"] / 1e9).astimezone().isoformat(timespec="seconds")
+    return Video(**_named(row), date=changed)
 
 
 def explain(errors: Sequence[Any], within: int = 0) -> str:

@@ -106,6 +106,19 @@ def test_the_filters_are_those_of_the_index(client):
         )
 
 
+def test_near_duplicates_come_in_groups(client, opened, monkeypatch):
+    index, _ = opened
+    for threshold in (0.01, 1):
+        expected = index.duplicates(threshold)
+        groups = client.get("duplicates", params={"threshold": threshold}).json()["groups"]
+        found = [[(row["name"], row["score"], row["duration"]) for row in group] for group in groups]
+        assert found == [[(Path(row.path).name, row.score, row.duration) for row in group] for group in expected]
+    assert index.duplicates(0.01)
+    assert error(client.get("duplicates", params={"threshold": 0}), 422).startswith("threshold: ")
+    monkeypatch.setattr(serving, "MAX_COMPARED", 1)
+    assert error(client.get("duplicates"), 422) == "More than 1 videos: use the command glccl duplicates."
+
+
 def test_what_is_said_is_found_too(client, opened):
     index, root = opened
     assert error(client.post("search", json={"words": "hello"}), 422).startswith("the library: holds no words")
@@ -379,7 +392,7 @@ def test_a_client_of_mcp_searches_and_cuts(served, opened):
             return tools, found, answers
 
     tools, found, (videos, moment, wrong, path, unknown) = anyio.run(talk)
-    assert set(tools) == {"search", "videos", "moments"}
+    assert set(tools) == {"search", "videos", "duplicates", "moments"}
     assert "query" in tools["search"].inputSchema["properties"]
     index, root = opened
     expected = index.search(QUERY, 2)
