@@ -341,7 +341,7 @@ def build_app(
             height=140,
         )
         with gr.Accordion("Near-duplicates", open=False, elem_id="duplicates"):
-            threshold = gr.Slider(0.8, 1, 0.93, step=0.01, label="Similarity, at least")
+            threshold = gr.Slider(serving.LEAST_ALIKE, 1, 0.93, step=0.01, label="Similarity, at least")
             compare = gr.Button("Find near-duplicates")
             groups = gr.HTML(elem_id="groups")
             compare.click(duplicates, threshold, groups, api_visibility="private")

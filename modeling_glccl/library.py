@@ -138,7 +138,7 @@ class DuplicatesRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    threshold: float = Field(0.93, gt=0, le=1, description="similarity, at least")
+    threshold: float = Field(0.93, ge=serving.LEAST_ALIKE, le=1, description="similarity, at least")
 
 
 class MomentRequest(BaseModel):

@@ -104,16 +104,17 @@ def frame_factors(frames: Tensor, lengths: list[int]) -> list[Tensor]:
     that of the decomposition, which repeated frames do not have, is not needed.
     """
     runs = _blocks(lengths, lambda m: len(lengths))
-    factors = []
-    for part, (m, count) in zip(frames.split([m * count for m, count in runs]), runs, strict=True):
-        columns = part.unflatten(0, (count, m)).mT
-        if columns.is_cuda:
-            factors.append(cholesky_factors(columns))
-        elif columns.requires_grad:
-            factors.append(torch.linalg.qr(columns.detach()).Q.mT @ columns)
-        else:
-            factors.append(torch.linalg.qr(columns, mode="r").R)
-    return factors
+    parts = frames.split([m * count for m, count in runs])
+    return [_factors(part.unflatten(0, (count, m)).mT) for part, (m, count) in zip(parts, runs, strict=True)]
+
+
+def _factors(columns: Tensor) -> Tensor:
+    """Of videos with as many frames each, [videos, D, m]."""
+    if columns.is_cuda:
+        return cholesky_factors(columns)
+    if columns.requires_grad:
+        return torch.linalg.qr(columns.detach()).Q.mT @ columns
+    return torch.linalg.qr(columns, mode="r").R
 
 
 def cholesky_factors(columns: Tensor) -> Tensor:

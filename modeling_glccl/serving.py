@@ -27,6 +27,7 @@ MAX_API_BYTES = 8_000_000  # of one to the API, which may bring an example
 MAX_SENTENCES = 8  # that shall hold, too, and as many that shall not
 MAX_RESULTS = 100
 MAX_COMPARED = 20_000  # videos among which near-duplicates are looked for: the time grows with the square
+LEAST_ALIKE = 0.8  # of near-duplicates: below it the pairs to be compared are all
 TIMEOUT_SECONDS = 60.0  # to decode what one request brings
 MAX_WAITING = 32  # requests
 

@@ -108,13 +108,13 @@ def test_the_filters_are_those_of_the_index(client):
 
 def test_near_duplicates_come_in_groups(client, opened, monkeypatch):
     index, _ = opened
-    for threshold in (0.01, 1):
+    for threshold in (0.8, 1):
         expected = index.duplicates(threshold)
         groups = client.get("duplicates", params={"threshold": threshold}).json()["groups"]
         found = [[(row["name"], row["score"], row["duration"]) for row in group] for group in groups]
         assert found == [[(Path(row.path).name, row.score, row.duration) for row in group] for group in expected]
-    assert index.duplicates(0.01)
-    assert error(client.get("duplicates", params={"threshold": 0}), 422).startswith("threshold: ")
+    assert index.duplicates(0.8)
+    assert error(client.get("duplicates", params={"threshold": 0.5}), 422).startswith("threshold: ")
     monkeypatch.setattr(serving, "MAX_COMPARED", 1)
     assert error(client.get("duplicates"), 422) == "More than 1 videos: use the command glccl duplicates."
 

@@ -24,14 +24,8 @@ def way(request, monkeypatch):
     def padded(text, video, weights, settings):
         return scoring_glccl.score_states(text, video, weights, settings._replace(padded=True))
 
-    def factors(frames, lengths):
-        runs = scoring_glccl._blocks(lengths, lambda m: len(lengths))
-        parts = frames.split([m * count for m, count in runs])
-        columns = [part.unflatten(0, (count, m)).mT for part, (m, count) in zip(parts, runs, strict=True)]
-        return [scoring_glccl.cholesky_factors(part) for part in columns]
-
     monkeypatch.setattr(interaction_glccl, "score_states", padded)
-    monkeypatch.setattr(interaction_glccl, "frame_factors", factors)
+    monkeypatch.setattr(scoring_glccl, "_factors", scoring_glccl.cholesky_factors)
 
 
 def noisy_interaction(seed=0, **config):
