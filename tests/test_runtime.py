@@ -64,6 +64,9 @@ def test_frames_are_close_to_those_of_torch_and_the_model_stays_as_it_is(model, 
     monkeypatch.setattr(onnx_export, "quantise_tower", None)  # what was made once is kept
     assert torch.equal(encode(pickle.loads(pickle.dumps(served)), pixels), found)
     assert torch.equal(encode(with_runtime(served, "onnx-int8"), pixels), found)
+    # A clip's features are those that it has alone, whatever else is decoded by then.
+    brighter = torch.stack([pixels[0], 9 * pixels[1]])
+    assert torch.equal(encode(served, brighter)[0], found[0])
 
 
 def test_a_gpu_that_is_asked_for_leaves_no_index_behind(model, processor, tmp_path, monkeypatch):
