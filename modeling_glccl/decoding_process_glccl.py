@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video
+from .video_decoding_glccl import DecodedVideo, decode_video
+from .video_streams_glccl import VideoDecodeError
 
 # Neither torch nor a package: what is killed is replaced in a fraction of a second, in a checkpoint's folder as well.
 _COMMAND = (

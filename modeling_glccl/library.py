@@ -36,7 +36,7 @@ from .search.index import ORDERS
 from .search.queries import split_span
 from .search.ranking import MAX_CHARACTERS
 from .search.rendering import results_json
-from .video_decoding_glccl import VideoDecodeError
+from .video_streams_glccl import VideoDecodeError
 
 _SECRET = secrets.token_bytes(16)
 _known: dict[str, "Known"] = {}  # what may be watched and cut, under a name that tells nothing

@@ -14,7 +14,8 @@ from videos import write_video
 
 from modeling_glccl import decoding_process_glccl
 from modeling_glccl.decoding_process_glccl import decode_in_process
-from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+from modeling_glccl.video_decoding_glccl import decode_video
+from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 PACKAGE = Path(decoding_process_glccl.__file__).parent
 JOB = (4, None, None, "uniform", 1)
