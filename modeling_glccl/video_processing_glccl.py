@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any, TypedDict
@@ -16,7 +16,8 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .decoding_process_glccl import decode_in_process
-from .video_decoding_glccl import FrameSampling, VideoDecodeError, decode_video
+from .video_decoding_glccl import FrameSampling, decode_video
+from .video_streams_glccl import VideoDecodeError
 
 MAX_SIZE = 4096  # pixels of a side; the largest CLIP reads 448
 MAX_URL_BYTES = 2**29  # of a video behind an address: it is held in memory
@@ -160,7 +161,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             VideoDecodeError: a video that cannot be read, with its place in the list.
             ValueError: arrays of another shape, type or channel count.
         """
-        videos = _as_list(videos)
+        if not (videos := [videos] if is_one_video(videos) else list(videos)):
+            raise ValueError("videos is an empty list; pass at least one video")
         if num_frames is not None and max_frames is not None:
             raise ValueError(f"num_frames={num_frames} and max_frames={max_frames} are two names of one: pass one")
         if fps is not None and sampling is not None:
@@ -307,19 +309,16 @@ def _fetched(video: Any) -> Any:
     return {"path": video, "bytes": content}
 
 
-def _as_list(videos: Any) -> list[Any]:
+def is_one_video(videos: Any) -> bool:
+    """Whether this is one video rather than several: so is a list of frames (PIL images, or of three dimensions)."""
     if isinstance(videos, np.ndarray | torch.Tensor):
-        return list(videos) if videos.ndim == 5 else [videos]
-    if not isinstance(videos, list | tuple):
-        return [videos]
-    if not videos:
-        raise ValueError("videos is an empty list; pass at least one video")
-    return [videos] if is_frame(videos[0]) else list(videos)
-
-
-def is_frame(value: Any) -> bool:
-    """Whether this is one frame, so that a list of such is one video: a PIL image, or three dimensions."""
-    return isinstance(value, Image.Image) or getattr(value, "ndim", None) == 3
+        return videos.ndim != 5
+    if isinstance(videos, list | tuple):
+        first = videos[0] if videos else None
+        return isinstance(first, Image.Image) or getattr(first, "ndim", None) == 3
+    # Bytes, files, mappings and torchcodec's decoders can be iterated over, too.
+    whole = isinstance(videos, str | bytes | bytearray | memoryview) or not isinstance(videos, Iterable)
+    return whole or any(hasattr(videos, name) for name in ("read", "keys", "get_frames_at"))
 
 
 def _per_video(name: str, value: float | Sequence[float | None] | None, videos: list[Any]) -> list[float | None]:

@@ -76,6 +76,8 @@ def test_texts_are_ranked_for_a_video_and_for_several(pipe, paths, logits):
     assert best["text"] == ranked[3][0]["text"]
     video = pipe(best["text"], videos=[paths[3]], moments=True)[0]
     assert (best["start"], best["end"]) == (video["start"], video["end"])
+    with pytest.raises(ValueError, match="texts is an empty list"):
+        pipe(paths[0], texts=[])
 
 
 def test_one_query_gives_one_list(pipe, paths):

@@ -16,7 +16,8 @@ from transformers.video_utils import VideoMetadata
 from videos import frame_image, write_video
 
 from modeling_glccl import GLCCLVideoProcessor, video_processing_glccl
-from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+from modeling_glccl.video_decoding_glccl import decode_video
+from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_files_arrays_tensors_and_images_give_the_same(tmp_path, processor):
     for video in [
         str(path),
         path.read_bytes(),
+        memoryview(path.read_bytes()),
         {"path": None, "bytes": path.read_bytes()},
         frames,
         torch.from_numpy(frames),
@@ -99,7 +101,7 @@ def test_files_arrays_tensors_and_images_give_the_same(tmp_path, processor):
         [[Image.fromarray(frame).convert("RGBA") for frame in frames]],
     ]:
         assert torch.equal(processor(video)["pixel_values_videos"], expected["pixel_values_videos"])
-    batch = processor([frames, path, torch.from_numpy(frames), [Image.fromarray(frame) for frame in frames]])
+    batch = processor(iter([frames, path, torch.from_numpy(frames), [Image.fromarray(frame) for frame in frames]]))
     assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"].expand(4, -1, -1, -1, -1))
 
 
