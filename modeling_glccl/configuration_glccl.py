@@ -134,37 +134,29 @@ class GLCCLConfig(PreTrainedConfig):
             if value < 1 or (limit and value > positions):
                 raise ValueError(f"{name}={value} must lie in 1..{positions}, the size of CLIP's text position table")
         if self.family.reads_padding and not self.mask_padding:
-            raise ValueError(
-                "mask_padding=False is how the authors' release scores CLIP's texts; SigLIP's have no such"
-            )
-        for name in ("glim_temperature", "aosm_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            raise ValueError("mask_padding=False is how the authors' release scores CLIP's texts, and not SigLIP's")
         for name in ("temporal_num_hidden_layers", "csc_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
-        towers = {f"clip_config.{name}.": getattr(self.clip_config, name) for name in ("text_config", "vision_config")}
-        for tower, config in {"temporal_": self, **towers}.items():
-            prefix = tower if config is self else ""
-            layers, epsilon = (getattr(config, prefix + name) for name in ("num_hidden_layers", "layer_norm_eps"))
-            if layers > MAX_LAYERS:  # would be built for hours before weights are found missing
-                raise ValueError(f"{tower}num_hidden_layers={layers} must be at most {MAX_LAYERS}")
-            if not 0 < epsilon < inf:
-                raise ValueError(f"{tower}layer_norm_eps={epsilon} must be positive and finite")
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be finite and not negative; 0 switches it off")
+        heads = self.temporal_num_attention_heads or 0
+        if heads < 1 or self.width % heads:
+            raise ValueError(f"the joint width {self.width} is not a multiple of temporal_num_attention_heads={heads}")
+        positive = {"glim_temperature": self.glim_temperature, "aosm_temperature": self.aosm_temperature}
+        towers = {"temporal_": self.temporal_config, "clip_config.text_config.": self.text_config}
+        for tower, config in {**towers, "clip_config.vision_config.": self.vision_config}.items():
+            if config.num_hidden_layers > MAX_LAYERS:  # would be built for hours before weights are found missing
+                raise ValueError(f"{tower}num_hidden_layers={config.num_hidden_layers} must be at most {MAX_LAYERS}")
+            positive[f"{tower}layer_norm_eps"] = config.layer_norm_eps
+        for name, value in positive.items():
+            if not 0 < value < inf:
+                raise ValueError(f"{name}={value} must be positive and finite")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.csc_variant not in CSC_VARIANTS:
             raise ValueError(f"csc_variant={self.csc_variant!r} must be one of {', '.join(CSC_VARIANTS)}")
-        if self.confidence_weights is not None and not (
-            len(self.confidence_weights) == 2 + len(SCORE_NAMES) and all(map(isfinite, self.confidence_weights))
-        ):
-            raise ValueError(
-                f"confidence_weights={self.confidence_weights} must be {2 + len(SCORE_NAMES)} finite numbers; "
-                "glccl calibrate finds them"
-            )
-        heads = self.temporal_num_attention_heads
-        if not heads or self.width % heads:
-            raise ValueError(f"the joint width {self.width} is not a multiple of temporal_num_attention_heads={heads}")
+        weights = self.confidence_weights
+        if weights is not None and (len(weights) != 2 + len(SCORE_NAMES) or not all(map(isfinite, weights))):
+            raise ValueError(f"confidence_weights={weights} must be 6 finite numbers; glccl calibrate finds them")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -4,12 +4,14 @@ the text tower are words, which is the sentence. A frame is the image feature of
 
 import html
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel, SiglipModel
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 try:
     import ftfy
@@ -227,23 +229,37 @@ def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str,
     return config
 
 
-def refuse_incomplete(name: str, report: dict[str, Any]) -> None:
-    """Raises ValueError that names the tensors that `output_loading_info` reports missing or of another shape."""
-    wrong = [f"{key} has shape {tuple(found)} for {tuple(own)}" for key, found, own in report["mismatched_keys"]]
-    if missing := sorted(report["missing_keys"]):
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        wrong.append(f"lacks {', '.join(missing[:5])}{more}")
-    if wrong:
+def load_whole(load: Callable[..., Any], name: str, prefix: str = "", **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A model whose weights are all there, and `output_loading_info`.
+
+    Args:
+        load: a `from_pretrained`.
+        name: folder or Hub repository.
+        prefix: of the tensors that must be there; the checkpoint names them without it. Others may be new.
+        **options: for `load`.
+
+    Raises:
+        ValueError: names the tensors that are missing, have another shape than the configuration says, or hold NaN or
+            infinity.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+    try:
+        model, report = load(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
+    wrong += [f"{key} has shape {(*found,)}, not {(*own,)}" for key, found, own in sorted(report["mismatched_keys"])]
+    if wrong := [problem.removeprefix(prefix) for problem in wrong if problem.startswith(prefix)]:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
-            f"{name} does not hold the weights that its config.json describes: it {'; '.join(sorted(wrong)[:6])}. "
+            f"{name} does not hold the weights that its config.json describes: {'; '.join(wrong[:5])}{more}. "
             "Is the checkpoint complete, and of this configuration?"
         )
-
-
-def refuse_not_finite(name: str, model: PreTrainedModel) -> None:
-    """Raises ValueError that names the tensors with NaN or infinity."""
-    if bad := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
+    weights = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+    if bad := [key.removeprefix(prefix) for key, value in weights.items() if not torch.isfinite(value).all()]:
         raise ValueError(
             f"{name} holds NaN or infinity in {', '.join(bad[:5])}: the file is damaged, or the training that made it "
             "had diverged"
         )
+    return model, report
