@@ -58,9 +58,6 @@ def fit_confidence(
         groups: [V], equal for videos that are nearly the same: they are taken out together. By default all differ.
         seed: of the random shares.
 
-    Returns:
-        The constant, the weights of the four scores in the order of `SCORE_NAMES`, and that of the distance.
-
     Raises:
         ValueError: all videos are of one group, or scores that are not finite.
     """

@@ -22,64 +22,43 @@ class GLCCLConfig(PreTrainedConfig):
     `mask_padding`, whose released value is `False`.
 
     Args:
-        clip_config (`dict` or `PreTrainedConfig`, *optional*):
-            The encoders, by the configuration of their family: CLIP, MetaCLIP 2 or SigLIP (its `model_type` says
-            which; CLIP where it says none). Defaults to CLIP ViT-B/32.
-        max_words (`int`, defaults to 32):
-            Word slots per text, BOS and EOS included: the side of the six learned word matrices, hence the longest
-            text the model accepts. Not more than the text tower's own position table (77 of CLIP, 64 of SigLIP).
-        max_frames (`int`, defaults to 12):
-            Frames the processor takes from a video. A default only: the model accepts any number of frames from 1 to
-            the length of the text position table, from which the frame position table is initialised; without a
-            temporal encoder any number at all.
-        temporal_num_hidden_layers (`int`, defaults to 4):
-            Blocks of the temporal encoder over the frames of a video; 0: there is none, frames are as CLIP gives them.
-        temporal_num_attention_heads (`int`, *optional*):
-            Heads of the temporal encoder. Defaults to those of the text tower where that has the joint width, else to
-            the joint width // 64, at least 1.
-        temporal_layer_norm_eps (`float`, defaults to 1e-12):
-            LayerNorm epsilon of the temporal encoder (CLIP's own is 1e-5).
-        glim_temperature (`float`, defaults to 5.0):
-            Temperature of GLIM's softmax over frames. It divides products of UNNORMALISED features, so a good value
-            depends on their norms: 5 suits OpenAI's CLIP, others need other values (docs/method.md).
-        aosm_temperature (`float`, defaults to 0.01):
-            Temperature of the softmax that aggregates word and frame scores (AOSM).
-        csc_weight (`float`, defaults to 0.1):
-            Weight eta of the Contrastive Score Consistency loss; 0 switches it off. 0.1 in the paper's text, 0.5 in
-            the commands of the authors' release.
-        csc_scores (`list[str]`, defaults to all four):
-            The scores whose variance the CSC loss compares, two or more of `video_sentence`, `video_word`,
-            `sentence_frame` and `frame_word`. The logits are the mean of all four whatever this says.
-        csc_variant (`str`, defaults to `"paper"`):
-            The CSC loss as published, or for experiments: `"detached"` asks nothing of pairs that do not match,
-            `"hard"` counts only the best video of each text that is not its own, `"centred"` subtracts from each
-            score its mean over the videos first, which changes no rank (docs/reproduce.md measures all).
-        mask_padding (`bool`, defaults to `True`):
-            `True`: padded words and frames take part in no softmax and no sum, so a score never depends on padding.
-            `False`: the authors' release, where they do, and every text is padded to exactly `max_words`.
-        glim_global (`bool`, defaults to `True`):
-            Sentence-guided weights for the video feature; `False` replaces them by the mean over the frames.
-        glim_local (`bool`, defaults to `True`):
-            Word-guided weights for the frame features; `False` replaces them by the mean over the frames.
-        zero_shot (`bool`, defaults to `False`):
-            Says that nothing was trained but the encoders: what [`GLCCLModel.from_pretrained`] makes of a plain CLIP.
-        confidence_weights (`list[float]`, *optional*):
-            Six numbers that turn a search result into a confidence: a constant, the weights of the four scores, and
-            that of the distance to the results that follow (docs/search.md). `glccl calibrate` writes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_glccl import GLCCLConfig
-
-    >>> tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> text = tower | {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
-    >>> vision = tower | {"image_size": 32, "patch_size": 16}
-    >>> clip = {"text_config": text, "vision_config": vision, "projection_dim": 32}
-    >>> GLCCLConfig(clip_config=clip, max_words=16).temporal_config.num_attention_heads
-    2
-
-    ```
+        clip_config (`dict` or `PreTrainedConfig`, *optional*): The encoders, by the configuration of their family:
+            CLIP, MetaCLIP 2 or SigLIP (its `model_type` says which; CLIP where it says none). Defaults to ViT-B/32.
+        max_words (`int`, defaults to 32): Word slots per text, BOS and EOS included: the side of the six learned word
+            matrices, hence the longest text the model accepts. Not more than the text tower's own position table (77
+            of CLIP, 64 of SigLIP).
+        max_frames (`int`, defaults to 12): Frames the processor takes from a video. A default only: the model accepts
+            any number of frames from 1 to the length of the text position table, from which the frame position table
+            is initialised; without a temporal encoder any number at all.
+        temporal_num_hidden_layers (`int`, defaults to 4): Blocks of the temporal encoder over the frames of a video;
+            0: there is none, frames are as CLIP gives them.
+        temporal_num_attention_heads (`int`, *optional*): Defaults to those of the text tower where that has the joint
+            width, else to the joint width // 64, at least 1.
+        temporal_layer_norm_eps (`float`, defaults to 1e-12): Of the temporal encoder (CLIP's own is 1e-5).
+        glim_temperature (`float`, defaults to 5.0): Temperature of GLIM's softmax over frames. It divides products of
+            UNNORMALISED features, so a good value depends on their norms: 5 suits OpenAI's CLIP, others need other
+            values (docs/method.md).
+        aosm_temperature (`float`, defaults to 0.01): Of the softmax that aggregates word and frame scores (AOSM).
+        csc_weight (`float`, defaults to 0.1): Weight eta of the Contrastive Score Consistency loss; 0 switches it off.
+            0.1 in the paper's text, 0.5 in the commands of the authors' release.
+        csc_scores (`list[str]`, defaults to all four): The scores whose variance the CSC loss compares, two or more of
+            `video_sentence`, `video_word`, `sentence_frame` and `frame_word`. The logits are the mean of all four
+            whatever this says.
+        csc_variant (`str`, defaults to `"paper"`): The CSC loss as published, or for experiments: `"detached"` asks
+            nothing of pairs that do not match, `"hard"` counts only the best video of each text that is not its own,
+            `"centred"` subtracts from each score its mean over the videos first, which changes no rank
+            (docs/reproduce.md measures all).
+        mask_padding (`bool`, defaults to `True`): Padded words and frames take part in no softmax and no sum, so a
+            score never depends on padding. `False`: the authors' release, where they do, and every text is padded to
+            exactly `max_words`.
+        glim_global (`bool`, defaults to `True`): Sentence-guided weights for the video feature; `False` replaces them
+            by the mean over the frames.
+        glim_local (`bool`, defaults to `True`): The same, word-guided, for the frame features.
+        zero_shot (`bool`, defaults to `False`): Says that nothing was trained but the encoders: what
+            [`GLCCLModel.from_pretrained`] makes of a plain CLIP.
+        confidence_weights (`list[float]`, *optional*): Six numbers that turn a search result into a confidence: a
+            constant, the weights of the scores in the order of `SCORE_NAMES`, and that of the distance to the results
+            that follow (docs/search.md). `glccl calibrate` writes them.
     """
 
     model_type = "glccl"

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from .video_decoding_glccl import DecodedVideo, decode_video
-from .video_streams_glccl import VideoDecodeError
+from .video_streams_glccl import VideoDecodeError, locate
 
 # Neither torch nor a package: what is killed is replaced in a fraction of a second, in a checkpoint's folder as well.
 _COMMAND = (
@@ -27,7 +27,7 @@ _idle: list[subprocess.Popen] = []  # processes that wait for a video
 
 
 def decode_in_process(
-    source: str | os.PathLike[str] | bytes,
+    source: Any,
     max_frames: int,
     start: float | None,
     end: float | None,
@@ -42,17 +42,19 @@ def decode_in_process(
     The process is kept for the next video, or replaced if it had to be killed.
 
     Args:
-        source: a path, or bytes.
-        max_frames, start, end, sampling, num_threads: as of `decode_video`.
+        source, max_frames, start, end, sampling, num_threads: as of `decode_video`.
         transform: as of `decode_video`; runs in this process.
         deadline: reading of `time.monotonic()`; then the process is killed.
 
     Raises:
         VideoDecodeError: as `decode_video`; not done in time; the process broke down.
     """
-    path, content = (None, source) if isinstance(source, bytes) else (os.path.abspath(source), b"")
-    name, seconds = path or "video bytes", deadline - time.monotonic()
-    if seconds <= 0:
+    file, name = locate(source)
+    path, content = file, b""
+    if not isinstance(file, str):
+        file.seek(0)
+        path, content = None, file.read()
+    if (seconds := deadline - time.monotonic()) <= 0:
         raise VideoDecodeError(f"{name}: no time was left to decode it")
     process, usable = _take(), False
     timer = Timer(seconds, process.kill)

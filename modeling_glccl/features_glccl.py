@@ -128,7 +128,7 @@ class GLCCLFeatures(ModelOutput):
             raise ValueError(f"{path} is not a feature file of this kind: it has no tensor {lacking[0]!r}")
         own = {name: tensors.pop(name) for name in names if name in tensors}
         mask = own[cls.slotted[-1]]
-        wrong = [f"{name} {list(values.shape)}" for name, values in own.items() if len(values) != len(mask)]
+        wrong = [f"{name} {list(values.shape)}" for name, values in own.items() if values.shape[:1] != mask.shape[:1]]
         wrong += [f"{name} {list(own[name].shape)}" for name in cls.slotted if own[name].shape[:2] != mask.shape]
         if mask.ndim != 2 or mask.dtype != torch.bool or wrong:
             raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'its mask'} does not fit {list(mask.shape)}")

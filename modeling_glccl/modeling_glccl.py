@@ -38,10 +38,8 @@ class GLCCLOutput(ModelOutput):
     """Output of [`GLCCLModel`] for A texts and V videos.
 
     Args:
-        loss: scalar, `contrastive_loss + csc_weight * csc_loss + auxiliary_loss`; with `return_loss=True`.
-        contrastive_loss: scalar; with `return_loss=True`.
-        csc_loss: scalar; with `return_loss=True` and a `csc_weight` above 0.
-        auxiliary_loss: scalar; with `return_loss=True`, of models that have one (GLCCL has none).
+        loss: scalar, `contrastive_loss + csc_weight * csc_loss + auxiliary_loss`. Losses come with `return_loss=True`,
+            `csc_loss` where `csc_weight` is above 0, `auxiliary_loss` of models that have one (GLCCL has none).
         logits_per_text: [A, V] float32, the mean of the four scores.
         logits_per_video: [V, A], its transpose.
         scores: the four scores, each [A, V] and times exp(logit_scale).
@@ -189,9 +187,9 @@ class GLCCLModel(PreTrainedModel):
     def is_custom_code(cls) -> bool:
         """Always False, so that `_init_weights` sees every module when weights are missing from a checkpoint.
 
-        transformers skips the modules of custom code whose own parameters are all loaded, hence all modules without
-        parameters of their own: this model (which initialises `logit_scale`) and CLIP's attention and MLP blocks. That
-        protects loaded weights from initialisers that do not look; those of `transformers.initialization` do.
+        transformers skips modules of custom code without missing parameters of their own: this model (which
+        initialises `logit_scale`), CLIP's attention and MLP blocks. That protects loaded weights from initialisers
+        that do not look; those of `transformers.initialization` do.
         """
         return False
 
@@ -233,7 +231,7 @@ class GLCCLModel(PreTrainedModel):
         one of its shape (see [`~GLCCLModel.init_temporal_from_clip`]), and the learned score matrices are identities.
 
         Args:
-            pretrained_model_name_or_path: a checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
+            pretrained_model_name_or_path: on the Hub ("openai/clip-vit-base-patch32"), or a folder.
             zero_shot: to be used as it is: what [`~GLCCLModel.from_pretrained`] makes.
             clip_kwargs: of `from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`).
             **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).

@@ -214,8 +214,9 @@ class TextVideoRetrievalPipeline(Pipeline):
                 f"{path} has frames {list(features.frames.shape)}, where this model has width {width}: it was "
                 "written by another model; write it again with this one"
             )
-        if (len(ids), timestamps.shape, durations.shape) != (shape[0], shape, shape[:1]):
-            raise ValueError(f"{path} is damaged: {len(ids)} ids for {shape[0]} videos; write it again")
+        sizes = isinstance(ids, list) and (len(ids), timestamps.shape, durations.shape)
+        if sizes != (shape[0], shape, shape[:1]):
+            raise ValueError(f"{path} is damaged: it has no id, times or duration of some video; write it again")
         return IndexedVideos(features.to(self.device), ids, timestamps, durations)
 
     def encode_query(

@@ -152,12 +152,12 @@ def decode_video(
 ) -> DecodedVideo:
     """Samples frames of one video file.
 
-    The result is that of decoding every frame in order and picking from the list, but cheaper: the packets'
-    timestamps are read without decoding; then, for each wanted frame, it seeks if the container's index shows a key
-    frame on the way there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG
-    program streams, raw streams, damaged files, clocks that run back) are decoded in order. Where not even the frames
-    have times of their own, they count as equally spaced; a gap of more than ten minutes that is also a hundred times
-    what all the frames last at their usual pace is a broken timestamp, and counts as one spacing.
+    The result is that of decoding every frame in order and picking from the list, but the packets' timestamps are
+    read without decoding; then, for each wanted frame, it seeks if the container's index shows a key frame on the way
+    there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG program streams,
+    raw streams, damaged files, clocks that run back) are decoded in order. Frames without times of their own count as
+    equally spaced; a gap of more than ten minutes that is also a hundred times what all the frames last at their usual
+    pace is a broken timestamp, and counts as one spacing.
 
     Args:
         source: path, bytes, binary file object, or `{"path", "bytes"}` as `datasets.Video(decode=False)` gives.

@@ -1,5 +1,6 @@
 """Videos decoded in another process: as in this one, whatever happens to it."""
 
+import io
 import os
 import signal
 import sys
@@ -30,7 +31,8 @@ def video(tmp_path_factory):
 @pytest.mark.parametrize("job", [JOB, (12, 1.05, 1.35, "uniform", 1), (3, 0.0, 3.0, "release", 1)])
 @pytest.mark.parametrize("transform", [None, lambda frame: frame[::2, :5, 0]])
 def test_it_gives_what_this_process_would(video, job, transform):
-    for source in (video, str(video), video.read_bytes()):
+    content = video.read_bytes()
+    for source in (video, str(video), content, io.BytesIO(content), {"path": "a.mp4", "bytes": content}):
         expected = decode_video(source, *job, transform)
         found = decode_in_process(source, *job, transform, deadline=time.monotonic() + 300)
         for name in ("frames", "timestamps", "frame_times"):

@@ -261,6 +261,9 @@ def test_wrong_feature_files_are_named(pipe, paths, tmp_path):
     save_file(tensors | times, wide, {"ids": '["a"]'})
     with pytest.raises(ValueError, match="written by another model"):
         pipe(CAPTIONS[0], videos=wide)
+    save_file(tensors | times | {"frames": torch.zeros(1, 4, 32)}, wide, {"ids": "1"})
+    with pytest.raises(ValueError, match="is damaged: it has no id, times or duration of some"):
+        pipe(CAPTIONS[0], videos=wide)
 
 
 def test_a_full_disk_keeps_the_older_feature_file(pipe, paths, tmp_path, monkeypatch):
