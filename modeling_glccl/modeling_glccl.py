@@ -285,9 +285,7 @@ class GLCCLModel(PreTrainedModel):
         norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
         temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
         if not 0 < temperature < float("inf"):
-            raise ValueError(
-                f"GLIM's temperature comes out as {temperature}: are the weights those of a trained CLIP?"
-            )
+            raise ValueError(f"GLIM's temperature is {temperature}: are the weights those of a trained CLIP?")
         return temperature
 
     def fit_glim_temperature(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> float:
@@ -305,8 +303,7 @@ class GLCCLModel(PreTrainedModel):
             ValueError: in no video do two frames differ.
         """
         products = torch.einsum("ad,vkd->vak", text.sentence.float(), video.frames.float())
-        lengths = video.frame_mask.sum(dim=1).tolist()
-        counted = [rows[:, mask] for rows, mask, n in zip(products, video.frame_mask, lengths, strict=True) if n > 1]
+        counted = [rows[:, mask] for rows, mask in zip(products, video.frame_mask, strict=True) if mask.sum() > 1]
         deviation = torch.stack([rows.std(dim=-1).mean() for rows in counted]).mean().item() if counted else 0.0
         if not deviation > 0:
             raise ValueError("no video has two frames that differ: GLIM's temperature cannot be fitted to them")
