@@ -111,10 +111,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         if len(image_mean) != 3 or len(image_std) != 3 or not numbers or min(image_std) <= 0:
             raise ValueError(f"image_mean={image_mean}, image_std={image_std}: three numbers each, the latter above 0")
         self.image_mean, self.image_std = list(image_mean), list(image_std)
-        self.max_frames = max_frames
-        self.sampling = sampling
-        self.pad_to_max_frames = pad_to_max_frames
-        self.num_threads = num_threads
+        self.max_frames, self.sampling = max_frames, sampling
+        self.pad_to_max_frames, self.num_threads = pad_to_max_frames, num_threads
 
     def __call__(
         self,
