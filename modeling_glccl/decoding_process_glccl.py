@@ -27,22 +27,15 @@ _idle: list[subprocess.Popen] = []  # processes that wait for a video
 
 
 def decode_in_process(
-    source: Any,
-    max_frames: int,
-    start: float | None,
-    end: float | None,
-    sampling: str | float,
-    num_threads: int = 1,
-    transform: Callable[[np.ndarray], np.ndarray] | None = None,
-    *,
-    deadline: float,
+    source: Any, *settings: Any, transform: Callable[[np.ndarray], np.ndarray] | None = None, deadline: float
 ) -> DecodedVideo:
     """[`decode_video`] in another process, so that no file can hang or crash this one.
 
     The process is kept for the next video, or replaced if it had to be killed.
 
     Args:
-        source, max_frames, start, end, sampling, num_threads: as of `decode_video`.
+        source: as of `decode_video`.
+        *settings: `max_frames`, `start`, `end`, `sampling` and `num_threads` of `decode_video`.
         transform: as of `decode_video`; runs in this process.
         deadline: reading of `time.monotonic()`; then the process is killed.
 
@@ -60,7 +53,6 @@ def decode_in_process(
     timer = Timer(seconds, process.kill)
     timer.start()
     try:
-        settings = [max_frames, start, end, sampling, num_threads]
         assert process.stdin is not None
         assert process.stdout is not None
         _write(process.stdin, [path, settings], np.frombuffer(content, np.uint8))

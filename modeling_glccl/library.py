@@ -433,7 +433,7 @@ class Library:
 def check_video(path: str, deadline: float) -> None:
     """Raises VideoDecodeError for a video that cannot be read or is too long; no more is decoded than tells."""
     limit = serving.MAX_VIDEO_SECONDS
-    video = decode_in_process(path, 1, None, limit + 1, "uniform", 1, lambda frame: frame[0], deadline=deadline)
+    video = decode_in_process(path, 1, None, limit + 1, transform=lambda frame: frame[0], deadline=deadline)
     if video.duration > limit:
         raise VideoDecodeError(f"{path}: lasts {video.duration:.0f} s; at most {limit:.0f} s are allowed")
 

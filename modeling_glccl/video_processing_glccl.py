@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
 from typing import Any, TypedDict
 from urllib.request import urlopen
@@ -202,11 +203,9 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             video, known = video["array"], video.get("video_metadata", known)
         decoder: Any = video if hasattr(video, "get_frames_at") else None
         if decoder is None and not isinstance(video, np.ndarray | torch.Tensor | list | tuple):
+            decode = decode_video if self.deadline is None else partial(decode_in_process, deadline=self.deadline)
             try:
-                if self.deadline is None:
-                    decoded = decode_video(video, *job, self.num_threads, self._crop)
-                else:
-                    decoded = decode_in_process(video, *job, self.num_threads, self._crop, deadline=self.deadline)
+                decoded = decode(video, *job, self.num_threads, transform=self._crop)
             except VideoDecodeError as error:
                 raise VideoDecodeError(f"{name}: {error}") from error
             return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}
