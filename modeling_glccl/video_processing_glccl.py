@@ -258,8 +258,9 @@ def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
     if isinstance(video, list | tuple) and video and len({getattr(image, "shape", None) for image in video}) == 1:
         video = np.stack([np.asarray(image) for image in video]) if hasattr(video[0], "shape") else video
     if isinstance(video, list | tuple):
-        if not all(isinstance(image, Image.Image) for image in video):
-            kinds = ", ".join(sorted({f"{type(image).__name__} {[*getattr(image, 'shape', [])]}" for image in video}))
+        if not all(isinstance(image, Image.Image) and min(image.size) for image in video):
+            found = {(type(image).__name__, *getattr(image, "shape", getattr(image, "size", ()))) for image in video}
+            kinds = ", ".join(f"{kind} {shape}" for kind, *shape in sorted(found))
             raise ValueError(f"{name}: a list must hold PIL images, or frames [H, W, 3] of one size; got {kinds}")
         frames = video
     else:
@@ -267,7 +268,7 @@ def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
         if frames.dtype != np.uint8:
             bad = " with NaN or infinite values" if frames.dtype.kind == "f" and not np.isfinite(frames).all() else ""
             raise ValueError(f"{name}: pixels must be uint8 in 0..255, got {frames.dtype}{bad}; convert them before")
-        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
+        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or 0 in frames.shape[1:]:
             raise ValueError(f"{name}: must be [T, H, W, 3] or [T, 3, H, W], got {list(frames.shape)}")
         frames = frames if frames.shape[3] == 3 else frames.transpose(0, 2, 3, 1)
     if not len(frames):

@@ -172,6 +172,8 @@ def test_numpy_on_request(processor):
         (np.zeros((2, 8, 8, 4), np.uint8), r"videos\[0\]: must be .*got \[2, 8, 8, 4\]"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"got \[2, 1, 8, 8\]"),
         (np.zeros((8, 8, 3), np.uint8), r"got \[8, 8, 3\]"),
+        (np.zeros((2, 0, 8, 3), np.uint8), r"got \[2, 0, 8, 3\]"),
+        ([[Image.new("RGB", (0, 8))]], r"PIL images, .*got Image \[0, 8\]"),
         (np.zeros((2, 8, 8, 3), np.float32), "uint8 in 0..255, got float32; convert"),
         (torch.full((2, 8, 8, 3), float("nan")), "got float32 with NaN or infinite values"),
         (np.full((2, 8, 8, 3), np.inf), "got float64 with NaN or infinite values"),
