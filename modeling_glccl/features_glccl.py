@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self, cast
@@ -48,10 +48,13 @@ class GLCCLFeatures(ModelOutput):
         """What has one row a text or video: all but the states of single layers, which nothing below keeps."""
         return {name: values for name, values in self.items() if isinstance(values, Tensor)}
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(**{name: change(values) for name, values in self.tensors().items()})
+
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """These rows, in this order."""
         rows = torch.as_tensor(rows, device=self.mask.device)
-        return type(self)(**{name: values[rows] for name, values in self.tensors().items()})
+        return self._each(lambda values: values[rows])
 
     def pad(self, slots: int) -> Self:
         """With that many slots: zeros that the mask does not count, or without slots that it does not count anyway."""
@@ -79,12 +82,7 @@ class GLCCLFeatures(ModelOutput):
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """On another device; with `dtype` also as other numbers, masks as they are."""
-        return type(self)(
-            **{
-                name: value.to(device, dtype if value.is_floating_point() else None)
-                for name, value in self.tensors().items()
-            }
-        )
+        return self._each(lambda values: values.to(device, dtype if values.is_floating_point() else None))
 
     def save(self, path: str | os.PathLike, metadata: dict[str, str] | None = None, **more: Tensor) -> None:
         """Writes a safetensors file, whole or not at all.
