@@ -85,12 +85,7 @@ class GLCCLFeatures(ModelOutput):
         return self._each(lambda values: values.to(device, dtype if values.is_floating_point() else None))
 
     def save(self, path: str | os.PathLike, metadata: dict[str, str] | None = None, **more: Tensor) -> None:
-        """Writes a safetensors file, whole or not at all.
-
-        Args:
-            path: replaced if it exists.
-            metadata: strings for the header.
-            **more: tensors that lie beside the features in the file.
+        """Writes or replaces a safetensors file as a whole, with `metadata` in its header and `more` tensors beside.
 
         Raises:
             OSError: it cannot be written, for example because the disk is full; an older file stays.

@@ -295,9 +295,7 @@ class GLCCLModel(PreTrainedModel):
         frames that a text is about then stand out from the others by what is usual (docs/method.md). To use it:
         `model.config.glim_temperature = model.fit_glim_temperature(text, video)`.
 
-        Args:
-            text: a dozen texts or more, of any kind.
-            video: eight videos or more; those with one counted frame are passed over.
+        It takes a dozen texts or more, of any kind, and eight videos or more; those of one frame are passed over.
 
         Raises:
             ValueError: in no video do two frames differ.
@@ -565,11 +563,9 @@ class GLCCLModel(PreTrainedModel):
         video: GLCCLVideoFeatures,
         average: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
     ) -> Tensor | None:
-        """What a model adds to the contrastive and the CSC loss, as a scalar; None, as GLCCL adds nothing.
+        """A scalar that a model adds to contrastive and CSC loss of matching pairs; None, as GLCCL adds nothing.
 
-        Args:
-            text, video: features of matching pairs.
-            average: averages over the processes a tensor that is a mean over the pairs of one.
+        `average` takes a tensor that is a mean over the pairs of one process to that over all processes.
         """
         return None
 

@@ -178,15 +178,7 @@ FAMILIES = {"clip": CLIPFamily(), "metaclip_2": MetaCLIP2Family(), "siglip": Sig
 
 
 def family_of(model_type: str | None, name: Any = "") -> CLIPFamily:
-    """The family of a configuration's `model_type`.
-
-    Args:
-        model_type: as in a checkpoint's config.json.
-        name: of the checkpoint, for the error.
-
-    Raises:
-        ValueError: not one of them; lists those there are.
-    """
+    """The family of the `model_type` of a checkpoint `name`; ValueError for others, which lists those there are."""
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     known = "; ".join(f"{family.title}: {name!r}" for name, family in FAMILIES.items())
@@ -203,15 +195,10 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 
 
 def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str, Any]:
-    """What a checkpoint's config.json holds.
-
-    Args:
-        name: folder or Hub repository.
-        missing_ok: nothing where there is no config.json.
-        **kwargs: of `from_pretrained`; those in `HUB_ARGUMENTS` are used.
+    """What the config.json of a folder or Hub repository holds; `kwargs` are of `from_pretrained`.
 
     Raises:
-        OSError: no such folder, repository or file.
+        OSError: no such folder, repository or file; with `missing_ok` that is an empty configuration.
         ValueError: it is no mapping.
     """
     try:
@@ -230,17 +217,12 @@ def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str,
 
 
 def load_whole(load: Callable[..., Any], name: str, prefix: str = "", **options: Any) -> tuple[Any, dict[str, Any]]:
-    """A model whose weights are all there, and `output_loading_info`.
+    """What `load`, a `from_pretrained` with these options, makes of a checkpoint, and `output_loading_info`.
 
-    Args:
-        load: a `from_pretrained`.
-        name: folder or Hub repository.
-        prefix: of the tensors that must be there; the checkpoint names them without it. Others may be new.
-        **options: for `load`.
+    All tensors whose names begin with `prefix` must be in the checkpoint, which names them without it.
 
     Raises:
-        ValueError: names the tensors that are missing, have another shape than the configuration says, or hold NaN or
-            infinity.
+        ValueError: names tensors that are missing, have another shape than configured, or hold NaN or infinity.
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line

@@ -45,8 +45,7 @@ def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator
     """The open container of a video, and the stream that a player would show. Nothing else opens files with FFmpeg.
 
     Args:
-        source: as in [`decode_video`], which also lists the errors.
-        num_threads: threads of the codec.
+        source, num_threads: as of [`decode_video`], which also lists the errors.
         warn: warn where there are several streams.
     """
     source = locate(source)
