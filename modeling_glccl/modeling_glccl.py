@@ -538,10 +538,9 @@ class GLCCLModel(PreTrainedModel):
             return (query + words + words @ self.interaction.local_mat_weight.float()) / 4
 
     def encode_query(self, texts: str | Sequence[str], processor: Any = None, **options: Any) -> Any:
-        """[`~TextVideoRetrievalPipeline.encode_query`] of a pipeline of this model and a processor.
+        """[`~TextVideoRetrievalPipeline.encode_query`] of a pipeline of this model and a [`GLCCLProcessor`].
 
-        A model has no tokenizer and decodes nothing: `processor` is the [`GLCCLProcessor`] that does; by default that
-        which lies where this model was loaded from, read anew each time.
+        By default that which lies where this model was loaded from, read anew each time.
         """
         return self._pipeline(processor).encode_query(texts, **options)
 

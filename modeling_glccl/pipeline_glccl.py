@@ -231,8 +231,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         """Encodes texts for [`~TextVideoRetrievalPipeline.similarity`], by the names of sentence-transformers.
 
         Args:
-            texts: a text or several.
-            batch_size: texts encoded at a time.
+            texts: a text or several, encoded `batch_size` at a time.
             device: where the model goes, and stays; by default it stays where it is.
             pooled: one unit vector a text, for databases of vectors, instead of features of all words.
 
@@ -261,9 +260,7 @@ class TextVideoRetrievalPipeline(Pipeline):
     ) -> Any:
         """Encodes videos, as [`~TextVideoRetrievalPipeline.encode_query`] does texts.
 
-        Args:
-            videos, num_workers: as of [`~TextVideoRetrievalPipeline.__call__`].
-            batch_size, device, pooled: as of texts.
+        `videos` and `num_workers` are as of [`~TextVideoRetrievalPipeline.__call__`], the others as of texts.
 
         Returns:
             [`GLCCLVideoFeatures`] of V videos; with `pooled` float32 [V, D], and [D] for a single video.

@@ -103,8 +103,7 @@ class GLCCLProcessor(ProcessorMixin):
                 that go over those of the checkpoint.
 
         Raises:
-            ValueError: no tokenizer, one that does not belong to the model, or images of another size than the
-                model's.
+            ValueError: no tokenizer, a foreign one, or images of another size than the model's.
         """
         hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         tokenizer = _load_part(name, "tokenizer", AutoTokenizer.from_pretrained, **hub)
@@ -183,8 +182,7 @@ class GLCCLProcessor(ProcessorMixin):
             `pixel_values_videos` float32 [V, Nf, 3, H, W], `padding_mask_videos` int64 [V, Nf], 1 = real frame.
 
         Raises:
-            ValueError: a caption that is no string or has no word, or a text token the tokenizer does not know; with
-                its place in the list.
+            ValueError: a caption that is no string, has no word or a token that the tokenizer does not know; by place.
         """
         if text is None and videos is None:
             raise ValueError("pass text, videos or both")

@@ -45,14 +45,12 @@ class DecodedVideo:
 
 
 def uniform_positions(times: np.ndarray, max_frames: int) -> np.ndarray:
-    """Positions of the frames on screen at the centres of `max_frames` equal spans of time.
+    """Positions, int64 [min(n, max_frames)], of the frames on screen at the centres of `max_frames` equal spans.
+
+    They ascend; a frame that stands still over several centres is repeated. With n <= max_frames each is taken once.
 
     Args:
         times: [n] seconds, strictly increasing. The last frame counts as long as the others do on average.
-        max_frames: number of spans; with n <= max_frames every frame is taken once.
-
-    Returns:
-        int64 [min(n, max_frames)], ascending. A frame that stands still over several centres is repeated.
     """
     count = len(times)
     if count <= max_frames:
@@ -68,13 +66,10 @@ def uniform_positions(times: np.ndarray, max_frames: int) -> np.ndarray:
 def release_positions(
     num_frames: int, fps: float, max_frames: int, start: float | None = None, end: float | None = None
 ) -> np.ndarray:
-    """Positions of the frames that the authors' release reads: one a second, thinned to `max_frames`.
+    """Positions, int64, ascending, of the frames that the authors' release reads: one a second, `max_frames` at most.
 
     Frame number `second * int(fps)` for every second from `start` to `end` inclusive, as long as there is such a
     frame; of L > max_frames, those at `int(linspace(0, L - 1, max_frames))`.
-
-    Returns:
-        int64 [max_frames or fewer], ascending.
     """
     step = int(fps)
     seconds = np.arange(start or 0, num_frames // step + 1)
