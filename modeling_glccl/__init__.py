@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .modeling_glccl import GLCCLModel, GLCCLOutput
     from .pipeline_glccl import IndexedVideos, TextVideoRetrievalPipeline
     from .processing_glccl import GLCCLProcessor
-    from .video_decoding_glccl import VideoDecodeError
     from .video_processing_glccl import GLCCLVideoProcessor
+    from .video_streams_glccl import VideoDecodeError
 
 _MODULES = {
     "GLCCLConfig": "configuration_glccl",
@@ -24,7 +24,7 @@ _MODULES = {
     "GLCCLVideoProcessor": "video_processing_glccl",
     "IndexedVideos": "pipeline_glccl",
     "TextVideoRetrievalPipeline": "pipeline_glccl",
-    "VideoDecodeError": "video_decoding_glccl",
+    "VideoDecodeError": "video_streams_glccl",
 }
 
 

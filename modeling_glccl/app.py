@@ -43,8 +43,8 @@ from .search import Duplicate, SearchResult, VideoIndex
 from .search.commands import print_errors
 from .search.ranking import MAX_CHARACTERS
 from .search.rendering import STYLE, clock, doubt, score_text, weights_table
-from .video_decoding_glccl import VideoDecodeError
 from .video_files import VIDEO_SUFFIXES, find_videos
+from .video_streams_glccl import VideoDecodeError
 
 RESULTS = 4  # at first, and how many "More" adds
 GROUPS = 20  # of near-duplicates

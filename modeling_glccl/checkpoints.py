@@ -20,7 +20,7 @@ from .environment import resolve_device, resolve_precision
 from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor, refuse_foreign_tokenizer
-from .towers_glccl import FAMILIES, family_of, read_config, refuse_incomplete, refuse_not_finite
+from .towers_glccl import FAMILIES, family_of, load_whole, read_config
 from .video_files import VIDEO_SUFFIXES
 
 MODELS: dict[str, type[GLCCLModel]] = {
@@ -82,19 +82,12 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
     """
     name = os.fspath(name)
     model_type = check_checkpoint(name)
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    if bars:  # none for reading the weights; downloads keep theirs
+    if bars := logging.is_progress_bar_enabled():  # none for reading the weights; downloads keep theirs
         logging.disable_progress_bar()
         enable_progress_bars()
     try:
         if model_type in MODELS:
-            logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
-            loaded = MODELS[model_type].from_pretrained(
-                name, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32, **config
-            )
-            model, report = cast(tuple[GLCCLModel, dict[str, Any]], loaded)
-            logging.set_verbosity(verbosity)
-            refuse_incomplete(name, report)
+            model, _ = load_whole(MODELS[model_type].from_pretrained, name, dtype=torch.float32, **config)
         else:
             model = GLCCLModel.from_pretrained(name, dtype=torch.float32, **config)
         # Where a checkpoint names no class of this package, transformers would ask at the keyboard whether to run its.
@@ -115,10 +108,8 @@ def load_checkpoint(name: str | os.PathLike, **config: Any) -> tuple[GLCCLModel,
         reason = " ".join(str(error).split())[:500]
         raise ValueError(f"{name}: a value or file in it is wrong ({type(error).__name__}: {reason})") from error
     finally:
-        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    refuse_not_finite(name, model)
     refuse_foreign_tokenizer(name, processor.tokenizer, model.config)
     owners = {"max_words": processor, "mask_padding": processor, "max_frames": processor.video_processor}
     for key in owners.keys() & config.keys():  # the two fit each other

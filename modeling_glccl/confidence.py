@@ -37,9 +37,7 @@ def confidence_features(scores: np.ndarray, logits: np.ndarray) -> np.ndarray:
 def confidences(weights: Sequence[float], scores: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """[k] float64 in 0..1, the probability that what the query describes is in the library, judged from each result.
 
-    Args:
-        weights: `GLCCLConfig.confidence_weights`.
-        scores, logits: as [`confidence_features`] takes them.
+    `weights` are `GLCCLConfig.confidence_weights`, scores and logits as [`confidence_features`] takes them.
     """
     return _sigmoid(weights[0] + confidence_features(scores, logits) @ np.array(weights[1:]))
 
@@ -57,9 +55,6 @@ def fit_confidence(
         video_index: [A], the video of each caption.
         groups: [V], equal for videos that are nearly the same: they are taken out together. By default all differ.
         seed: of the random shares.
-
-    Returns:
-        The constant, the weights of the four scores in the order of `SCORE_NAMES`, and that of the distance.
 
     Raises:
         ValueError: all videos are of one group, or scores that are not finite.

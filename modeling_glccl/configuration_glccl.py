@@ -22,64 +22,43 @@ class GLCCLConfig(PreTrainedConfig):
     `mask_padding`, whose released value is `False`.
 
     Args:
-        clip_config (`dict` or `PreTrainedConfig`, *optional*):
-            The encoders, by the configuration of their family: CLIP, MetaCLIP 2 or SigLIP (its `model_type` says
-            which; CLIP where it says none). Defaults to CLIP ViT-B/32.
-        max_words (`int`, defaults to 32):
-            Word slots per text, BOS and EOS included: the side of the six learned word matrices, hence the longest
-            text the model accepts. Not more than the text tower's own position table (77 of CLIP, 64 of SigLIP).
-        max_frames (`int`, defaults to 12):
-            Frames the processor takes from a video. A default only: the model accepts any number of frames from 1 to
-            the length of the text position table, from which the frame position table is initialised; without a
-            temporal encoder any number at all.
-        temporal_num_hidden_layers (`int`, defaults to 4):
-            Blocks of the temporal encoder over the frames of a video; 0: there is none, frames are as CLIP gives them.
-        temporal_num_attention_heads (`int`, *optional*):
-            Heads of the temporal encoder. Defaults to those of the text tower where that has the joint width, else to
-            the joint width // 64, at least 1.
-        temporal_layer_norm_eps (`float`, defaults to 1e-12):
-            LayerNorm epsilon of the temporal encoder (CLIP's own is 1e-5).
-        glim_temperature (`float`, defaults to 5.0):
-            Temperature of GLIM's softmax over frames. It divides products of UNNORMALISED features, so a good value
-            depends on their norms: 5 suits OpenAI's CLIP, others need other values (docs/method.md).
-        aosm_temperature (`float`, defaults to 0.01):
-            Temperature of the softmax that aggregates word and frame scores (AOSM).
-        csc_weight (`float`, defaults to 0.1):
-            Weight eta of the Contrastive Score Consistency loss; 0 switches it off. 0.1 in the paper's text, 0.5 in
-            the commands of the authors' release.
-        csc_scores (`list[str]`, defaults to all four):
-            The scores whose variance the CSC loss compares, two or more of `video_sentence`, `video_word`,
-            `sentence_frame` and `frame_word`. The logits are the mean of all four whatever this says.
-        csc_variant (`str`, defaults to `"paper"`):
-            The CSC loss as published, or for experiments: `"detached"` asks nothing of pairs that do not match,
-            `"hard"` counts only the best video of each text that is not its own, `"centred"` subtracts from each
-            score its mean over the videos first, which changes no rank (docs/reproduce.md measures all).
-        mask_padding (`bool`, defaults to `True`):
-            `True`: padded words and frames take part in no softmax and no sum, so a score never depends on padding.
-            `False`: the authors' release, where they do, and every text is padded to exactly `max_words`.
-        glim_global (`bool`, defaults to `True`):
-            Sentence-guided weights for the video feature; `False` replaces them by the mean over the frames.
-        glim_local (`bool`, defaults to `True`):
-            Word-guided weights for the frame features; `False` replaces them by the mean over the frames.
-        zero_shot (`bool`, defaults to `False`):
-            Says that nothing was trained but the encoders: what [`GLCCLModel.from_pretrained`] makes of a plain CLIP.
-        confidence_weights (`list[float]`, *optional*):
-            Six numbers that turn a search result into a confidence: a constant, the weights of the four scores, and
-            that of the distance to the results that follow (docs/search.md). `glccl calibrate` writes them.
-
-    Example:
-
-    ```python
-    >>> from modeling_glccl import GLCCLConfig
-
-    >>> tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> text = tower | {"vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
-    >>> vision = tower | {"image_size": 32, "patch_size": 16}
-    >>> clip = {"text_config": text, "vision_config": vision, "projection_dim": 32}
-    >>> GLCCLConfig(clip_config=clip, max_words=16).temporal_config.num_attention_heads
-    2
-
-    ```
+        clip_config (`dict` or `PreTrainedConfig`, *optional*): The encoders, by the configuration of their family:
+            CLIP, MetaCLIP 2 or SigLIP (its `model_type` says which; CLIP where it says none). Defaults to ViT-B/32.
+        max_words (`int`, defaults to 32): Word slots per text, BOS and EOS included: the side of the six learned word
+            matrices, hence the longest text the model accepts. Not more than the text tower's own position table (77
+            of CLIP, 64 of SigLIP).
+        max_frames (`int`, defaults to 12): Frames the processor takes from a video. A default only: the model accepts
+            any number of frames from 1 to the length of the text position table, from which the frame position table
+            is initialised; without a temporal encoder any number at all.
+        temporal_num_hidden_layers (`int`, defaults to 4): Blocks of the temporal encoder over the frames of a video;
+            0: there is none, frames are as CLIP gives them.
+        temporal_num_attention_heads (`int`, *optional*): Defaults to those of the text tower where that has the joint
+            width, else to the joint width // 64, at least 1.
+        temporal_layer_norm_eps (`float`, defaults to 1e-12): Of the temporal encoder (CLIP's own is 1e-5).
+        glim_temperature (`float`, defaults to 5.0): Temperature of GLIM's softmax over frames. It divides products of
+            UNNORMALISED features, so a good value depends on their norms: 5 suits OpenAI's CLIP, others need other
+            values (docs/method.md).
+        aosm_temperature (`float`, defaults to 0.01): Of the softmax that aggregates word and frame scores (AOSM).
+        csc_weight (`float`, defaults to 0.1): Weight eta of the Contrastive Score Consistency loss; 0 switches it off.
+            0.1 in the paper's text, 0.5 in the commands of the authors' release.
+        csc_scores (`list[str]`, defaults to all four): The scores whose variance the CSC loss compares, two or more of
+            `video_sentence`, `video_word`, `sentence_frame` and `frame_word`. The logits are the mean of all four
+            whatever this says.
+        csc_variant (`str`, defaults to `"paper"`): The CSC loss as published, or for experiments: `"detached"` asks
+            nothing of pairs that do not match, `"hard"` counts only the best video of each text that is not its own,
+            `"centred"` subtracts from each score its mean over the videos first, which changes no rank
+            (docs/reproduce.md measures all).
+        mask_padding (`bool`, defaults to `True`): Padded words and frames take part in no softmax and no sum, so a
+            score never depends on padding. `False`: the authors' release, where they do, and every text is padded to
+            exactly `max_words`.
+        glim_global (`bool`, defaults to `True`): Sentence-guided weights for the video feature; `False` replaces them
+            by the mean over the frames.
+        glim_local (`bool`, defaults to `True`): The same, word-guided, for the frame features.
+        zero_shot (`bool`, defaults to `False`): Says that nothing was trained but the encoders: what
+            [`GLCCLModel.from_pretrained`] makes of a plain CLIP.
+        confidence_weights (`list[float]`, *optional*): Six numbers that turn a search result into a confidence: a
+            constant, the weights of the scores in the order of `SCORE_NAMES`, and that of the distance to the results
+            that follow (docs/search.md). `glccl calibrate` writes them.
     """
 
     model_type = "glccl"
@@ -134,37 +113,29 @@ class GLCCLConfig(PreTrainedConfig):
             if value < 1 or (limit and value > positions):
                 raise ValueError(f"{name}={value} must lie in 1..{positions}, the size of CLIP's text position table")
         if self.family.reads_padding and not self.mask_padding:
-            raise ValueError(
-                "mask_padding=False is how the authors' release scores CLIP's texts; SigLIP's have no such"
-            )
-        for name in ("glim_temperature", "aosm_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            raise ValueError("mask_padding=False is how the authors' release scores CLIP's texts, and not SigLIP's")
         for name in ("temporal_num_hidden_layers", "csc_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
-        towers = {f"clip_config.{name}.": getattr(self.clip_config, name) for name in ("text_config", "vision_config")}
-        for tower, config in {"temporal_": self, **towers}.items():
-            prefix = tower if config is self else ""
-            layers, epsilon = (getattr(config, prefix + name) for name in ("num_hidden_layers", "layer_norm_eps"))
-            if layers > MAX_LAYERS:  # would be built for hours before weights are found missing
-                raise ValueError(f"{tower}num_hidden_layers={layers} must be at most {MAX_LAYERS}")
-            if not 0 < epsilon < inf:
-                raise ValueError(f"{tower}layer_norm_eps={epsilon} must be positive and finite")
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be finite and not negative; 0 switches it off")
+        heads = self.temporal_num_attention_heads or 0
+        if heads < 1 or self.width % heads:
+            raise ValueError(f"the joint width {self.width} is not a multiple of temporal_num_attention_heads={heads}")
+        positive = {"glim_temperature": self.glim_temperature, "aosm_temperature": self.aosm_temperature}
+        towers = {"temporal_": self.temporal_config, "clip_config.text_config.": self.text_config}
+        for tower, config in {**towers, "clip_config.vision_config.": self.vision_config}.items():
+            if config.num_hidden_layers > MAX_LAYERS:  # would be built for hours before weights are found missing
+                raise ValueError(f"{tower}num_hidden_layers={config.num_hidden_layers} must be at most {MAX_LAYERS}")
+            positive[f"{tower}layer_norm_eps"] = config.layer_norm_eps
+        for name, value in positive.items():
+            if not 0 < value < inf:
+                raise ValueError(f"{name}={value} must be positive and finite")
         if len(self.csc_scores) < 2 or len(set(self.csc_scores) & set(SCORE_NAMES)) < len(self.csc_scores):
             raise ValueError(f"csc_scores={self.csc_scores} must be two or more of {', '.join(SCORE_NAMES)}")
         if self.csc_variant not in CSC_VARIANTS:
             raise ValueError(f"csc_variant={self.csc_variant!r} must be one of {', '.join(CSC_VARIANTS)}")
-        if self.confidence_weights is not None and not (
-            len(self.confidence_weights) == 2 + len(SCORE_NAMES) and all(map(isfinite, self.confidence_weights))
-        ):
-            raise ValueError(
-                f"confidence_weights={self.confidence_weights} must be {2 + len(SCORE_NAMES)} finite numbers; "
-                "glccl calibrate finds them"
-            )
-        heads = self.temporal_num_attention_heads
-        if not heads or self.width % heads:
-            raise ValueError(f"the joint width {self.width} is not a multiple of temporal_num_attention_heads={heads}")
+        weights = self.confidence_weights
+        if weights is not None and (len(weights) != 2 + len(SCORE_NAMES) or not all(map(isfinite, weights))):
+            raise ValueError(f"confidence_weights={weights} must be 6 finite numbers; glccl calibrate finds them")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

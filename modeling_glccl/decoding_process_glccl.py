@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .video_decoding_glccl import DecodedVideo, VideoDecodeError, decode_video
+from .video_decoding_glccl import DecodedVideo, decode_video
+from .video_streams_glccl import VideoDecodeError, locate
 
 # Neither torch nor a package: what is killed is replaced in a fraction of a second, in a checkpoint's folder as well.
 _COMMAND = (
@@ -26,38 +27,32 @@ _idle: list[subprocess.Popen] = []  # processes that wait for a video
 
 
 def decode_in_process(
-    source: str | os.PathLike[str] | bytes,
-    max_frames: int,
-    start: float | None,
-    end: float | None,
-    sampling: str | float,
-    num_threads: int = 1,
-    transform: Callable[[np.ndarray], np.ndarray] | None = None,
-    *,
-    deadline: float,
+    source: Any, *settings: Any, transform: Callable[[np.ndarray], np.ndarray] | None = None, deadline: float
 ) -> DecodedVideo:
     """[`decode_video`] in another process, so that no file can hang or crash this one.
 
     The process is kept for the next video, or replaced if it had to be killed.
 
     Args:
-        source: a path, or bytes.
-        max_frames, start, end, sampling, num_threads: as of `decode_video`.
+        source: as of `decode_video`.
+        *settings: `max_frames`, `start`, `end`, `sampling` and `num_threads` of `decode_video`.
         transform: as of `decode_video`; runs in this process.
         deadline: reading of `time.monotonic()`; then the process is killed.
 
     Raises:
         VideoDecodeError: as `decode_video`; not done in time; the process broke down.
     """
-    path, content = (None, source) if isinstance(source, bytes) else (os.path.abspath(source), b"")
-    name, seconds = path or "video bytes", deadline - time.monotonic()
-    if seconds <= 0:
+    file, name = locate(source)
+    path, content = file, b""
+    if not isinstance(file, str):
+        file.seek(0)
+        path, content = None, file.read()
+    if (seconds := deadline - time.monotonic()) <= 0:
         raise VideoDecodeError(f"{name}: no time was left to decode it")
     process, usable = _take(), False
     timer = Timer(seconds, process.kill)
     timer.start()
     try:
-        settings = [max_frames, start, end, sampling, num_threads]
         assert process.stdin is not None
         assert process.stdout is not None
         _write(process.stdin, [path, settings], np.frombuffer(content, np.uint8))

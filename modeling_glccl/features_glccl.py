@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self, cast
@@ -48,10 +48,13 @@ class GLCCLFeatures(ModelOutput):
         """What has one row a text or video: all but the states of single layers, which nothing below keeps."""
         return {name: values for name, values in self.items() if isinstance(values, Tensor)}
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(**{name: change(values) for name, values in self.tensors().items()})
+
     def select(self, rows: Sequence[int] | Tensor) -> Self:
         """These rows, in this order."""
         rows = torch.as_tensor(rows, device=self.mask.device)
-        return type(self)(**{name: values[rows] for name, values in self.tensors().items()})
+        return self._each(lambda values: values[rows])
 
     def pad(self, slots: int) -> Self:
         """With that many slots: zeros that the mask does not count, or without slots that it does not count anyway."""
@@ -79,20 +82,10 @@ class GLCCLFeatures(ModelOutput):
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """On another device; with `dtype` also as other numbers, masks as they are."""
-        return type(self)(
-            **{
-                name: value.to(device, dtype if value.is_floating_point() else None)
-                for name, value in self.tensors().items()
-            }
-        )
+        return self._each(lambda values: values.to(device, dtype if values.is_floating_point() else None))
 
     def save(self, path: str | os.PathLike, metadata: dict[str, str] | None = None, **more: Tensor) -> None:
-        """Writes a safetensors file, whole or not at all.
-
-        Args:
-            path: replaced if it exists.
-            metadata: strings for the header.
-            **more: tensors that lie beside the features in the file.
+        """Writes or replaces a safetensors file as a whole, with `metadata` in its header and `more` tensors beside.
 
         Raises:
             OSError: it cannot be written, for example because the disk is full; an older file stays.
@@ -128,7 +121,7 @@ class GLCCLFeatures(ModelOutput):
             raise ValueError(f"{path} is not a feature file of this kind: it has no tensor {lacking[0]!r}")
         own = {name: tensors.pop(name) for name in names if name in tensors}
         mask = own[cls.slotted[-1]]
-        wrong = [f"{name} {list(values.shape)}" for name, values in own.items() if len(values) != len(mask)]
+        wrong = [f"{name} {list(values.shape)}" for name, values in own.items() if values.shape[:1] != mask.shape[:1]]
         wrong += [f"{name} {list(own[name].shape)}" for name in cls.slotted if own[name].shape[:2] != mask.shape]
         if mask.ndim != 2 or mask.dtype != torch.bool or wrong:
             raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'its mask'} does not fit {list(mask.shape)}")

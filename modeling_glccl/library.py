@@ -36,7 +36,7 @@ from .search.index import ORDERS
 from .search.queries import split_span
 from .search.ranking import MAX_CHARACTERS
 from .search.rendering import results_json
-from .video_decoding_glccl import VideoDecodeError
+from .video_streams_glccl import VideoDecodeError
 
 _SECRET = secrets.token_bytes(16)
 _known: dict[str, "Known"] = {}  # what may be watched and cut, under a name that tells nothing
@@ -433,7 +433,7 @@ class Library:
 def check_video(path: str, deadline: float) -> None:
     """Raises VideoDecodeError for a video that cannot be read or is too long; no more is decoded than tells."""
     limit = serving.MAX_VIDEO_SECONDS
-    video = decode_in_process(path, 1, None, limit + 1, "uniform", 1, lambda frame: frame[0], deadline=deadline)
+    video = decode_in_process(path, 1, None, limit + 1, transform=lambda frame: frame[0], deadline=deadline)
     if video.duration > limit:
         raise VideoDecodeError(f"{path}: lasts {video.duration:.0f} s; at most {limit:.0f} s are allowed")
 

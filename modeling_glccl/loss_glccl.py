@@ -9,13 +9,10 @@ from torch import Tensor
 
 
 def contrastive_loss(logits_per_text: Tensor) -> Tensor:
-    """Symmetric cross-entropy with the diagonal as targets (the paper's retrieval loss).
+    """The paper's retrieval loss, a scalar: cross-entropy with the diagonal as targets, the mean of rows and columns.
 
     Args:
         logits_per_text: [B, B] scores, already times exp(logit_scale); row i and column i belong together.
-
-    Returns:
-        Scalar: the mean of the text-to-video (rows) and the video-to-text (columns) cross-entropy.
 
     Raises:
         ValueError: the matrix is not square.
@@ -28,17 +25,13 @@ def contrastive_loss(logits_per_text: Tensor) -> Tensor:
 def csc_loss(scores: Tensor, variant: str = "paper") -> Tensor:
     """Contrastive Score Consistency: the four scores of a matching pair should agree more than those of other pairs.
 
-    The mean unbiased variance over the scores of the matching pairs, divided by the mean of all variances with the
-    diagonal set to zero. As in the authors' release, the second mean runs over all B*B entries, so the ratio is
-    B / (B - 1) times the true off-diagonal one.
+    A scalar: the mean unbiased variance over the scores of the matching pairs, divided by the mean of all variances
+    with the diagonal set to zero; the gradient flows through both, and exp(logit_scale) cancels. As in the authors'
+    release, the second mean runs over all B*B entries, so the ratio is B / (B - 1) times the true off-diagonal one.
 
     Args:
         scores: [S, B, B], the S = 4 scores, each times exp(logit_scale).
         variant: of the loss, as in `GLCCLConfig.csc_variant`.
-
-    Returns:
-        Scalar; the gradient flows through numerator and denominator. It does not depend on exp(logit_scale), which
-        cancels.
 
     Raises:
         ValueError: the matrices are not square, or B = 1, for which the loss is not defined.

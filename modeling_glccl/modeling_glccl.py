@@ -28,7 +28,7 @@ from .interaction_glccl import GLCCLFrameWeights, GLCCLInteraction, GLCCLScores,
 from .loss_glccl import contrastive_loss, csc_loss
 from .pipeline_glccl import TextVideoRetrievalPipeline
 from .sentence_transformers_glccl import MODULES
-from .towers_glccl import family_of, read_config, refuse_incomplete, refuse_not_finite
+from .towers_glccl import family_of, load_whole, read_config
 
 logger = logging.get_logger(__name__)
 
@@ -38,10 +38,8 @@ class GLCCLOutput(ModelOutput):
     """Output of [`GLCCLModel`] for A texts and V videos.
 
     Args:
-        loss: scalar, `contrastive_loss + csc_weight * csc_loss + auxiliary_loss`; with `return_loss=True`.
-        contrastive_loss: scalar; with `return_loss=True`.
-        csc_loss: scalar; with `return_loss=True` and a `csc_weight` above 0.
-        auxiliary_loss: scalar; with `return_loss=True`, of models that have one (GLCCL has none).
+        loss: scalar, `contrastive_loss + csc_weight * csc_loss + auxiliary_loss`. Losses come with `return_loss=True`,
+            `csc_loss` where `csc_weight` is above 0, `auxiliary_loss` of models that have one (GLCCL has none).
         logits_per_text: [A, V] float32, the mean of the four scores.
         logits_per_video: [V, A], its transpose.
         scores: the four scores, each [A, V] and times exp(logit_scale).
@@ -114,7 +112,6 @@ class GLCCLModel(PreTrainedModel):
     clip: CLIPModel  # or the model of another family, which has the same parts
     # Makes scores of features: `interaction_class(config)`. Subclasses put another one in its place.
     interaction_class = GLCCLInteraction
-    text_features_class = GLCCLTextFeatures
     video_features_class = GLCCLVideoFeatures
     # Whether the parameters beside CLIP's start such that it scores as it is.
     works_untrained = True
@@ -153,8 +150,8 @@ class GLCCLModel(PreTrainedModel):
         cls._auto_class = None  # the code of a subclass lies elsewhere and is not saved beside its weights
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """As the base class; the code of the pipeline and of the module of sentence-transformers, which this file
-        imports, is saved with the model's, and config.json and modules.json name them.
+        """As the base class; config.json and modules.json also name the pipeline and the sentence-transformers module,
+        whose code this file imports, so that it is saved with the model's.
         """
         if not self.is_remote_code():
             return super().save_pretrained(save_directory, *args, **kwargs)
@@ -190,9 +187,9 @@ class GLCCLModel(PreTrainedModel):
     def is_custom_code(cls) -> bool:
         """Always False, so that `_init_weights` sees every module when weights are missing from a checkpoint.
 
-        transformers skips the modules of custom code whose own parameters are all loaded, hence all modules without
-        parameters of their own: this model (which initialises `logit_scale`) and CLIP's attention and MLP blocks. That
-        protects loaded weights from initialisers that do not look; those of `transformers.initialization` do.
+        transformers skips modules of custom code without missing parameters of their own: this model (which
+        initialises `logit_scale`), CLIP's attention and MLP blocks. That protects loaded weights from initialisers
+        that do not look; those of `transformers.initialization` do.
         """
         return False
 
@@ -234,7 +231,7 @@ class GLCCLModel(PreTrainedModel):
         one of its shape (see [`~GLCCLModel.init_temporal_from_clip`]), and the learned score matrices are identities.
 
         Args:
-            pretrained_model_name_or_path: a checkpoint on the Hub ("openai/clip-vit-base-patch32") or a folder.
+            pretrained_model_name_or_path: on the Hub ("openai/clip-vit-base-patch32"), or a folder.
             zero_shot: to be used as it is: what [`~GLCCLModel.from_pretrained`] makes.
             clip_kwargs: of `from_pretrained` (`dtype`, `revision`, `cache_dir`, `token`).
             **config: values of [`GLCCLConfig`] (`max_frames=12`, `csc_weight=0.5`, ...).
@@ -242,7 +239,7 @@ class GLCCLModel(PreTrainedModel):
         Raises:
             ValueError: not of a known family, tensors missing, an unknown configuration value.
         """
-        name, clip_kwargs = os.fspath(pretrained_model_name_or_path), clip_kwargs or {}
+        name, clip_kwargs = os.fspath(pretrained_model_name_or_path), dict(clip_kwargs or {})
         if zero_shot and (config.get("temporal_num_hidden_layers") or not cls.works_untrained):
             raise ValueError(
                 f"{name}: an untrained {cls.__name__} with a temporal encoder or random weights finds nothing; "
@@ -252,19 +249,9 @@ class GLCCLModel(PreTrainedModel):
         clip = read_config(name, **clip_kwargs)
         family_of(clip.get("model_type"), name)  # refuses others by the name of the checkpoint
         make = cls.config_class.for_zero_shot if zero_shot else cls.config_class
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
-        try:
-            loading = {**clip_kwargs, **unknown, "output_loading_info": True, "ignore_mismatched_sizes": True}
-            loaded: Any = super().from_pretrained(name, config=make(clip_config=clip, **config), **loading)
-        finally:
-            logging.set_verbosity(verbosity)
-        model, report = loaded
-        # What is not CLIP's is new. The file names its tensors without the prefix.
-        missing = {key.removeprefix("clip.") for key in report["missing_keys"] if key.startswith("clip.")}
-        misshapen = {(key.removeprefix("clip."), *shapes) for key, *shapes in report["mismatched_keys"]}
-        refuse_incomplete(name, {"missing_keys": missing, "mismatched_keys": misshapen})
-        refuse_not_finite(name, model.clip)
+        info = clip_kwargs.pop("output_loading_info", False)
+        options = {**clip_kwargs, **unknown, "config": make(clip_config=clip, **config)}
+        model, report = load_whole(super().from_pretrained, name, "clip.", **options)
         model.init_temporal_from_clip()
         model.name_or_path = model.config.name_or_path = name if zero_shot else ""  # a local path is not published
         if zero_shot:
@@ -274,7 +261,7 @@ class GLCCLModel(PreTrainedModel):
                 f"{name} is a plain {clip['model_type']} model: used as zero-shot GLCCL. "
                 "To train it on your own videos and captions: docs/own_data.md"
             )
-        return cast(Any, (model, report)) if clip_kwargs.get("output_loading_info") else model
+        return cast(Any, (model, report)) if info else model
 
     @torch.no_grad()
     def zero_shot_temperature(self) -> float:
@@ -298,9 +285,7 @@ class GLCCLModel(PreTrainedModel):
         norms = sentences.float().norm(dim=-1).mean() * frames.float().norm(dim=-1).mean()
         temperature = float(f"{(5 * norms / self.clip.logit_scale.float().exp()).item():.3g}")
         if not 0 < temperature < float("inf"):
-            raise ValueError(
-                f"GLIM's temperature comes out as {temperature}: are the weights those of a trained CLIP?"
-            )
+            raise ValueError(f"GLIM's temperature is {temperature}: are the weights those of a trained CLIP?")
         return temperature
 
     def fit_glim_temperature(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> float:
@@ -310,16 +295,13 @@ class GLCCLModel(PreTrainedModel):
         frames that a text is about then stand out from the others by what is usual (docs/method.md). To use it:
         `model.config.glim_temperature = model.fit_glim_temperature(text, video)`.
 
-        Args:
-            text: a dozen texts or more, of any kind.
-            video: eight videos or more; those with one counted frame are passed over.
+        It takes a dozen texts or more, of any kind, and eight videos or more; those of one frame are passed over.
 
         Raises:
             ValueError: in no video do two frames differ.
         """
         products = torch.einsum("ad,vkd->vak", text.sentence.float(), video.frames.float())
-        lengths = video.frame_mask.sum(dim=1).tolist()
-        counted = [rows[:, mask] for rows, mask, n in zip(products, video.frame_mask, lengths, strict=True) if n > 1]
+        counted = [rows[:, mask] for rows, mask in zip(products, video.frame_mask, strict=True) if mask.sum() > 1]
         deviation = torch.stack([rows.std(dim=-1).mean() for rows in counted]).mean().item() if counted else 0.0
         if not deviation > 0:
             raise ValueError("no video has two frames that differ: GLIM's temperature cannot be fitted to them")
@@ -549,14 +531,16 @@ class GLCCLModel(PreTrainedModel):
 
         That is the mean of sentence and mean word, normalised, each with and without its learned matrix.
         """
+        counted, sentence = text.word_mask[..., None], normalize(text.sentence.float(), dim=-1)
+        words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
         with loaded(self.interaction):
-            return self.interaction.query_vectors(text)
+            query = sentence + sentence @ self.interaction.global_mat_weight.float()
+            return (query + words + words @ self.interaction.local_mat_weight.float()) / 4
 
     def encode_query(self, texts: str | Sequence[str], processor: Any = None, **options: Any) -> Any:
-        """[`~TextVideoRetrievalPipeline.encode_query`] of a pipeline of this model and a processor.
+        """[`~TextVideoRetrievalPipeline.encode_query`] of a pipeline of this model and a [`GLCCLProcessor`].
 
-        A model has no tokenizer and decodes nothing: `processor` is the [`GLCCLProcessor`] that does; by default that
-        which lies where this model was loaded from, read anew each time.
+        By default that which lies where this model was loaded from, read anew each time.
         """
         return self._pipeline(processor).encode_query(texts, **options)
 
@@ -578,16 +562,14 @@ class GLCCLModel(PreTrainedModel):
         video: GLCCLVideoFeatures,
         average: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
     ) -> Tensor | None:
-        """What a model adds to the contrastive and the CSC loss, as a scalar; None, as GLCCL adds nothing.
+        """A scalar that a model adds to contrastive and CSC loss of matching pairs; None, as GLCCL adds nothing.
 
-        Args:
-            text, video: features of matching pairs.
-            average: averages over the processes a tensor that is a mean over the pairs of one.
+        `average` takes a tensor that is a mean over the pairs of one process to that over all processes.
         """
         return None
 
     def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
-        """GLIM's weights: sentence [A, V, Nf] and words [A, V, Nw, Nf] say which frames a text is about."""
+        """GLIM's weights, which say what frames a text is about: sentence [A, V, Nf] and words [A, V, Nw, Nf]."""
         return self.interaction.frame_weights(text, video)
 
     def forward(
@@ -603,19 +585,11 @@ class GLCCLModel(PreTrainedModel):
     ) -> GLCCLOutput | tuple[Any, ...]:
         """Scores A texts against V videos; with `return_loss=True` (A = V, in the same order) also the losses.
 
-        Args:
-            input_ids: [A, Nw] int64.
-            pixel_values_videos: [V, Nf, 3, H, W] normalised pixels.
-            attention_mask: [A, Nw], 1 up to and including the first EOS.
-            padding_mask_videos: [V, Nf], 1 = real frame.
-            return_loss: whether to compute the losses.
-            output_hidden_states, output_attentions: those of the towers' layers, in `text_features` and
-                `video_features`.
-            return_dict: `False` returns a plain tuple.
+        Args and errors: those of [`~GLCCLModel.get_text_features`] and [`~GLCCLModel.get_video_features`];
+        `return_dict=False` returns a plain tuple.
 
         Raises:
-            ValueError: see [`~GLCCLModel.get_text_features`], [`~GLCCLModel.get_video_features`]; with
-                `return_loss=True` also A != V, or a batch of one while `csc_weight` is above 0.
+            ValueError: also A != V with `return_loss=True`, or a batch of one while `csc_weight` is above 0.
         """
         outputs = self._outputs(output_hidden_states, output_attentions)
         text = self.get_text_features(input_ids, attention_mask, **outputs)
@@ -630,17 +604,7 @@ class GLCCLModel(PreTrainedModel):
                 loss = retrieval + self.config.csc_weight * consistency
             if (auxiliary := self.auxiliary_loss(text, video)) is not None:
                 loss = loss + auxiliary
-        output = GLCCLOutput(
-            loss=loss,
-            contrastive_loss=retrieval,
-            csc_loss=consistency,
-            auxiliary_loss=auxiliary,
-            logits_per_text=logits,
-            logits_per_video=logits.T,
-            scores=scores,
-            text_features=text,
-            video_features=video,
-        )
+        output = GLCCLOutput(loss, retrieval, consistency, auxiliary, logits, logits.T, scores, text, video)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
 

@@ -81,8 +81,8 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
             difference = export_tower(model, name, part / f"{name}.onnx")
             print(f"{name}.onnx: differs from torch by {difference:.1e} of the largest value at most", flush=True)
         processor.save_pretrained(part)
-        scoring = {name: getattr(config, name) for name in ("glim_temperature", "aosm_temperature")}
-        scoring |= {"glim_global": config.glim_global, "glim_local": config.glim_local}
+        names = ("glim_temperature", "aosm_temperature", "glim_global", "glim_local")
+        scoring = {name: getattr(config, name) for name in names}
         scoring |= {"logit_scale": model.clip.logit_scale.item(), "release": not config.mask_padding}
         (part / "scoring.json").write_text(json.dumps(scoring, indent=2) + "\n", encoding="utf-8")
         matrices = {name: weight.detach().contiguous() for name, weight in model.interaction.named_parameters()}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from transformers import BatchFeature, Pipeline
 
 from .features_glccl import GLCCLFeatures, GLCCLTextFeatures, GLCCLVideoFeatures, find_moment
 from .processing_glccl import GLCCLProcessor
-from .video_processing_glccl import is_frame
+from .video_processing_glccl import is_one_video
 
 FEATURE_FILE_SUFFIX = ".safetensors"
 
@@ -120,26 +120,21 @@ class TextVideoRetrievalPipeline(Pipeline):
         ranking = self._postprocess_params | given
         batch_size = batch_size or self._batch_size or 8
         num_workers = self._num_workers or 0 if num_workers is None else num_workers
-
+        encoding = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
         if texts is None:
-            single, texts = isinstance(inputs, str), [inputs] if isinstance(inputs, str) else list(inputs)
-            index = self.index(videos, batch_size=batch_size, num_workers=num_workers, progress=progress)
-            results = []
-            for features in self._encode_texts(texts, batch_size, progress):
-                scores = self.similarity(features, index)
-                for row in range(len(scores)):
-                    results.append(self.postprocess((scores[row], features.select([row]), index), **ranking))
-        else:
-            single, texts = _is_one_video(inputs), list(texts)
-            index = self.index(
-                [inputs] if single else inputs, batch_size=batch_size, num_workers=num_workers, progress=progress
-            )
-            scores = torch.cat(
-                [self.similarity(features, index) for features in self._encode_texts(texts, batch_size, progress)]
-            )
+            single, videos = isinstance(inputs, str), self.index(videos, **encoding)
             results = [
-                self.postprocess((scores[:, column], texts, self.select(index, [column])), **ranking)
-                for column in range(len(index))
+                self.postprocess((scores, features.select([row]), videos), **ranking)
+                for features in self._encode_texts([inputs] if single else list(inputs), batch_size, progress)
+                for row, scores in enumerate(self.similarity(features, videos))
+            ]
+        else:
+            single, videos = not _is_encoded(inputs) and is_one_video(inputs), self.index(inputs, **encoding)
+            texts = list(texts)
+            queries = self.encode_query(texts, batch_size=batch_size, show_progress_bar=progress)
+            results = [
+                self.postprocess((scores, texts, self.select(videos, [column])), **ranking)
+                for column, scores in enumerate(self.similarity(queries, videos).T)
             ]
         return results[0] if single else results
 
@@ -156,25 +151,20 @@ class TextVideoRetrievalPipeline(Pipeline):
         """Encodes videos, or reads a feature file; pass the result as `videos=` to rank against it many times.
 
         Args:
-            videos: see [`~TextVideoRetrievalPipeline.__call__`].
+            videos, batch_size, num_workers, progress: as of [`~TextVideoRetrievalPipeline.__call__`].
             ids: names of the videos for the results.
-            batch_size: videos encoded at a time.
-            num_workers: threads that decode videos.
-            progress: whether to show a progress bar.
             end: seconds; what comes after is not read (files only). The duration of a longer video is what its file
                 declares, or the end of what was read.
         """
-        if isinstance(videos, IndexedVideos):
-            return videos
-        if isinstance(videos, str | os.PathLike) and str(videos).endswith(FEATURE_FILE_SUFFIX):
-            return self._read_index(Path(videos))
-        videos = [videos] if _is_one_video(videos) else list(cast(Iterable[Any], videos))
+        if _is_encoded(videos):
+            return videos if isinstance(videos, IndexedVideos) else self._read_index(Path(videos))
+        videos = [videos] if is_one_video(videos) else list(videos)
         ids = [_video_id(i, video) for i, video in enumerate(videos)] if ids is None else [str(i) for i in ids]
         if len(ids) != len(videos):
             raise ValueError(f"{len(ids)} ids for {len(videos)} videos")
         if not videos:
             raise ValueError("videos is an empty list; pass at least one video")
-        batches, times, durations = [], [], []
+        batches, metadata = [], []
         starts = tqdm(range(0, len(videos), batch_size), "videos", unit="batch", disable=not progress, leave=False)
         for start in starts:
             batch = videos[start : start + batch_size]
@@ -182,16 +172,17 @@ class TextVideoRetrievalPipeline(Pipeline):
                 inputs = self.preprocess({"videos": batch}, num_workers=num_workers, end=end)
             except ValueError as error:
                 raise ValueError(f"in the batch that starts with video {start} ({ids[start]}), {error}") from error
-            metadata = inputs.pop("video_metadata")
+            metadata += inputs.pop("video_metadata")
             batches.append(self.forward(inputs))
-            for video in metadata:
-                times.append(np.full(1, np.nan) if video["timestamps"] is None else video["timestamps"])
-                durations.append(np.nan if video["duration"] is None else video["duration"])
         features = batches[0].concatenate(batches)
         timestamps = torch.full((len(videos), features.num_slots), torch.nan, dtype=torch.float64)
-        for row, values in zip(timestamps, times, strict=True):
-            row[: len(values)] = torch.from_numpy(values)
-        return IndexedVideos(features, ids, timestamps, torch.tensor(durations, dtype=torch.float64))
+        durations = torch.full((len(videos),), torch.nan, dtype=torch.float64)
+        for row, video in enumerate(metadata):
+            if video["timestamps"] is not None:
+                timestamps[row, : len(video["timestamps"])] = torch.from_numpy(video["timestamps"])
+            if video["duration"] is not None:
+                durations[row] = video["duration"]
+        return IndexedVideos(features, ids, timestamps, durations)
 
     def save_index(
         self, path: str | os.PathLike, videos: Any, ids: Sequence[str] | None = None, **kwargs: Any
@@ -200,9 +191,7 @@ class TextVideoRetrievalPipeline(Pipeline):
 
         Args:
             path: the file, `*.safetensors`; replaced as a whole.
-            videos: see [`~TextVideoRetrievalPipeline.__call__`].
-            ids: names of the videos for the results.
-            **kwargs: `batch_size`, `num_workers`, `progress`, as of [`~TextVideoRetrievalPipeline.index`].
+            videos, ids, **kwargs: as of [`~TextVideoRetrievalPipeline.index`].
 
         Raises:
             OSError: the file cannot be written, for example because the disk is full; an older one stays.
@@ -225,8 +214,9 @@ class TextVideoRetrievalPipeline(Pipeline):
                 f"{path} has frames {list(features.frames.shape)}, where this model has width {width}: it was "
                 "written by another model; write it again with this one"
             )
-        if (len(ids), timestamps.shape, durations.shape) != (shape[0], shape, shape[:1]):
-            raise ValueError(f"{path} is damaged: {len(ids)} ids for {shape[0]} videos; write it again")
+        sizes = isinstance(ids, list) and (len(ids), timestamps.shape, durations.shape)
+        if sizes != (shape[0], shape, shape[:1]):
+            raise ValueError(f"{path} is damaged: it has no id, times or duration of some video; write it again")
         return IndexedVideos(features.to(self.device), ids, timestamps, durations)
 
     def encode_query(
@@ -241,9 +231,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         """Encodes texts for [`~TextVideoRetrievalPipeline.similarity`], by the names of sentence-transformers.
 
         Args:
-            texts: a text or several.
-            batch_size: texts encoded at a time.
-            show_progress_bar: whether to show one.
+            texts: a text or several, encoded `batch_size` at a time.
             device: where the model goes, and stays; by default it stays where it is.
             pooled: one unit vector a text, for databases of vectors, instead of features of all words.
 
@@ -272,10 +260,7 @@ class TextVideoRetrievalPipeline(Pipeline):
     ) -> Any:
         """Encodes videos, as [`~TextVideoRetrievalPipeline.encode_query`] does texts.
 
-        Args:
-            videos: one or several, see [`~TextVideoRetrievalPipeline.__call__`].
-            num_workers: threads that decode videos.
-            batch_size, show_progress_bar, device, pooled: as of texts.
+        `videos` and `num_workers` are as of [`~TextVideoRetrievalPipeline.__call__`], the others as of texts.
 
         Returns:
             [`GLCCLVideoFeatures`] of V videos; with `pooled` float32 [V, D], and [D] for a single video.
@@ -285,7 +270,7 @@ class TextVideoRetrievalPipeline(Pipeline):
         """
         self._move(device)
         index = self.index(videos, batch_size=batch_size, num_workers=num_workers, progress=show_progress_bar)
-        return self._pooled(index.features, pooled, _is_one_video(videos))
+        return self._pooled(index.features, pooled, not _is_encoded(videos) and is_one_video(videos))
 
     def similarity(
         self, queries: GLCCLTextFeatures | Tensor, documents: GLCCLVideoFeatures | IndexedVideos | Tensor
@@ -407,17 +392,10 @@ class TextVideoRetrievalPipeline(Pipeline):
             yield self.forward({name: values[start : start + batch_size] for name, values in inputs.items()})
 
 
-def _is_one_video(videos: Any) -> bool:
-    """Whether this is one video rather than several: a list of frames is one."""
-    if isinstance(videos, IndexedVideos):
-        return False
-    if isinstance(videos, np.ndarray | Tensor):
-        return videos.ndim != 5
-    if isinstance(videos, str | os.PathLike):
-        return not str(videos).endswith(FEATURE_FILE_SUFFIX)
-    if isinstance(videos, list | tuple):
-        return bool(videos) and is_frame(videos[0])
-    return isinstance(videos, bytes | bytearray | dict) or not isinstance(videos, Iterable) or hasattr(videos, "read")
+def _is_encoded(videos: Any) -> bool:
+    """Whether these are an [`IndexedVideos`] or the name of a feature file."""
+    file = isinstance(videos, str | os.PathLike) and str(videos).endswith(FEATURE_FILE_SUFFIX)
+    return file or isinstance(videos, IndexedVideos)
 
 
 def _video_id(place: int, video: Any) -> str:

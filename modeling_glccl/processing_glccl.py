@@ -61,9 +61,8 @@ class GLCCLProcessor(ProcessorMixin):
         text_slots: int | None = None,
     ):
         super().__init__(tokenizer, video_processor)
-        for name, value in (("max_words", max_words), ("text_slots", text_slots)):
-            if not isinstance(value, int | None):
-                raise ValueError(f"{name}={value!r} must be a whole number")
+        if not isinstance(max_words, int) or not isinstance(text_slots, int | None):
+            raise ValueError(f"max_words={max_words!r} and text_slots={text_slots!r} must be whole numbers")
         if not isinstance(mask_padding, bool):
             raise ValueError(f"mask_padding={mask_padding!r} must be true or false")
         if max_words < 3:
@@ -75,10 +74,8 @@ class GLCCLProcessor(ProcessorMixin):
             raise ValueError(
                 f"the tokenizer has no {' and no '.join(missing)}, which texts of {family} begin or end with"
             )
-        self.max_words = max_words
-        self.mask_padding = mask_padding
-        self.family = family
-        self.text_slots = text_slots
+        self.max_words, self.mask_padding = max_words, mask_padding
+        self.family, self.text_slots = family, text_slots
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> "GLCCLProcessor":
@@ -88,9 +85,8 @@ class GLCCLProcessor(ProcessorMixin):
             ValueError: files that are missing or not those of a processor.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        hub = {key: value for key, value in kwargs.items() if key in HUB_ARGUMENTS}
         # A processor may also stand alone, without a model's configuration.
-        clip = read_config(name, missing_ok=True, **hub)
+        clip = read_config(name, missing_ok=True, **kwargs)
         if clip.get("model_type") in FAMILIES:
             kwargs.pop("trust_remote_code", None)  # a plain CLIP has none
             return cls.from_clip_pretrained(name, GLCCLConfig.for_zero_shot(clip), **kwargs)
@@ -107,8 +103,7 @@ class GLCCLProcessor(ProcessorMixin):
                 that go over those of the checkpoint.
 
         Raises:
-            ValueError: no tokenizer, one that does not belong to the model, or images of another size than the
-                model's.
+            ValueError: no tokenizer, a foreign one, or images of another size than the model's.
         """
         hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         tokenizer = _load_part(name, "tokenizer", AutoTokenizer.from_pretrained, **hub)
@@ -124,9 +119,10 @@ class GLCCLProcessor(ProcessorMixin):
             if os.path.exists(os.path.join(name, "preprocessor_config.json")):
                 raise ValueError(f"{name}: preprocessor_config.json cannot be read ({error})") from error
             saved = {}
-        usual = {"do_resize": True, "do_rescale": True, "do_normalize": True}
-        wrong = [f"{key}={saved[key]}" for key, value in usual.items() if saved.get(key, value) not in (value, None)]
-        wrong += [f"size={saved['size']}" for _ in (1,) if "longest_edge" in str(saved.get("size"))]
+        usual = ("do_resize", "do_rescale", "do_normalize")
+        wrong = [f"{key}={saved[key]}" for key in usual if saved.get(key) not in (True, None)]
+        if "longest_edge" in str(size := saved.get("size")):
+            wrong.append(f"size={size}")
         if abs(255 * (saved.get("rescale_factor") or 1 / 255) - 1) > 1e-3:
             wrong.append(f"rescale_factor={saved['rescale_factor']}")
         if wrong:
@@ -134,7 +130,6 @@ class GLCCLProcessor(ProcessorMixin):
                 f"{name}: preprocessor_config.json has {', '.join(wrong)}, which frames are not prepared by"
             )
         settings |= {key: saved[key] for key in ("image_mean", "image_std", "resample") if key in saved}
-        size = saved.get("size")
         if isinstance(size, dict) and "height" in size:
             crop = saved.get("crop_size") if saved.get("do_center_crop") else None
             settings |= {"size": size, "crop_size": crop or size, "keep_aspect_ratio": False}
@@ -187,8 +182,7 @@ class GLCCLProcessor(ProcessorMixin):
             `pixel_values_videos` float32 [V, Nf, 3, H, W], `padding_mask_videos` int64 [V, Nf], 1 = real frame.
 
         Raises:
-            ValueError: a caption that is no string or has no word, or a text token the tokenizer does not know; with
-                its place in the list.
+            ValueError: a caption that is no string, has no word or a token that the tokenizer does not know; by place.
         """
         if text is None and videos is None:
             raise ValueError("pass text, videos or both")

@@ -40,7 +40,7 @@ def with_runtime(model: GLCCLModel, runtime: str, device: torch.device | None = 
         ValueError: an unknown runtime, or a model on another device than the CPU.
         ModuleNotFoundError: a package of the extra [onnx] is missing.
     """
-    model = getattr(model._encode_frames, "model", model)
+    model = getattr(getattr(model._encode_frames, "__self__", None), "model", model)  # without another runtime
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime={runtime!r} is unknown; use {' or '.join(RUNTIMES)}")
     if runtime == "torch":
@@ -49,27 +49,36 @@ def with_runtime(model: GLCCLModel, runtime: str, device: torch.device | None = 
         raise ValueError(f"runtime={runtime!r} computes on a CPU, not on {where}: use device cpu")
     import_module(".onnx_export", __package__)  # names what is not installed before any video is opened
     served = copy.copy(model)  # the weights are shared
-    vars(served)["_encode_frames"] = _Int8Frames(model)
+    vars(served)["_encode_frames"] = _Int8Tower(model, "frames").encode_frames
     if type(model).get_text_features is GLCCLModel.get_text_features:  # some peers add to it
-        vars(served)["get_text_features"] = _Int8Texts(model)
+        vars(served)["get_text_features"] = _Int8Tower(model, "text").get_text_features
     return served
 
 
 class _Int8Tower:
-    """A tower, `name` for `onnx_export`, in the place of a method of the model."""
+    """A tower, `name` for `onnx_export`, one of whose methods takes the place of the model's."""
 
-    name: str
-    other: str  # prefix of the weights that it has not
-
-    def __init__(self, model: GLCCLModel):
-        self.model = model
+    def __init__(self, model: GLCCLModel, name: str):
+        self.model, self.name = model, name
         self.session: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "session": None}  # a session belongs to a process
+        return {**vars(self), "session": None}  # a session belongs to a process
 
-    def run(self, values: Tensor) -> list[Tensor]:
-        """Outputs of the tower."""
+    def encode_frames(self, pixel_values: Tensor, **_outputs: Any) -> BaseModelOutputWithPooling:
+        """As `GLCCLModel._encode_frames`."""
+        (features,) = self._outputs(pixel_values)
+        return BaseModelOutputWithPooling(pooler_output=features.to(pixel_values.device, pixel_values.dtype))
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_outputs: Any
+    ) -> GLCCLTextFeatures:
+        """As `GLCCLModel.get_text_features`."""
+        self.model._word_mask(input_ids, attention_mask)  # refuses what torch refuses
+        sentence, words, mask = (part.to(input_ids.device) for part in self._outputs(input_ids))
+        return GLCCLTextFeatures(sentence.to(self.model.dtype), words.to(self.model.dtype), mask)
+
+    def _outputs(self, values: Tensor) -> list[Tensor]:
         if self.session is None:
             self.session = self._start(values[:PROBE])
         return _run(self.session, values)
@@ -79,9 +88,8 @@ class _Int8Tower:
         from .onnx_export import INT8, Tower, onnxruntime, quantise_tower
 
         config = self.model.config
-        weights = {
-            name: part for name, part in self.model.clip.state_dict().items() if not name.startswith(self.other)
-        }
+        other = "vis" if self.name == "text" else "text_"
+        weights = {name: part for name, part in self.model.clip.state_dict().items() if not name.startswith(other)}
         what = [config.clip_config.to_dict(), config.max_words, config.mask_padding, str(INT8)]
         digest = weights_digest(weights, json.dumps(what, sort_keys=True))
         path = Path(HF_HOME, "glccl", f"{self.name}-int8-{digest[:32]}.onnx")
@@ -116,27 +124,6 @@ class _Int8Tower:
                 "use torch for this model"
             )
         return session
-
-
-class _Int8Frames(_Int8Tower):
-    """Takes the place of `GLCCLModel._encode_frames`."""
-
-    name, other = "frames", "text_"
-
-    def __call__(self, pixel_values: Tensor, **_outputs: Any) -> BaseModelOutputWithPooling:
-        (features,) = self.run(pixel_values)
-        return BaseModelOutputWithPooling(pooler_output=features.to(pixel_values.device, pixel_values.dtype))
-
-
-class _Int8Texts(_Int8Tower):
-    """Takes the place of `GLCCLModel.get_text_features`."""
-
-    name, other = "text", "vis"
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_outputs: Any) -> GLCCLTextFeatures:
-        self.model._word_mask(input_ids, attention_mask)  # refuses what torch refuses
-        sentence, words, mask = (part.to(input_ids.device) for part in self.run(input_ids))
-        return GLCCLTextFeatures(sentence.to(self.model.dtype), words.to(self.model.dtype), mask)
 
 
 def _run(session: Any, values: Tensor) -> list[Tensor]:

@@ -4,12 +4,14 @@ the text tower are words, which is the sentence. A frame is the image feature of
 
 import html
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, CLIPModel, PreTrainedConfig, PreTrainedModel, SiglipModel
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 try:
     import ftfy
@@ -176,15 +178,7 @@ FAMILIES = {"clip": CLIPFamily(), "metaclip_2": MetaCLIP2Family(), "siglip": Sig
 
 
 def family_of(model_type: str | None, name: Any = "") -> CLIPFamily:
-    """The family of a configuration's `model_type`.
-
-    Args:
-        model_type: as in a checkpoint's config.json.
-        name: of the checkpoint, for the error.
-
-    Raises:
-        ValueError: not one of them; lists those there are.
-    """
+    """The family of the `model_type` of a checkpoint `name`; ValueError for others, which lists those there are."""
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     known = "; ".join(f"{family.title}: {name!r}" for name, family in FAMILIES.items())
@@ -201,15 +195,10 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "re
 
 
 def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str, Any]:
-    """What a checkpoint's config.json holds.
-
-    Args:
-        name: folder or Hub repository.
-        missing_ok: nothing where there is no config.json.
-        **kwargs: of `from_pretrained`; those in `HUB_ARGUMENTS` are used.
+    """What the config.json of a folder or Hub repository holds; `kwargs` are of `from_pretrained`.
 
     Raises:
-        OSError: no such folder, repository or file.
+        OSError: no such folder, repository or file; with `missing_ok` that is an empty configuration.
         ValueError: it is no mapping.
     """
     try:
@@ -227,23 +216,32 @@ def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str,
     return config
 
 
-def refuse_incomplete(name: str, report: dict[str, Any]) -> None:
-    """Raises ValueError that names the tensors that `output_loading_info` reports missing or of another shape."""
-    wrong = [f"{key} has shape {tuple(found)} for {tuple(own)}" for key, found, own in report["mismatched_keys"]]
-    if missing := sorted(report["missing_keys"]):
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        wrong.append(f"lacks {', '.join(missing[:5])}{more}")
-    if wrong:
+def load_whole(load: Callable[..., Any], name: str, prefix: str = "", **options: Any) -> tuple[Any, dict[str, Any]]:
+    """What `load`, a `from_pretrained` with these options, makes of a checkpoint, and `output_loading_info`.
+
+    All tensors whose names begin with `prefix` must be in the checkpoint, which names them without it.
+
+    Raises:
+        ValueError: names tensors that are missing, have another shape than configured, or hold NaN or infinity.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+    try:
+        model, report = load(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
+    wrong += [f"{key} has shape {(*found,)}, not {(*own,)}" for key, found, own in sorted(report["mismatched_keys"])]
+    if wrong := [problem.removeprefix(prefix) for problem in wrong if problem.startswith(prefix)]:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
-            f"{name} does not hold the weights that its config.json describes: it {'; '.join(sorted(wrong)[:6])}. "
+            f"{name} does not hold the weights that its config.json describes: {'; '.join(wrong[:5])}{more}. "
             "Is the checkpoint complete, and of this configuration?"
         )
-
-
-def refuse_not_finite(name: str, model: PreTrainedModel) -> None:
-    """Raises ValueError that names the tensors with NaN or infinity."""
-    if bad := [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]:
+    weights = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+    if bad := [key.removeprefix(prefix) for key, value in weights.items() if not torch.isfinite(value).all()]:
         raise ValueError(
             f"{name} holds NaN or infinity in {', '.join(bad[:5])}: the file is damaged, or the training that made it "
             "had diverged"
         )
+    return model, report

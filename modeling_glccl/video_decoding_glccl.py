@@ -1,46 +1,28 @@
 """Video files -> a few of their frames, exactly and with little decoding."""
 
-import errno
-import io
 import math
 import os
-import re
-import struct
 import warnings
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import compress, islice
-from typing import Any, BinaryIO, NamedTuple, cast
+from itertools import compress
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.error import ArgumentError, FFmpegError
+from av.error import FFmpegError
 from av.format import Flags
 from av.sidedata.sidedata import SideDataContainer
-from av.stream import Disposition
 
-# FFmpeg's names of the containers that are read: they hold their frames themselves. Others name files to read, open
-# sockets or devices, or hold one image: a video handed in must not make this machine open what it likes.
-FORMATS = (
-    "apng,asf,avi,dv,flv,gif,gxf,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,"
-    "vvc,wtv,yuv4mpegpipe"
-)
-MAX_PIXELS = 4096 * 3072  # of one frame
-MAX_BYTES = 76_000_000  # of one frame as the decoder holds it
-# Of all frames that a decoder holds at once, so that no file takes more than 300 MB: in 4K with 10 bits and 4:2:2
-# these are seven, and players allow six; nine of AV1 in 4096x2160 with 10 bits. More than one thread holds more.
-MAX_HELD = 240_000_000
+from .video_streams_glccl import MAX_PIXELS, Source, VideoDecodeError, check_held, demux, locate, open_video
+
 MAX_PACKETS = 2_200_000  # of one file, about as many frames: a day of 25 a second; of MP4 they take 249 MB
 MANY, MAX_RATE = 2**16, 10_000  # more packets than `MANY` must not be more a second: the duration bounds the work
 _NONE = -(2**63)  # the timestamp of a packet without one
-
-
-class VideoDecodeError(ValueError):
-    """A video that cannot be read. The message names the file, the reason and, where there is one, the remedy."""
 
 
 @dataclass
@@ -63,14 +45,12 @@ class DecodedVideo:
 
 
 def uniform_positions(times: np.ndarray, max_frames: int) -> np.ndarray:
-    """Positions of the frames on screen at the centres of `max_frames` equal spans of time.
+    """Positions, int64 [min(n, max_frames)], of the frames on screen at the centres of `max_frames` equal spans.
+
+    They ascend; a frame that stands still over several centres is repeated. With n <= max_frames each is taken once.
 
     Args:
         times: [n] seconds, strictly increasing. The last frame counts as long as the others do on average.
-        max_frames: number of spans; with n <= max_frames every frame is taken once.
-
-    Returns:
-        int64 [min(n, max_frames)], ascending. A frame that stands still over several centres is repeated.
     """
     count = len(times)
     if count <= max_frames:
@@ -86,13 +66,10 @@ def uniform_positions(times: np.ndarray, max_frames: int) -> np.ndarray:
 def release_positions(
     num_frames: int, fps: float, max_frames: int, start: float | None = None, end: float | None = None
 ) -> np.ndarray:
-    """Positions of the frames that the authors' release reads: one a second, thinned to `max_frames`.
+    """Positions, int64, ascending, of the frames that the authors' release reads: one a second, `max_frames` at most.
 
     Frame number `second * int(fps)` for every second from `start` to `end` inclusive, as long as there is such a
     frame; of L > max_frames, those at `int(linspace(0, L - 1, max_frames))`.
-
-    Returns:
-        int64 [max_frames or fewer], ascending.
     """
     step = int(fps)
     seconds = np.arange(start or 0, num_frames // step + 1)
@@ -170,12 +147,12 @@ def decode_video(
 ) -> DecodedVideo:
     """Samples frames of one video file.
 
-    The result is that of decoding every frame in order and picking from the list, but cheaper: the packets'
-    timestamps are read without decoding; then, for each wanted frame, it seeks if the container's index shows a key
-    frame on the way there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG
-    program streams, raw streams, damaged files, clocks that run back) are decoded in order. Where not even the frames
-    have times of their own, they count as equally spaced; a gap of more than ten minutes that is also a hundred times
-    what all the frames last at their usual pace is a broken timestamp, and counts as one spacing.
+    The result is that of decoding every frame in order and picking from the list, but the packets' timestamps are
+    read without decoding; then, for each wanted frame, it seeks if the container's index shows a key frame on the way
+    there, else decodes on. Files whose packets do not tell the frames' times (AVI with B-frames, MPEG program streams,
+    raw streams, damaged files, clocks that run back) are decoded in order. Frames without times of their own count as
+    equally spaced; a gap of more than ten minutes that is also a hundred times what all the frames last at their usual
+    pace is a broken timestamp, and counts as one spacing.
 
     Args:
         source: path, bytes, binary file object, or `{"path", "bytes"}` as `datasets.Video(decode=False)` gives.
@@ -198,7 +175,7 @@ def decode_video(
     warning; so is the stream that a player would show, where there are several. Damage that the wanted frames do not
     need is not met, and not told of: few frames of a damaged file may come without a warning.
     """
-    source = _locate(source)
+    source = locate(source)
     chosen = FrameSampling(max_frames, start, end, sampling)
     try:
         decoded = _decode_by_seeking(source, chosen, num_threads, transform)
@@ -222,7 +199,7 @@ class _NotThereError(Exception):
 
 
 def _decode_by_seeking(
-    source: "_Source", chosen: FrameSampling, num_threads: int, transform: Callable | None
+    source: Source, chosen: FrameSampling, num_threads: int, transform: Callable | None
 ) -> DecodedVideo | None:
     """The chosen frames and little else; None where the packets do not tell the frames' times."""
     with open_video(source, num_threads) as (container, stream):
@@ -234,36 +211,31 @@ def _decode_by_seeking(
                 status = os.stat(source.file)
                 packets = _read_packets_of_file(source.file, status.st_size, status.st_mtime_ns)
             else:
-                packets = _read_packets(container, stream, source.name)
-            if not _tell_times(packets, container, stream):
+                packets = _read_packets(stream, source.name)
+            if (pts := _times_told(packets, stream)) is None:
                 return None
-            pts = packets.pts[~packets.is_discard]
-            pts.sort()
-            times, frame_rate = _seconds(pts, container, stream), float(stream.average_rate or 0)
+            times, frame_rate = _seconds(pts, stream), float(stream.average_rate or 0)
             positions, counts = np.unique(chosen.choose(times, frame_rate, source.name), return_counts=True)
-            cost = Counter()
-            frames = _decode_at(container, stream, source.name, pts[positions].tolist(), packets, cost)
+            cost, end, count = Counter(), _end(times, frame_rate), len(packets.pts)
+            frames = _decode_at(stream, source.name, pts[positions].tolist(), packets, cost)
             frames = _gather(frames, counts, transform)
-            count = len(packets.pts)
             del packets, pts
-            _warn_if_short(container, stream, source.name, count, times, _end(times, frame_rate))
+            _warn_if_short(stream, source.name, count, times, end)
         except (FFmpegError, _NotThereError):
             return None
-        return DecodedVideo(
-            frames, times[np.repeat(positions, counts)], _end(times, frame_rate), cost["frames"], times
-        )
+        return DecodedVideo(frames, times[np.repeat(positions, counts)], end, cost["frames"], times)
 
 
 @lru_cache(maxsize=8)
 def _read_packets_of_file(path: str, size: int, modified: int) -> _Packets:
-    with open_video(path, warn=False) as (container, stream):
-        return _read_packets(container, stream, path)
+    with open_video(path, warn=False) as (_, stream):
+        return _read_packets(stream, path)
 
 
-def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
+def _read_packets(stream: Any, name: str) -> _Packets:
     """All packets, undecoded. Only all of them show whether timestamps can be trusted."""
     pts, dts, is_keyframe, is_discard = array("q"), array("q"), array("b"), array("b")
-    for packet in _counted(container, stream, name):
+    for packet in _counted(stream, name):
         if packet.size:
             pts.append(_timestamp(packet))
             dts.append(_NONE if packet.dts is None else packet.dts)
@@ -277,11 +249,11 @@ def _read_packets(container: Any, stream: Any, name: str) -> _Packets:
     return _Packets(*times, keys, np.frombuffer(is_discard, bool), seek_points)
 
 
-def _counted(container: Any, stream: Any, name: str) -> Iterator[Any]:
+def _counted(stream: Any, name: str) -> Iterator[Any]:
     """The packets of a stream, while they are not too many."""
     usual = 1 / (float(stream.average_rate or stream.guessed_rate or 25) * float(stream.time_base or 1e-6))
     passed, last = 0.0, None  # ticks, without those by which a clock runs back
-    for count, packet in enumerate(demux(container, stream)):
+    for count, packet in enumerate(demux(stream.container, stream)):
         if count > MAX_PACKETS:
             raise VideoDecodeError(f"{name}: holds more than {MAX_PACKETS:,} packets; cut it into parts")
         if packet.dts is None or last is None:
@@ -297,34 +269,34 @@ def _counted(container: Any, stream: Any, name: str) -> Iterator[Any]:
         yield packet
 
 
-def _tell_times(packets: _Packets, container: Any, stream: Any) -> bool:
-    """Whether the packets' timestamps are sure to be those of the frames."""
+def _times_told(packets: _Packets, stream: Any) -> np.ndarray | None:
+    """The packets' timestamps, ascending, if they are sure to be those of the frames."""
     pts, dts = packets.pts, packets.dts
     if (dts == _NONE).any():
         dts = dts[dts != _NONE]
-    shown = packets.pts[~packets.is_discard]
+    shown = pts[~packets.is_discard]
     shown.sort()
     # Compared and not subtracted: with millions of packets every array of numbers counts.
     if not len(shown) or (pts == _NONE).any() or (shown[1:] == shown[:-1]).any() or (dts[1:] < dts[:-1]).any():
-        return False
+        return None
+    # Frames decoded or shown before the first key frame lack what they refer to, and may or may not decode.
+    if not packets.is_keyframe[0] or shown[0] < pts[0] or _jumps(_seconds(shown, stream), stream)[0].any():
+        return None
     # B-frames are stored out of order; timestamps that do not show it were made up by the demuxer (AVI).
     in_order = len(pts) > 2 and (pts[1:] >= pts[:-1]).all()
-    # Frames decoded or shown before the first key frame lack what they refer to, and may or may not decode.
-    complete = packets.is_keyframe[0] and shown[0] >= pts[0]
-    made_up = in_order and stream.codec_context.has_b_frames
-    return bool(complete) and not made_up and not _jumps(_seconds(shown, container, stream), container)[0].any()
+    return None if in_order and stream.codec_context.has_b_frames else shown
 
 
-def _jumps(times: np.ndarray, container: Any) -> tuple[np.ndarray, float]:
+def _jumps(times: np.ndarray, stream: Any) -> tuple[np.ndarray, float]:
     """Which gaps between frames are broken timestamps, bool [n - 1], and the seconds of a usual one."""
     gaps = np.diff(times)
-    declared = (container.duration or math.inf) / av.time_base
+    declared = (stream.container.duration or math.inf) / av.time_base
     pace = min(float(np.median(gaps)), declared / len(times)) if len(gaps) else 0.0
     return gaps > max(600, 100 * len(times) * pace), pace
 
 
 def _decode_at(
-    container: Any, stream: Any, name: str, targets: list[int], packets: _Packets, cost: Counter
+    stream: Any, name: str, targets: list[int], packets: _Packets, cost: Counter
 ) -> Iterator[av.VideoFrame]:
     """Frames at the timestamps `targets`, which ascend; `cost["frames"]` counts those that were decoded."""
     wanted, current, held = set(targets), -math.inf, {}
@@ -333,8 +305,8 @@ def _decode_at(
         first, decoded = int(packets.pts[0]), int(packets.dts[0])
         start = int(packets.seek_points[place - 1]) if place else first
         if start > current:
-            container.seek(start if place or decoded == _NONE else decoded, stream=stream)
-            frames = _decode_wanted(container, stream, wanted, held, name)
+            stream.container.seek(start if place or decoded == _NONE else decoded, stream=stream)
+            frames = _decode_wanted(stream, wanted, held, name)
         frame = None  # what holds a frame keeps its memory from the decoder
         for frame in frames:
             cost["frames"] += 1
@@ -347,12 +319,10 @@ def _decode_at(
         yield frame
 
 
-def _decode_wanted(
-    container: Any, stream: Any, wanted: set[int], held: dict[int, int], name: str
-) -> Iterator[av.VideoFrame]:
+def _decode_wanted(stream: Any, wanted: set[int], held: dict[int, int], name: str) -> Iterator[av.VideoFrame]:
     """Frames from here on, without the unwanted ones that no other frame refers to (H.264 marks them)."""
     codec = stream.codec_context
-    for packet in demux(container, stream):
+    for packet in demux(stream.container, stream):
         codec.skip_frame = "NONREF" if codec.name == "h264" and packet.pts not in wanted else "DEFAULT"
         yield from _decode(packet, held, name)
 
@@ -367,27 +337,18 @@ def _decode(packet: Any, held: dict[int, int], name: str) -> list[av.VideoFrame]
             if size not in held.values():  # another size, and pool, than before
                 held.clear()
             held[frame.planes[0].buffer_ptr] = size
-            _check_held(len(held), size, frame, name)
+            check_held(len(held), size, frame, name)
     return frames
 
 
-def _check_held(count: int, size: int, picture: Any, name: str) -> None:
-    if count * size > MAX_HELD:
-        raise VideoDecodeError(
-            f"{name}: its decoder holds {count} frames of {picture.width}x{picture.height}, {picture.format.name}, "
-            f"{size:,} bytes each, too many for memory; re-encode it smaller, or with fewer reference frames"
-        )
-
-
 def _decode_in_order(
-    source: "_Source", chosen: FrameSampling, num_threads: int, transform: Callable | None
+    source: Source, chosen: FrameSampling, num_threads: int, transform: Callable | None
 ) -> DecodedVideo:
     """Decodes everything twice: to see which frames there are, then to keep the chosen ones."""
     name = source.name
     with open_video(source, num_threads, warn=False) as (container, stream):
         lost = Counter()
-        frames = _frames(container, stream, name, lost)
-        pts = np.fromiter(map(_timestamp, frames), np.int64)
+        pts = np.fromiter(map(_timestamp, _frames(stream, name, lost)), np.int64)
         if not len(pts):
             raise VideoDecodeError(
                 f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged, or its frames have more "
@@ -398,15 +359,15 @@ def _decode_in_order(
         ascending = np.sort(pts)
         clear = ascending[0] != _NONE and (np.diff(ascending) > 0).all()
         if clear and (ascending != pts).any():  # made up by the demuxer, or exchanged where packets are lost
-            with open_video(source, warn=False) as opened:
-                clear = _tell_times(_read_packets(*opened, name), *opened)
+            with open_video(source, warn=False) as (_, again):
+                clear = _times_told(_read_packets(again, name), again) is not None
         if not clear:  # the rate may be computed from them
             declared = stream.frames * av.time_base / container.duration if container.duration else 0
             times = np.arange(len(pts)) / max(frame_rate, declared)
-            clock = _seconds(np.unique(pts[pts != _NONE]), container, stream)
+            clock = _seconds(np.unique(pts[pts != _NONE]), stream)
         else:
-            times = _seconds(ascending, container, stream)
-            jumps, pace = _jumps(times, container)
+            times = _seconds(ascending, stream)
+            jumps, pace = _jumps(times, stream)
             if jumps.any():
                 times = np.cumsum([times[0], *np.where(jumps, pace, np.diff(times))]).round(6)
                 frame_rate = 1 / pace
@@ -414,22 +375,21 @@ def _decode_in_order(
         end = _end(times, frame_rate)
         # Frames whose references are lost are left out without an error; a few packets never become frames (VP8).
         expected = lost["read"] if len(pts) < 0.75 * lost["read"] else len(pts) + lost["packets"]
-        _warn_if_short(container, stream, name, len(pts), clock, end, expected)
+        _warn_if_short(stream, name, len(pts), clock, end, expected)
         positions, counts = np.unique(chosen.choose(times, frame_rate, name), return_counts=True)
-    with open_video(source, num_threads, warn=False) as (container, stream):
+    with open_video(source, num_threads, warn=False) as (_, stream):
         wanted = np.zeros(positions[-1] + 1, bool)
         wanted[positions] = True
-        frames = _gather(compress(_frames(container, stream, name, lost), wanted), counts, transform)
-    times_taken = times[np.repeat(positions, counts)]
-    return DecodedVideo(frames, times_taken, end, len(pts) + int(positions[-1]) + 1, times)
+        frames = _gather(compress(_frames(stream, name, lost), wanted), counts, transform)
+    return DecodedVideo(frames, times[np.repeat(positions, counts)], end, len(pts) + int(positions[-1]) + 1, times)
 
 
-def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
+def _frames(stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
     """All frames in order. Packets from the first key frame on are counted, and those of them that do not decode;
     those before it belong to a recording cut at its start."""
     started, held = False, {}
     try:
-        for packet in _counted(container, stream, name):
+        for packet in _counted(stream, name):
             started = started or packet.is_keyframe
             try:
                 frames = _decode(packet, held, name)
@@ -444,11 +404,10 @@ def _frames(container: Any, stream: Any, name: str, lost: Counter) -> Iterator[a
         lost["packets"] += 1  # and what follows, which cannot be found
 
 
-def _seconds(pts: np.ndarray, container: Any, stream: Any) -> np.ndarray:
+def _seconds(pts: np.ndarray, stream: Any) -> np.ndarray:
     """Timestamps as seconds from the start of the file's clock, which FFmpeg knows to the microsecond."""
-    start = (container.start_time or 0) / av.time_base
     seconds = pts * float(stream.time_base)
-    seconds -= start
+    seconds -= (stream.container.start_time or 0) / av.time_base
     return np.round(seconds, 6, out=seconds)
 
 
@@ -502,11 +461,9 @@ def upright(image: np.ndarray, matrix: list[int]) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _warn_if_short(
-    container: Any, stream: Any, name: str, found: int, clock: np.ndarray, end: float, expected: int = 0
-) -> None:
+def _warn_if_short(stream: Any, name: str, found: int, clock: np.ndarray, end: float, expected: int = 0) -> None:
     """Warns if fewer frames are `found` than `expected`, or than the file declares, or than fill its seconds."""
-    declared = stream.frames
+    declared, container = stream.frames, stream.container
     start, duration = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     if declared and stream.duration:
         # An edit list may hide some of the frames; then the duration is that of the others.
@@ -540,167 +497,3 @@ def _count_by_clock(times: np.ndarray) -> int:
         return 0
     missing = round(gaps[holes].sum() / gaps[~holes].mean()) - int(holes.sum())
     return len(times) + missing if missing > 2 else 0
-
-
-@contextmanager
-def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator[tuple[Any, Any]]:
-    """The open container of a video, and the stream that a player would show. Nothing else opens files with FFmpeg.
-
-    Args:
-        source: as in [`decode_video`], which also lists the errors.
-        num_threads: threads of the codec.
-        warn: warn where there are several streams.
-    """
-    source = _locate(source)
-    with _open_container(source) as container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            others = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise VideoDecodeError(f"{source.name}: has no video stream (it holds: {others})")
-        streams = [stream for stream in streams if stream.codec_context is not None]
-        if not streams:
-            raise VideoDecodeError(
-                f"{source.name}: this FFmpeg has no decoder for it; re-encode it, for example as H.264"
-            )
-        stream = streams[0] if len(streams) == 1 else _best(streams, source)
-        codec = stream.codec_context
-        if len(streams) > 1 and warn:
-            warnings.warn(
-                f"{source.name}: holds {len(streams)} video streams; using that of index {stream.index}, "
-                f"{codec.width}x{codec.height}",
-                stacklevel=3,
-            )
-        if codec.width * codec.height > MAX_PIXELS:
-            raise VideoDecodeError(
-                f"{source.name}: its frames of {codec.width}x{codec.height} have more than {MAX_PIXELS:,} pixels; "
-                "re-encode it smaller"
-            )
-        size = codec.width * codec.height * (codec.format.padded_bits_per_pixel if codec.format else 0) // 8
-        if size > MAX_BYTES:
-            raise VideoDecodeError(
-                f"{source.name}: its frames of {codec.width}x{codec.height}, {codec.format.name}, take {size:,} bytes "
-                "each, too many for memory; re-encode it with fewer bits"
-            )
-        _check_held(codec.reorder_depth + 2, size, codec, source.name)
-        codec.options = {"max_pixels": str(MAX_PIXELS)}  # it may change on the way
-        stream.thread_count = num_threads
-        if num_threads > 1:
-            stream.thread_type = "AUTO"
-        yield container, stream
-
-
-def _open_container(source: "_Source") -> Any:
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
-    try:
-        with open(source.file, "rb") if isinstance(source.file, str) else nullcontext(source.file) as file:
-            file.seek(0)
-            # By its name alone FFmpeg would tell a stream of JPEGs from an image.
-            name = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
-            file.seek(0)
-        file = source.file if isinstance(source.file, str) else _Readable(source.file)
-        return av.open(file, format=name, options=options, metadata_errors="ignore")
-    except (FFmpegError, OSError) as error:
-        raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
-
-
-class _Readable:
-    """A file object that does as FFmpeg's own files: to seek to nowhere is an error, which a reader may survive."""
-
-    def __init__(self, file: BinaryIO):
-        self.read, self.tell, self._file = file.read, file.tell, file
-        self.name = str(getattr(file, "name", "<none>"))
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:  # file systems end at 2^43 bytes or later, and a file in memory does not
-            return self._file.seek(offset, whence) if offset < 2**43 else -errno.EINVAL
-        except (OSError, ValueError):
-            return -errno.EINVAL
-
-
-def demux(container: Any, *streams: Any) -> Iterator[Any]:
-    """The packets of some streams, or of all; those of a stream that only begins in the middle are left out."""
-    while True:
-        try:
-            return (yield from container.demux(*streams))
-        except IndexError:  # PyAV looks the stream up among those that were there at first
-            continue
-
-
-def _best(streams: list[Any], source: "_Source") -> Any:
-    """The stream that a player would show: no thumbnail, then by what the file says, size and length."""
-    frames = Counter({stream.index: stream.frames for stream in streams})
-    if not all(frames.values()):
-        with _open_container(source) as container, suppress(FFmpegError):
-            for packet in islice(demux(container, *container.streams.video), 2000):
-                frames[packet.stream_index] += packet.size > 0
-    most = max(frames.values())
-
-    def rank(stream: Any) -> tuple:
-        codec, default = stream.codec_context, stream.disposition & Disposition.default
-        count = frames[stream.index]
-        return 10 * count > most, bool(default), codec.width * codec.height, count, codec.bit_rate or 0
-
-    return max(streams, key=rank)
-
-
-class _Source(NamedTuple):
-    file: str | BinaryIO
-    name: str  # in messages
-
-
-def _locate(source: Any) -> _Source:
-    """What to open, and how to call it in messages."""
-    if isinstance(source, _Source):
-        return source
-    if isinstance(source, dict) and source.keys() <= {"path", "bytes"}:
-        content, path = source.get("bytes"), source.get("path")
-        return _locate(path) if content is None else _Source(io.BytesIO(content), path or "video bytes")
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _Source(io.BytesIO(source), "video bytes")
-    if isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
-            raise VideoDecodeError(f"{name}: is a URL; nothing is fetched from the network, so download it first")
-        if os.path.isdir(name):
-            raise VideoDecodeError(f"{name}: is a directory; pass the video files in it")
-        if not os.path.exists(name):
-            raise VideoDecodeError(f"{name}: no such file")
-        if not os.path.isfile(name):
-            raise VideoDecodeError(f"{name}: is not a regular file")  # reading a pipe or device might never end
-        return _Source(os.path.abspath(name), name)  # absolute, so that FFmpeg cannot take it for a protocol
-    if isinstance(source, io.TextIOBase):
-        raise VideoDecodeError(f"{getattr(source, 'name', source)}: is open as text; open it with mode 'rb'")
-    if hasattr(source, "read"):
-        file = cast(BinaryIO, source)
-        file = file if file.seekable() else io.BytesIO(file.read())
-        return _Source(file, str(getattr(source, "name", "video file")))
-    raise VideoDecodeError(f"cannot read a video from {type(source).__name__}; pass a path, bytes or a file object")
-
-
-def _diagnose(source: str | BinaryIO, error: Exception) -> str:
-    """Why FFmpeg could not open it."""
-    if isinstance(source, str) and not os.access(source, os.R_OK):
-        return "may not be read with your permissions"
-    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        head = file.read(64)
-        if not size:
-            return "is empty (0 bytes)"
-        if head.startswith(b"version https://git-lfs"):
-            return "is a Git-LFS pointer, not the video; fetch it with `git lfs pull`"
-        if head[4:8] == b"ftyp":
-            offset, kind = 0, b""
-            while kind != b"moov" and offset + 8 <= size:
-                file.seek(offset)
-                length, kind = struct.unpack(">I4s", file.read(8))
-                length = int.from_bytes(file.read(8), "big") if length == 1 else length
-                offset += max(length, 8) if length else size  # 0: up to the end
-            if kind != b"moov":
-                return "has no moov box, the index of an MP4 file: its recording or download was cut short"
-    if isinstance(error, ArgumentError):
-        return (
-            "is in a format that is not read (a list of other files, a network stream, an image, a rare one); "
-            "re-encode it, for example as MP4"
-        )
-    return f"is not a video that FFmpeg can read ({error})"

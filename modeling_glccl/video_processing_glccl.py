@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
 from typing import Any, TypedDict
 from urllib.request import urlopen
@@ -16,7 +17,8 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .decoding_process_glccl import decode_in_process
-from .video_decoding_glccl import FrameSampling, VideoDecodeError, decode_video
+from .video_decoding_glccl import FrameSampling, decode_video
+from .video_streams_glccl import VideoDecodeError
 
 MAX_SIZE = 4096  # pixels of a side; the largest CLIP reads 448
 MAX_URL_BYTES = 2**29  # of a video behind an address: it is held in memory
@@ -110,10 +112,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         if len(image_mean) != 3 or len(image_std) != 3 or not numbers or min(image_std) <= 0:
             raise ValueError(f"image_mean={image_mean}, image_std={image_std}: three numbers each, the latter above 0")
         self.image_mean, self.image_std = list(image_mean), list(image_std)
-        self.max_frames = max_frames
-        self.sampling = sampling
-        self.pad_to_max_frames = pad_to_max_frames
-        self.num_threads = num_threads
+        self.max_frames, self.sampling = max_frames, sampling
+        self.pad_to_max_frames, self.num_threads = pad_to_max_frames, num_threads
 
     def __call__(
         self,
@@ -160,7 +160,8 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             VideoDecodeError: a video that cannot be read, with its place in the list.
             ValueError: arrays of another shape, type or channel count.
         """
-        videos = _as_list(videos)
+        if not (videos := [videos] if is_one_video(videos) else list(videos)):
+            raise ValueError("videos is an empty list; pass at least one video")
         if num_frames is not None and max_frames is not None:
             raise ValueError(f"num_frames={num_frames} and max_frames={max_frames} are two names of one: pass one")
         if fps is not None and sampling is not None:
@@ -202,11 +203,9 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
             video, known = video["array"], video.get("video_metadata", known)
         decoder: Any = video if hasattr(video, "get_frames_at") else None
         if decoder is None and not isinstance(video, np.ndarray | torch.Tensor | list | tuple):
+            decode = decode_video if self.deadline is None else partial(decode_in_process, deadline=self.deadline)
             try:
-                if self.deadline is None:
-                    decoded = decode_video(video, *job, self.num_threads, self._crop)
-                else:
-                    decoded = decode_in_process(video, *job, self.num_threads, self._crop, deadline=self.deadline)
+                decoded = decode(video, *job, self.num_threads, transform=self._crop)
             except VideoDecodeError as error:
                 raise VideoDecodeError(f"{name}: {error}") from error
             return decoded.frames, {"timestamps": decoded.timestamps, "duration": decoded.duration}
@@ -259,8 +258,9 @@ def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
     if isinstance(video, list | tuple) and video and len({getattr(image, "shape", None) for image in video}) == 1:
         video = np.stack([np.asarray(image) for image in video]) if hasattr(video[0], "shape") else video
     if isinstance(video, list | tuple):
-        if not all(isinstance(image, Image.Image) for image in video):
-            kinds = ", ".join(sorted({f"{type(image).__name__} {[*getattr(image, 'shape', [])]}" for image in video}))
+        if not all(isinstance(image, Image.Image) and min(image.size) for image in video):
+            found = {(type(image).__name__, *getattr(image, "shape", getattr(image, "size", ()))) for image in video}
+            kinds = ", ".join(f"{kind} {shape}" for kind, *shape in sorted(found))
             raise ValueError(f"{name}: a list must hold PIL images, or frames [H, W, 3] of one size; got {kinds}")
         frames = video
     else:
@@ -268,7 +268,7 @@ def _in_memory(video: Any, name: str) -> Sequence[Image.Image] | np.ndarray:
         if frames.dtype != np.uint8:
             bad = " with NaN or infinite values" if frames.dtype.kind == "f" and not np.isfinite(frames).all() else ""
             raise ValueError(f"{name}: pixels must be uint8 in 0..255, got {frames.dtype}{bad}; convert them before")
-        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
+        if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]) or 0 in frames.shape[1:]:
             raise ValueError(f"{name}: must be [T, H, W, 3] or [T, 3, H, W], got {list(frames.shape)}")
         frames = frames if frames.shape[3] == 3 else frames.transpose(0, 2, 3, 1)
     if not len(frames):
@@ -307,19 +307,16 @@ def _fetched(video: Any) -> Any:
     return {"path": video, "bytes": content}
 
 
-def _as_list(videos: Any) -> list[Any]:
+def is_one_video(videos: Any) -> bool:
+    """Whether this is one video rather than several: so is a list of frames (PIL images, or of three dimensions)."""
     if isinstance(videos, np.ndarray | torch.Tensor):
-        return list(videos) if videos.ndim == 5 else [videos]
-    if not isinstance(videos, list | tuple):
-        return [videos]
-    if not videos:
-        raise ValueError("videos is an empty list; pass at least one video")
-    return [videos] if is_frame(videos[0]) else list(videos)
-
-
-def is_frame(value: Any) -> bool:
-    """Whether this is one frame, so that a list of such is one video: a PIL image, or three dimensions."""
-    return isinstance(value, Image.Image) or getattr(value, "ndim", None) == 3
+        return videos.ndim != 5
+    if isinstance(videos, list | tuple):
+        first = videos[0] if videos else None
+        return isinstance(first, Image.Image) or getattr(first, "ndim", None) == 3
+    # Bytes, files, mappings and torchcodec's decoders can be iterated over, too.
+    whole = isinstance(videos, str | bytes | bytearray | memoryview) or not isinstance(videos, Iterable)
+    return whole or any(hasattr(videos, name) for name in ("read", "keys", "get_frames_at"))
 
 
 def _per_video(name: str, value: float | Sequence[float | None] | None, videos: list[Any]) -> list[float | None]:

@@ -28,9 +28,10 @@ CHECKPOINT_SET = {
         "towers_glccl",
     },
     "sentence_transformers_glccl": set(),
-    "video_decoding_glccl": set(),
-    "decoding_process_glccl": {"video_decoding_glccl"},
-    "video_processing_glccl": {"decoding_process_glccl", "video_decoding_glccl"},
+    "video_streams_glccl": set(),
+    "video_decoding_glccl": {"video_streams_glccl"},
+    "decoding_process_glccl": {"video_decoding_glccl", "video_streams_glccl"},
+    "video_processing_glccl": {"decoding_process_glccl", "video_decoding_glccl", "video_streams_glccl"},
     "processing_glccl": {"configuration_glccl", "towers_glccl", "video_processing_glccl"},
     "pipeline_glccl": {"features_glccl", "processing_glccl", "video_processing_glccl"},
 }

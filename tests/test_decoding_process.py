@@ -1,5 +1,6 @@
 """Videos decoded in another process: as in this one, whatever happens to it."""
 
+import io
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ from videos import write_video
 
 from modeling_glccl import decoding_process_glccl
 from modeling_glccl.decoding_process_glccl import decode_in_process
-from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+from modeling_glccl.video_decoding_glccl import decode_video
+from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 PACKAGE = Path(decoding_process_glccl.__file__).parent
 JOB = (4, None, None, "uniform", 1)
@@ -29,9 +31,10 @@ def video(tmp_path_factory):
 @pytest.mark.parametrize("job", [JOB, (12, 1.05, 1.35, "uniform", 1), (3, 0.0, 3.0, "release", 1)])
 @pytest.mark.parametrize("transform", [None, lambda frame: frame[::2, :5, 0]])
 def test_it_gives_what_this_process_would(video, job, transform):
-    for source in (video, str(video), video.read_bytes()):
+    content = video.read_bytes()
+    for source in (video, str(video), content, io.BytesIO(content), {"path": "a.mp4", "bytes": content}):
         expected = decode_video(source, *job, transform)
-        found = decode_in_process(source, *job, transform, deadline=time.monotonic() + 300)
+        found = decode_in_process(source, *job, transform=transform, deadline=time.monotonic() + 300)
         for name in ("frames", "timestamps", "frame_times"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert (found.duration, found.decoded_frames) == (expected.duration, expected.decoded_frames)
@@ -50,22 +53,21 @@ def test_an_error_says_what_this_process_would_but_not_what_ffmpeg_says(content,
 
 def test_a_process_that_hangs_or_dies_is_replaced_and_none_starts_without_time(video, monkeypatch):
     started = hanging(monkeypatch)
-    good = {"source": video.read_bytes(), "deadline": time.monotonic() + 300}
-    job = dict(zip(("max_frames", "start", "end", "sampling"), JOB[:4], strict=True))
-    decode_in_process(**good, **job)
+    content, deadline = video.read_bytes(), {"deadline": time.monotonic() + 300}
+    decode_in_process(content, *JOB, **deadline)
     with pytest.raises(VideoDecodeError, match="could not be decoded in the time allowed"):
         decode_in_process(HANGING, *JOB, deadline=time.monotonic() + 0.3)
     assert started[0].returncode == -signal.SIGKILL
-    decode_in_process(**good, **job)
+    decode_in_process(content, *JOB, **deadline)
     with pytest.raises(VideoDecodeError, match="the process that decoded it broke down"):
-        decode_in_process(**good, **job, transform=lambda frame: os.kill(started[1].pid, signal.SIGSEGV))
-    decode_in_process(**good, **job)
+        decode_in_process(content, *JOB, **deadline, transform=lambda frame: os.kill(started[1].pid, signal.SIGSEGV))
+    decode_in_process(content, *JOB, **deadline)
     started[2].kill()  # while it waits, which is no fault of the next video
     started[2].wait()
     with pytest.raises(VideoDecodeError, match="no time was left"):
         decode_in_process(HANGING, *JOB, deadline=time.monotonic())
     assert len(started) == 3
-    decode_in_process(**good, **job)
+    decode_in_process(content, *JOB, **deadline)
     assert decoding_process_glccl._idle == started[3:]
     started[3].communicate()
 
@@ -110,6 +112,6 @@ def test_what_goes_wrong_here_ends_the_process_that_waits_for_it(video, monkeypa
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        decode_in_process(video, *JOB, fail, deadline=time.monotonic() + 300)
+        decode_in_process(video, *JOB, transform=fail, deadline=time.monotonic() + 300)
     assert started[0].returncode is not None
     assert decoding_process_glccl._idle == []

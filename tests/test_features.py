@@ -86,3 +86,6 @@ def test_damaged_files_are_named(tmp_path):
     save_file(tensors | {"frames": tensors["frames"][:1]}, path)
     with pytest.raises(ValueError, match=r"is damaged: frames \[1, 3, 32\]"):
         GLCCLVideoFeatures.load(path)
+    save_file(tensors | {"frame_mask": torch.tensor(True)}, path)
+    with pytest.raises(ValueError, match=r"is damaged: frames \[2, 3, 32\]"):
+        GLCCLVideoFeatures.load(path)

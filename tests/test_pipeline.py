@@ -76,6 +76,8 @@ def test_texts_are_ranked_for_a_video_and_for_several(pipe, paths, logits):
     assert best["text"] == ranked[3][0]["text"]
     video = pipe(best["text"], videos=[paths[3]], moments=True)[0]
     assert (best["start"], best["end"]) == (video["start"], video["end"])
+    with pytest.raises(ValueError, match="texts is an empty list"):
+        pipe(paths[0], texts=[])
 
 
 def test_one_query_gives_one_list(pipe, paths):
@@ -258,6 +260,9 @@ def test_wrong_feature_files_are_named(pipe, paths, tmp_path):
     times = {"timestamps": torch.zeros(1, 4), "durations": torch.zeros(1)}
     save_file(tensors | times, wide, {"ids": '["a"]'})
     with pytest.raises(ValueError, match="written by another model"):
+        pipe(CAPTIONS[0], videos=wide)
+    save_file(tensors | times | {"frames": torch.zeros(1, 4, 32)}, wide, {"ids": "1"})
+    with pytest.raises(ValueError, match="is damaged: it has no id, times or duration of some"):
         pipe(CAPTIONS[0], videos=wide)
 
 

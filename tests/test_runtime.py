@@ -142,7 +142,7 @@ def test_an_index_keeps_its_runtime(checkpoint, videos, tmp_path, capsys, index,
     assert opened.info()["fingerprint"] != index.info()["fingerprint"]
     example = str(videos / "v1.mp4")
     monkeypatch.setattr(GLCCLModel, "_encode_frames", None)  # from here on torch encodes no frame
-    vars(opened.model)["_encode_frames"].session = InferenceSession(*cache.rglob("frames-*.onnx"))
+    vars(opened.model)["_encode_frames"].__self__.session = InferenceSession(*cache.rglob("frames-*.onnx"))
     assert opened.search(video=example)[0].path == example
     assert opened.search(CAPTIONS[0])
     with pytest.raises(ValueError, match="runtime='onnx' is unknown; use torch or onnx-int8"):

@@ -295,16 +295,15 @@ def test_a_configuration_that_is_changed_later_counts(tmp_path):
     with torch.no_grad():
         text = model.get_text_features(**processor(text=CAPTIONS))
         video = model.get_video_features(torch.randn(2, 8, 3, 16, 16))
-        for name, value in {"glim_temperature": 0.1, "aosm_temperature": 1.0, "glim_local": False}.items():
+        values = {name: getattr(model.config, name) for name in ("glim_temperature", "aosm_temperature", "glim_local")}
+        for name, value in zip(values, (0.1, 1.0, False), strict=True):
             before = model.similarity(text, video)
             setattr(model.config, name, value)
-            changed = load_checkpoint(tmp_path, **{key: getattr(model.config, key) for key in CHANGED})[0]
+            values[name] = value
+            changed = load_checkpoint(tmp_path, **values)[0]
             assert not torch.allclose(model.similarity(text, video), before, atol=1e-4)
             expected = changed.similarity(text, video)
             torch.testing.assert_close(model.similarity(text, video), expected, atol=1e-5, rtol=0)
-
-
-CHANGED = ("glim_temperature", "aosm_temperature", "glim_local")
 
 
 def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(tmp_path):

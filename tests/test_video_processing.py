@@ -16,7 +16,8 @@ from transformers.video_utils import VideoMetadata
 from videos import frame_image, write_video
 
 from modeling_glccl import GLCCLVideoProcessor, video_processing_glccl
-from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+from modeling_glccl.video_decoding_glccl import decode_video
+from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_files_arrays_tensors_and_images_give_the_same(tmp_path, processor):
     for video in [
         str(path),
         path.read_bytes(),
+        memoryview(path.read_bytes()),
         {"path": None, "bytes": path.read_bytes()},
         frames,
         torch.from_numpy(frames),
@@ -99,7 +101,7 @@ def test_files_arrays_tensors_and_images_give_the_same(tmp_path, processor):
         [[Image.fromarray(frame).convert("RGBA") for frame in frames]],
     ]:
         assert torch.equal(processor(video)["pixel_values_videos"], expected["pixel_values_videos"])
-    batch = processor([frames, path, torch.from_numpy(frames), [Image.fromarray(frame) for frame in frames]])
+    batch = processor(iter([frames, path, torch.from_numpy(frames), [Image.fromarray(frame) for frame in frames]]))
     assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"].expand(4, -1, -1, -1, -1))
 
 
@@ -170,6 +172,8 @@ def test_numpy_on_request(processor):
         (np.zeros((2, 8, 8, 4), np.uint8), r"videos\[0\]: must be .*got \[2, 8, 8, 4\]"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r"got \[2, 1, 8, 8\]"),
         (np.zeros((8, 8, 3), np.uint8), r"got \[8, 8, 3\]"),
+        (np.zeros((2, 0, 8, 3), np.uint8), r"got \[2, 0, 8, 3\]"),
+        ([[Image.new("RGB", (0, 8))]], r"PIL images, .*got Image \[0, 8\]"),
         (np.zeros((2, 8, 8, 3), np.float32), "uint8 in 0..255, got float32; convert"),
         (torch.full((2, 8, 8, 3), float("nan")), "got float32 with NaN or infinite values"),
         (np.full((2, 8, 8, 3), np.inf), "got float64 with NaN or infinite values"),
@@ -306,7 +310,7 @@ def test_addresses_are_fetched_where_the_caller_says_so(tmp_path, processor, mon
         with pytest.raises(VideoDecodeError, match="is larger than 100 bytes"):
             processor(url, allow_urls=True)
         processor.deadline = time.monotonic() + 60  # as on a server
-        with pytest.raises(VideoDecodeError, match="no such file"):
+        with pytest.raises(VideoDecodeError, match="is a URL; nothing is fetched"):
             processor(url, allow_urls=True)
         server.shutdown()
 

@@ -12,8 +12,8 @@ from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from ..atomic import write_whole
-from ..video_decoding_glccl import VideoDecodeError, open_video
 from ..video_files import find_videos, why_no_file
+from ..video_streams_glccl import VideoDecodeError, open_video
 from .files import add_to_ledger, read_ledger
 from .pool import map_videos
 from .reencode import CompressSettings, compress_video

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from ..atomic import write_whole
 from ..processing_glccl import GLCCLProcessor
-from ..video_decoding_glccl import VideoDecodeError
 from ..video_processing_glccl import GLCCLVideoProcessor, GLCCLVideoProcessorKwargs
+from ..video_streams_glccl import VideoDecodeError
 from .pool import map_videos
 
 # A change of what a cached frame is, or of how it is stored, needs a new version, or old files pass for current ones.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from av.error import FFmpegError
 
-from ..video_decoding_glccl import VideoDecodeError
+from ..video_streams_glccl import VideoDecodeError
 
 
 class Outcome(NamedTuple):

@@ -13,15 +13,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from ..video_decoding_glccl import (
-    DecodedVideo,
-    VideoDecodeError,
-    decode_video,
-    demux,
-    display_matrix,
-    open_video,
-    upright,
-)
+from ..video_decoding_glccl import DecodedVideo, decode_video, display_matrix, upright
+from ..video_streams_glccl import VideoDecodeError, demux, open_video
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,6 @@ class GLSCLModel(PeerModel):
     interaction: GLSCLInteraction
     works_untrained = False  # its queries are random
     interaction_class = GLSCLInteraction
-    text_features_class = GLSCLTextFeatures
     video_features_class = GLSCLVideoFeatures
 
     @torch.no_grad()

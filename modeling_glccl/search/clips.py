@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..decoding_process_glccl import decode_in_process
 from ..processing_glccl import GLCCLProcessor
-from ..video_decoding_glccl import MAX_PACKETS, VideoDecodeError, decode_video, open_video
+from ..video_decoding_glccl import MAX_PACKETS, decode_video
+from ..video_streams_glccl import VideoDecodeError, open_video
 from .shots import FrameChanges, find_cuts
 
 # Shots of fewer seconds are joined with the next.

@@ -14,7 +14,8 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..atomic import write_whole
-from ..video_decoding_glccl import VideoDecodeError, demux, display_matrix, open_video, upright
+from ..video_decoding_glccl import display_matrix, upright
+from ..video_streams_glccl import VideoDecodeError, demux, open_video
 
 # What the numbers of a picture mean as colours; players guess it where it is not passed on.
 _COLOURS = ("color_primaries", "color_trc", "colorspace", "color_range")

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from ..video_decoding_glccl import VideoDecodeError
 from ..video_files import why_no_file
+from ..video_streams_glccl import VideoDecodeError
 from .store import OK, Store, is_in
 
 # Of a query's score, what a sentence of `nots` must exceed to count.

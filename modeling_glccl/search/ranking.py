@@ -49,7 +49,7 @@ def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeature
     if isinstance(text, GLCCLVideoFeatures):
         counted = text.frame_mask[..., None]
         return (normalize(text.frames.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
-    return model.interaction.query_vectors(text)
+    return model.query_vectors(text)
 
 
 def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures) -> GLCCLTextState | Tensor:

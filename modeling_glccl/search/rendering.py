@@ -15,8 +15,9 @@ from PIL import Image
 from rich.table import Column, Table
 
 from ..processing_glccl import GLCCLProcessor
-from ..video_decoding_glccl import VideoDecodeError, decode_video
+from ..video_decoding_glccl import decode_video
 from ..video_files import harmless
+from ..video_streams_glccl import VideoDecodeError
 from .searcher import SearchResult
 
 _THUMBNAIL = (160, 120)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..atomic import write_whole
 from ..packaged import install_line
-from ..video_decoding_glccl import open_video
+from ..video_streams_glccl import open_video
 
 
 class Shot(NamedTuple):

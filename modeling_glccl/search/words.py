@@ -20,8 +20,8 @@ from lancedb.table import Table
 from tqdm.auto import tqdm
 
 from ..packaged import install_line
-from ..video_decoding_glccl import demux, open_video
 from ..video_files import SUBTITLE_SUFFIXES, harmless, why_no_file
+from ..video_streams_glccl import demux, open_video
 from .candidates import Snapshot
 from .queries import Query
 from .store import OK, Store, is_in

@@ -20,7 +20,7 @@ from modeling_glccl import GLCCLVideoProcessor
 from modeling_glccl import video_processing_glccl as video_processing
 from modeling_glccl.data import frame_cache
 from modeling_glccl.data.frame_cache import with_frame_cache
-from modeling_glccl.video_decoding_glccl import VideoDecodeError
+from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 PROCESSOR = GLCCLVideoProcessor(size=32, crop_size=32, max_frames=4)
 

@@ -19,8 +19,9 @@ from modeling_glccl.data.reencode import CompressSettings, compress_video
 from modeling_glccl.processing_glccl import GLCCLProcessor
 from modeling_glccl.search.clips import ClipSettings, read_clips
 from modeling_glccl.training.tokenizer import train_clip_tokenizer
-from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video
+from modeling_glccl.video_decoding_glccl import decode_video
 from modeling_glccl.video_processing_glccl import GLCCLVideoProcessor
+from modeling_glccl.video_streams_glccl import VideoDecodeError, locate, open_video
 
 from .harness import attempt
 from .mutate import mutate_bytes
@@ -123,7 +124,7 @@ def _compare(found: video_decoding_glccl.DecodedVideo, path: Path, sampling: Any
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode_video(path, 1)
-        slow = video_decoding_glccl._decode_in_order(video_decoding_glccl._locate(str(path)), sampling, 1, None)
+        slow = video_decoding_glccl._decode_in_order(locate(str(path)), sampling, 1, None)
     if not caught:
         assert np.array_equal(slow.frame_times, found.frame_times), "other times in order"
         assert np.array_equal(slow.timestamps, found.timestamps), "another choice in order"
@@ -131,7 +132,7 @@ def _compare(found: video_decoding_glccl.DecodedVideo, path: Path, sampling: Any
 
 
 def _patched(path: Path) -> bool:
-    with video_decoding_glccl.open_video(str(path), 1) as (container, stream):
+    with open_video(str(path), 1) as (container, stream):
         stream.codec_context.options = {"err_detect": "explode"}
         try:
             return any(frame.is_corrupt for frame in container.decode(stream))

@@ -8,7 +8,8 @@ import pytest
 from videos import frame_number, write_video, write_with_sound
 
 from modeling_glccl.search import cut_moment
-from modeling_glccl.video_decoding_glccl import VideoDecodeError, decode_video, open_video
+from modeling_glccl.video_decoding_glccl import decode_video
+from modeling_glccl.video_streams_glccl import VideoDecodeError, open_video
 
 SUFFIXES = {".mp4": "libx264", ".mkv": "libx265", ".mov": "mpeg4", ".ts": "libx264", ".webm": "libvpx-vp9"}
 

@@ -11,7 +11,7 @@ from videos import write_video
 from modeling_glccl.cli import main
 from modeling_glccl.packaged import install_line
 from modeling_glccl.search.shot_list import Shot, write_shot_list
-from modeling_glccl.video_decoding_glccl import VideoDecodeError
+from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 pytest_plugins = ["search_fixtures"]
 
