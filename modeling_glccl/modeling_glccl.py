@@ -585,11 +585,16 @@ class GLCCLModel(PreTrainedModel):
     ) -> GLCCLOutput | tuple[Any, ...]:
         """Scores A texts against V videos; with `return_loss=True` (A = V, in the same order) also the losses.
 
-        Args and errors: those of [`~GLCCLModel.get_text_features`] and [`~GLCCLModel.get_video_features`];
-        `return_dict=False` returns a plain tuple.
+        Args:
+            input_ids, attention_mask: [A, Nw] int64; the mask is 1 up to and including the first EOS.
+            pixel_values_videos: [V, Nf, 3, H, W] normalised pixels.
+            padding_mask_videos: [V, Nf], 1 = real frame.
+            output_hidden_states, output_attentions: those of the towers' layers, in the features.
+            return_dict: `False` returns a plain tuple.
 
         Raises:
-            ValueError: also A != V with `return_loss=True`, or a batch of one while `csc_weight` is above 0.
+            ValueError: see [`~GLCCLModel.get_text_features`], [`~GLCCLModel.get_video_features`]; with `return_loss`
+                also A != V, or a batch of one while `csc_weight` is above 0.
         """
         outputs = self._outputs(output_hidden_states, output_attentions)
         text = self.get_text_features(input_ids, attention_mask, **outputs)
