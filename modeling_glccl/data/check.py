@@ -118,7 +118,7 @@ def check_benchmark(
     reports, videos = [], []
     for split in [benchmark.check_split(split) for split in splits or benchmark.split_names(**options)]:
         try:
-            builder = benchmark.from_files(split, **options)
+            builder = benchmark(split, **options)
             dataset = builder.build()
         except (OSError, ValueError) as error:
             reports.append(SplitReport(split, problem=str(error)))

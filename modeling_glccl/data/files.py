@@ -20,17 +20,11 @@ ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
 
 def find_annotation(root: Path, *names: str) -> Path:
     """The first of `names` in `root` or one level down; a FileNotFoundError names them if none is there."""
-    path = find_optional_annotation(root, *names)
-    if path is None:
-        folders = ", ".join(folder or "." for folder in ANNOTATION_FOLDERS)
-        raise FileNotFoundError(f"{root}: no {' or '.join(names)} there (looked in {folders}); see docs/data.md")
-    return path
-
-
-def find_optional_annotation(root: Path, *names: str) -> Path | None:
-    """As [`find_annotation`]; None where there is none."""
-    candidates = (root / folder / name for name in names for folder in ANNOTATION_FOLDERS)
-    return next((path for path in candidates if path.is_file()), None)
+    for path in (root / folder / name for name in names for folder in ANNOTATION_FOLDERS):
+        if path.is_file():
+            return path
+    folders = ", ".join(folder or "." for folder in ANNOTATION_FOLDERS)
+    raise FileNotFoundError(f"{root}: no {' or '.join(names)} there (looked in {folders}); see docs/data.md")
 
 
 def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
@@ -172,7 +166,7 @@ class VideoFiles:
     """
 
     def __init__(self, *folders: Path):
-        self._by_name: dict[str, str] = {}
+        self.by_name: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
         self._by_stem: dict[str, list[str]] = {}
         doubles = []
@@ -180,10 +174,10 @@ class VideoFiles:
             name = os.path.basename(path)
             if not os.path.isfile(path):  # a broken link, a pipe: as good as missing
                 continue
-            if name in self._by_name:
+            if name in self.by_name:
                 doubles.append(path)
                 continue
-            self._by_name[name] = path
+            self.by_name[name] = path
             base, suffix = os.path.splitext(name)
             # MP4 comes before other suffixes: it is what re-encoded copies are.
             if suffix == ".mp4" or (suffix.lower() in VIDEO_SUFFIXES and base not in self._by_id):
@@ -192,17 +186,13 @@ class VideoFiles:
         if doubles:
             warnings.warn(
                 f"{len(doubles)} file names stand twice, for instance {doubles[0]}: "
-                f"{self._by_name[os.path.basename(doubles[0])]} is used",
+                f"{self.by_name[os.path.basename(doubles[0])]} is used",
                 stacklevel=2,
             )
 
-    def listing(self) -> list[str]:
-        """All paths, in a fixed order."""
-        return sorted(self._by_name.values())
-
     def find(self, video_id: str) -> str | None:
         """The path of the file named `video_id`, else of the one named so apart from a suffix such as .mp4."""
-        return self._by_name.get(video_id) or self._by_id.get(video_id)
+        return self.by_name.get(video_id) or self._by_id.get(video_id)
 
     def find_stem(self, stem: str) -> str | None:
         """The path of the only file whose name up to its first dot is `stem`."""
