@@ -101,7 +101,7 @@ class VideoBenchmark:
     @property
     def folder(self) -> Path:
         """`data_dir`."""
-        folder = Path(self.data_dir).expanduser().absolute() if self.data_dir else None
+        folder = None if self.data_dir is None else Path(self.data_dir).expanduser().absolute()
         if folder is None or not folder.is_dir():
             raise FileNotFoundError(f"data_dir={self.data_dir} is not a folder; {self.name} is read from there")
         return folder

@@ -308,7 +308,7 @@ def annotations(reference_dir):
 
 @pytest.fixture
 def strict(quiet):
-    """A count that is not canonical fails the test."""
+    """A count that is not canonical, of videos or captions, fails the test."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
@@ -333,11 +333,8 @@ def test_real_msrvtt_test_is_1k_a(annotations):
 def test_real_msrvtt_train(annotations, train_list, videos, repeated):
     train = load("msrvtt", annotations, "train", with_videos=False, train_list=train_list, captions="list")
     assert train.info.description == f"MSR-VTT {train_list} train"
-    assert len(train) == len(set(train["video_id"])) == videos
     assert not set(train["video_id"]) & set(load("msrvtt", annotations, with_videos=False)["video_id"])
-    captions = list(train["captions"])
-    assert sum(map(len, captions)) == 20 * videos
-    assert 20 * videos - sum(len(set(several)) for several in captions) == repeated
+    assert 20 * videos - sum(len(set(several)) for several in train["captions"]) == repeated
 
 
 @pytest.mark.usefixtures("strict")
@@ -368,21 +365,16 @@ def test_real_didemo_merged_by_stem_has_more_moments(annotations):
 @pytest.mark.usefixtures("strict")
 def test_real_msvd(annotations):
     splits = load("msvd", annotations, None, with_videos=False)
-    sizes = [(len(splits[name].unique("video_id")), len(splits[name])) for name in ("train", "validation", "test")]
-    assert sizes == [(1200, 48_774), (100, 4290), (670, 27_763)]
     assert splits["train"][0]["caption"] == "a squirrel is eating a peanut in it s shell"
 
 
 @pytest.mark.usefixtures("strict")
 def test_real_activitynet(annotations):
-    splits = load("activitynet", annotations, None, with_videos=False)
-    assert {name: len(split) for name, split in splits.items()} == {"train": 10_009, "test": 4917}
-    first = splits["test"][0]
+    first = load("activitynet", annotations, None, with_videos=False)["test"][0]
     assert first["video_id"] == "v_uqiMw7tQ1Cc"
     assert first["caption"].startswith("A weight lifting tutorial is given. The coach helps")
     assert (first["start"], first["end"]) == (0, 56)
-    listed = load("activitynet", annotations, None, with_videos=False, id_lists=True)
-    assert {name: len(split) for name, split in listed.items()} == {"train": 10_007, "test": 4916}
+    load("activitynet", annotations, None, with_videos=False, id_lists=True)
 
 
 def test_real_vatex_lists_and_partial_captions(annotations, tmp_path):
