@@ -1,6 +1,5 @@
 """Own videos and captions: tables of every kind, their splits, their errors, and a model from start to end."""
 
-import csv
 import json
 import os
 import re
@@ -9,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniatures
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -53,18 +53,7 @@ ROWS = [
 
 
 def write_table(folder: Path, rows: list[dict], kind: str = "csv") -> Path:
-    path = folder / f"metadata.{kind}"
-    if kind == "csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-    elif kind == "jsonl":
-        lines = (json.dumps(row).replace("\\u2028", "\u2028") + "\n" for row in rows)
-        path.write_text("".join(lines), encoding="utf-8")
-    else:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
+    return miniatures.write_table(folder / f"metadata.{kind}", rows)
 
 
 def load(folder: Path, split: str | None = "test", **options):
