@@ -170,11 +170,4 @@ def lsmdc(root: Path, videos: bool = True) -> Path:
     return folder
 
 
-BENCHMARKS = {
-    "msrvtt": msrvtt,
-    "didemo": didemo,
-    "vatex": vatex,
-    "msvd": msvd,
-    "activitynet": activitynet,
-    "lsmdc": lsmdc,
-}
+BENCHMARKS = {make.__name__: make for make in (msrvtt, didemo, vatex, msvd, activitynet, lsmdc)}

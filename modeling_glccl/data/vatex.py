@@ -42,11 +42,10 @@ class VATEX(VideoBenchmark):
 
     def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
         """The clip; else the whole YouTube video it was cut from, and in that the clip's seconds."""
-        if path := files.find(video.video_id):
+        path, clip = files.find(video.video_id), re.fullmatch(r"(.+)_(\d+)_(\d+)", video.video_id)
+        if clip is None or (path and Path(path).stem != clip[1]):
             return path, video
-        if (clip := re.fullmatch(r"(.+)_(\d+)_(\d+)", video.video_id)) is None:
-            return None, video
-        return files.find(clip[1]), video._replace(start=float(clip[2]), end=float(clip[3]))
+        return path or files.find(clip[1]), video._replace(start=float(clip[2]), end=float(clip[3]))
 
     def mirror_list(self) -> list[str] | None:
         """HGR's list, where `data_dir` has it: mirrors split otherwise."""

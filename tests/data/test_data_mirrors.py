@@ -134,12 +134,15 @@ def test_vatex_takes_the_videos_of_the_split_list_from_all_splits(tmp_path):
     assert list(whole.unique("video_id")) == list(VATEX_IDS[:2])
 
 
-def test_an_embedded_clip_of_vatex_counts_as_a_whole(tmp_path):
-    write_videos(tmp_path, "clip.mp4", frames=3)
-    row = {"videoID": VATEX_IDS[2], "enCap": ["text"], "video": (tmp_path / "clip.mp4").read_bytes()}
-    (test,) = load_benchmark("vatex", repo_id=mirror(tmp_path / "repo", test=[row]))
-    assert (test["start"], test["end"]) == (None, None)
-    assert Path(test["video"]["path"]).read_bytes() == row["video"]
+def test_an_embedded_clip_of_vatex_counts_as_a_whole_and_of_a_youtube_video_the_seconds(tmp_path):
+    for name, seconds in (("clips", (None, None)), ("whole", (100, 110))):
+        write_videos(tmp_path / name, "_bC-eFgHiJk.mp4", frames=3)
+        content = (tmp_path / name / "_bC-eFgHiJk.mp4").read_bytes()
+        video = content if name == "clips" else "_bC-eFgHiJk.mp4"
+        row = {"videoID": VATEX_IDS[2], "enCap": ["text"], "video": video}
+        (test,) = load_benchmark("vatex", repo_id=mirror(tmp_path / name, test=[row]))
+        assert (test["start"], test["end"]) == seconds
+        assert Path(test["video"]["path"]).read_bytes() == content
 
 
 def test_activitynet_sentences_and_durations(tmp_path):
