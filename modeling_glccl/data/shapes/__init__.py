@@ -28,19 +28,11 @@ VERSION = datasets.Version("1.1.0")
 # Apart from the sampler's stream 0, so that no two random choices share a generator.
 _VIDEO_STREAM, _STILL_STREAM = 1, 2
 
-_EVENT = dict.fromkeys(("colour", "shape", "size", "action"), datasets.Value("string"))
-_EVENT |= dict.fromkeys(("start", "end"), datasets.Value("float32"))
-_COLUMNS = {
-    "video_id": datasets.Value("string"),
-    "caption": datasets.Value("string"),
-    "start": datasets.Value("float32"),
-    "end": datasets.Value("float32"),
-    "scene": datasets.Value("string"),
-    "events": datasets.List(_EVENT),
-    "caption_events": datasets.List(datasets.Value("int32")),
-    "twin_group": datasets.Value("int32"),
-}
-_STILL_COLUMNS = datasets.Features({"image": datasets.Image(), "phrase": datasets.Value("string")})
+_TEXT, _SECONDS, _INDEX = map(datasets.Value, ("string", "float32", "int32"))
+_EVENT = dict.fromkeys(("colour", "shape", "size", "action"), _TEXT) | {"start": _SECONDS, "end": _SECONDS}
+_COLUMNS = {"video_id": _TEXT, "caption": _TEXT, "start": _SECONDS, "end": _SECONDS, "scene": _TEXT}
+_COLUMNS |= {"events": datasets.List(_EVENT), "caption_events": datasets.List(_INDEX), "twin_group": _INDEX}
+_STILL_COLUMNS = datasets.Features({"image": datasets.Image(), "phrase": _TEXT})
 _STILLS_PER_FILE = 1000
 
 
@@ -124,19 +116,21 @@ def load(
         values = {"split": name, "count": sizes[name], "seed": options.seed, "world": options.world}
         values["folder"] = str(folder / name) if with_videos else None
         try:
-            loaded[name] = datasets.Dataset.from_generator(
+            dataset = datasets.Dataset.from_generator(
                 _rows,
                 datasets.Features(({"video": datasets.Video(decode=False)} if with_videos else {}) | _COLUMNS),
                 str(root / "tables"),
                 gen_kwargs=values,
                 split=datasets.NamedSplit(name),
-                fingerprint=Hasher.hash([VERSION, values]),
+                fingerprint=Hasher.hash([str(VERSION), values]),
             )
         except DatasetGenerationError as error:
             raise error.__cause__ or error from None
-        loaded[
-            name
-        ].info.description = "Short rendered videos of successive events and captions that describe some of them."
+        dataset.info.description = (
+            "Short rendered videos of successive events and captions that describe some of them."
+        )
+        dataset.info.license = "apache-2.0"
+        loaded[name] = dataset
     if with_videos:  # those that are not there yet, of all splits, with one progress bar
         rows = [
             part[number]
