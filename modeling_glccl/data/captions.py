@@ -123,7 +123,7 @@ class Captions(VideoBenchmark):
                 videos[name] = AnnotatedVideo(name, [], record.start, record.end)
                 self.places[name] = record.place
                 if record.path:
-                    files.by_name[name] = record.path
+                    files.add(name, record.path)
             videos[name].captions.extend(record.captions)
         if not videos:
             found = Counter(record.split for record in records)

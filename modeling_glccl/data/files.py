@@ -166,7 +166,7 @@ class VideoFiles:
     """
 
     def __init__(self, *folders: Path):
-        self.by_name: dict[str, str] = {}
+        self._by_name: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
         self._by_stem: dict[str, list[str]] = {}
         doubles = []
@@ -174,10 +174,10 @@ class VideoFiles:
             name = os.path.basename(path)
             if not os.path.isfile(path):  # a broken link, a pipe: as good as missing
                 continue
-            if name in self.by_name:
+            if name in self._by_name:
                 doubles.append(path)
                 continue
-            self.by_name[name] = path
+            self._by_name[name] = path
             base, suffix = os.path.splitext(name)
             # MP4 comes before other suffixes: it is what re-encoded copies are.
             if suffix == ".mp4" or (suffix.lower() in VIDEO_SUFFIXES and base not in self._by_id):
@@ -186,13 +186,17 @@ class VideoFiles:
         if doubles:
             warnings.warn(
                 f"{len(doubles)} file names stand twice, for instance {doubles[0]}: "
-                f"{self.by_name[os.path.basename(doubles[0])]} is used",
+                f"{self._by_name[os.path.basename(doubles[0])]} is used",
                 stacklevel=2,
             )
 
+    def add(self, video_id: str, path: str) -> None:
+        """The file of a video, whatever its name is."""
+        self._by_name[video_id] = path
+
     def find(self, video_id: str) -> str | None:
         """The path of the file named `video_id`, else of the one named so apart from a suffix such as .mp4."""
-        return self.by_name.get(video_id) or self._by_id.get(video_id)
+        return self._by_name.get(video_id) or self._by_id.get(video_id)
 
     def find_stem(self, stem: str) -> str | None:
         """The path of the only file whose name up to its first dot is `stem`."""

@@ -103,7 +103,9 @@ def load_mirror(
             extract(archive, folder)
         files = VideoFiles(folder, repository)
     found = {video_id: path if os.path.isabs(path) else files.find(path) for video_id, path in given.items()}
-    files.by_name |= {video_id: path for video_id, path in found.items() if path}
+    for video_id, path in found.items():
+        if path:
+            files.add(video_id, path)
     return builder.table(videos, files)
 
 
