@@ -31,6 +31,10 @@ TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10
 
 
+class IndivisibleError(ValueError):
+    """A table without splits has fewer videos than splits are asked for."""
+
+
 @dataclass
 class CaptionsConfig(VideoBenchmarkConfig):
     """Adds to [`VideoBenchmarkConfig`], where `videos_dir` is the folder that file names start from."""
@@ -388,7 +392,7 @@ def _split_files(files: set[str], ratio: Mapping[str, float], seed: int) -> dict
     """
     names = [name for name, share in ratio.items() if share > 0]
     if len(files) < len(names):
-        raise ValueError(
+        raise IndivisibleError(
             f"{len(files)} videos cannot be divided into {', '.join(names)}; expected {len(names)} at least, or "
             "another split_ratio, such as [0, 0, 1]"
         )

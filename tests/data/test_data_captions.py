@@ -372,6 +372,16 @@ def test_the_check_names_missing_undecodable_and_late_windows(folder, capsys):
     assert [split.split for split in report.splits] == ["train"], "splits that the table does not have are not missed"
 
 
+def test_the_check_looks_at_the_windows_of_a_table_too_small_to_divide(folder):
+    write_table(folder, [ROWS[0] | {"start": 50, "end": 60}, ROWS[1] | {"start": 0, "end": 1}])
+    report = check_benchmark("captions", folder)
+    assert not report.ok
+    undivided, test = report.splits
+    assert "2 videos cannot be divided into train, validation, test" in undivided.problem
+    assert list(test.undecodable) == ["red.mp4#t=50,60"]
+    assert (test.videos, test.damaged) == (2, {})
+
+
 def test_the_check_asks_for_the_folder(capsys):
     assert main(["data", "check", "msrvtt"]) == 1
     assert "data_dir=None is not a folder: name that of the videos" in capsys.readouterr().err
