@@ -14,7 +14,9 @@ from typing import Any
 import click
 from click import Choice, argument, option
 
+from .arguments import check_index, check_name, check_query, find_recipe
 from .console import run
+from .video_files import find_videos
 
 RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "data compress", "publish")
 PATH = click.Path(path_type=Path)
@@ -36,6 +38,28 @@ class Number(click.FloatRange):
 
 NUMBER = Number()
 SECONDS = Number(0, 1e9, min_open=True)
+
+
+# Parameters of commands, and what refuses a value of theirs without torch.
+CHECKS: dict[str, Callable[[Any], object]] = {
+    **dict.fromkeys(("recipe", "clip_recipe"), find_recipe),
+    **dict.fromkeys(("index_path", "index"), check_index),
+    **dict.fromkeys(("query", "and_", "not_"), check_query),
+    "folders": lambda path: os.path.exists(path) or find_videos(path),  # which refuses it
+    "checkpoint": check_name,
+}
+
+
+class Command(click.Command):
+    """A command that says what is wrong with a value before torch is imported, which takes seconds."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's."""
+        for name in [] if "torch" in sys.modules else CHECKS:
+            given = None if (self.name, name) == ("index", "index_path") else ctx.params.get(name)
+            for value in given if isinstance(given, tuple) else [] if given is None else [given]:
+                CHECKS[name](value)
+        return super().invoke(ctx)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +86,10 @@ def data() -> None:
 @cli.group()
 def export() -> None:
     """Write a checkpoint for other runtimes."""
+
+
+for group in (cli, data, export):
+    group.command_class = Command
 
 
 def _settings(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import MAX_CHARACTERS
 from ..checkpoints import load_checkpoint, place
 from ..configuration_glccl import GLCCLConfig
 from ..environment import resolve_device, resolve_precision
@@ -26,7 +27,7 @@ from .filters import Filters
 from .fingerprint import ROUNDED, checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .queries import Query, read_image, read_stored, read_video
-from .ranking import MAX_CHARACTERS, encode_queries
+from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .shards import ShardedStore, open_store
 from .store import ERROR, MAX_SHARDS, OK, Store, is_in
