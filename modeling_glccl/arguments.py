@@ -20,14 +20,16 @@ def check_name(checkpoint: str | os.PathLike) -> None:
 
 
 def check_index(uri: str) -> None:
-    """Raises FileNotFoundError where no folder of an index is; object stores are not asked, nor without LanceDB."""
+    """Raises OSError where no folder of an index is; object stores are not asked, nor without LanceDB."""
     if "://" not in uri and not os.path.isdir(uri) and find_spec("lancedb"):
+        if os.path.exists(uri):
+            raise NotADirectoryError(f"{uri}: is a file; an index is a folder")
         raise FileNotFoundError(f"{uri}: no such index; `glccl index` or VideoIndex.create makes one")
 
 
 def check_query(query: str) -> None:
-    """Raises ValueError for an empty query, or one of more than `MAX_CHARACTERS`."""
-    if not query.strip():
+    """Raises ValueError for a query in which nothing can be read, or one of more than `MAX_CHARACTERS`."""
+    if not any(character.isprintable() and not character.isspace() for character in query):
         raise ValueError("the query is empty; say what happens in the video")
     if len(query) > MAX_CHARACTERS:  # before a tokeniser spends seconds on it
         raise ValueError(f"the query has {len(query):,} characters; at most {MAX_CHARACTERS:,} are allowed")

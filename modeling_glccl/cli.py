@@ -238,7 +238,7 @@ add(
     'Find videos, and the moment in them, with a sentence such as "a dog in the snow"; without one it asks.',
     argument("query", required=False),
     option(
-        "--queries", type=click.File(encoding="utf-8"), metavar="FILE", help='a JSON object a line: {"query": ...}'
+        "--queries", type=click.File(encoding="utf-8-sig"), metavar="FILE", help='a JSON object a line: {"query": ...}'
     ),
     *searching,
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
