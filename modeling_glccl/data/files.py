@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO, cast
 
-from ..video_files import VIDEO_SUFFIXES, walk_files
+from ..video_files import VIDEO_SUFFIXES, walk_files, why_no_file
 
 # Where annotations lie beside `videos/`: in the folder itself, or one level down.
 ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
@@ -46,6 +46,8 @@ def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte order mark."""
+    if path.exists() and (reason := why_no_file(path)):
+        raise ValueError(f"{path}: {reason}")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")

@@ -6,6 +6,7 @@ do not exist are refused. The classes below are the one place where every key is
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -202,7 +203,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
     """
     values = _parse(read_text(find_recipe(path)), str(path)) or {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must be a mapping of keys; got {values!r}")
+        raise ValueError(f"{path} must be a mapping of keys; got {str(values)[:60]}")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -245,6 +246,13 @@ def _flat(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e-3 as a string and `no` as False; this reads numbers as Python writes them."""
 
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """As the base class, which takes the last of several values of a key."""
+        node = super().compose_mapping_node(anchor)
+        if twice := [key for key, count in Counter(str(key.value) for key, _ in node.value).items() if count > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands there twice", problem_mark=node.start_mark)
+        return node
+
 
 _Loader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
@@ -260,6 +268,8 @@ _Loader.add_implicit_resolver(
 
 def _parse(text: str, where: str) -> Any:
     try:
+        if len(text) > 100_000:  # read in a second
+            raise ValueError(f"{len(text):,} characters; a recipe has at most 100,000")
         value = yaml.load(text, Loader=_Loader)
         check_unfolded(value, len(text))
         return value
@@ -323,6 +333,7 @@ def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, a
 def _one_line(error: Exception) -> str:
     """What a strict dataclass found: "batch_size: expected int, got str (value: 'large')"."""
     text = str(error.__cause__ or error).partition(". Errors: ")[0]
+    text = re.sub(r"^\w+\.__init__\(\) missing .* argument.*: '(\w+)'.*", r"\1 is missing", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^Field '(\w+)' with value (.*) doesn't match any type in \((.*)\)$", r"\1: \2 is none of \3", text)
     return re.sub(r"^Field '(\w+)' ", r"\1: ", text)
