@@ -16,7 +16,7 @@ from click import Choice, argument, option
 
 from .arguments import check_index, check_name, check_query, find_recipe
 from .console import run
-from .video_files import find_videos
+from .video_files import find_videos, harmless
 
 RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "data compress", "publish")
 PATH = click.Path(path_type=Path)
@@ -366,7 +366,7 @@ def _print_report(report: Any) -> int:
 
     console = Console()
     for line in report.details():
-        console.print(line, highlight=False, markup=False)
+        console.print(harmless(line.encode(errors="backslashreplace").decode()), highlight=False, markup=False)
     console.print(report.table())
     return 0 if report.ok else 1
 

@@ -223,6 +223,23 @@ def test_a_growing_folder_keeps_its_splits():
     assert sum(before[file] != after[file] for file in before) < 20
 
 
+def test_a_name_may_have_its_accents_apart(folder):
+    """As macOS writes it, where the table came from another system."""
+    (folder / "red.mp4").rename(folder / "cafe\u0301.mp4")
+    write_table(folder, [ROWS[0] | {"file_name": "caf\xe9.mp4"}, *ROWS[1:]])
+    (row,) = [row for row in load(folder, split_ratio=[0, 0, 1]) if "red" in row["caption"]]
+    assert row["video_id"] == "caf\xe9.mp4"
+    assert row["video"]["path"] == str(folder / "cafe\u0301.mp4")
+
+
+def test_a_table_that_unfolds_to_more_rows_than_it_has_bytes_is_refused(folder):
+    count = 10_000_000
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(bytearray(count), pyarrow.int8()), ["red.mp4"])
+    pyarrow.parquet.write_table(pyarrow.table({"file_name": same, "caption": same}), folder / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata\.parquet: no Parquet .* bytes unfold to 10,000,000 rows"):
+        load(folder)
+
+
 def test_two_videos_are_too_few_to_divide(folder):
     write_table(folder, ROWS[:2])
     with pytest.raises(ValueError, match=r"2 videos cannot be divided into train, validation, test; expected 3"):
@@ -275,6 +292,7 @@ VALUES["jsonl"] = [
     ({"caption": ["good", ""]}, "a caption is '', which is empty"),
     ({"caption": {"en": "a"}}, "captions are .*; expected a text"),
     ({"caption": "a \ud800"}, "no Unicode text"),
+    ({"file_name": "\ud800.mp4"}, r"the file name is '\\ud800.mp4', which is no Unicode text"),
 ]
 
 
