@@ -20,6 +20,7 @@ from .video_files import find_videos, harmless
 
 RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "data compress", "publish")
 PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(1, 2**31 - 1)
 WORKERS = click.IntRange(0, 1024)
 
@@ -163,12 +164,12 @@ add(
     "demo",
     ".demo:run_demo",
     "Try a trained model: render videos, evaluate, save, reload, retrieve and search, in 3 minutes.",
-    option("--output", type=PATH, default="runs/demo"),
+    option("--output", type=FOLDER, default="runs/demo"),
 )
 recipes = (
     option("--recipe", default="shapes", help="a YAML file, or the name of one of recipes/"),
     option("--clip-recipe", default="shapes_clip"),
-    option("--output", type=PATH, default="runs/shapes"),
+    option("--output", type=FOLDER, default="runs/shapes"),
     overrides,
 )
 add("train-demo", ".demo:run_training_demo", "The same from nothing: train on the shapes benchmark first.", *recipes)
@@ -183,7 +184,7 @@ add(
     option("--repo-id", help="dataset on the Hub, instead of a folder"),
     option("--split", default="test"),
     settings,
-    option("--max-frames", type=int, help="frames of a video, 1 to 77 (default: the checkpoint's)"),
+    option("--max-frames", type=COUNT, help="frames of a video, 1 to 77 (default: the checkpoint's)"),
     option("--max-words", type=int, help="tokens of a text, BOS and EOS included, not above the checkpoint's"),
     option("--mask-padding/--no-mask-padding", default=None, help="whether padding counts for nothing"),
     option("--post-processing", type=Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
@@ -193,8 +194,8 @@ add(
     runtime,
     option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
     option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
-    option("--queries", default=0, help="show what so many captions retrieve"),
-    option("--output", "output_dir", type=PATH, help="folder for results.json, ranks.parquet and pictures"),
+    option("--queries", type=click.IntRange(0), default=0, help="show what so many captions retrieve"),
+    option("--output", "output_dir", type=FOLDER, help="folder for results.json, ranks.parquet and pictures"),
 )
 add(
     "calibrate",
@@ -206,8 +207,8 @@ add(
     option("--repo-id", help="dataset on the Hub, instead of a folder"),
     option("--split", default="validation"),
     settings,
-    option("--batch-size", default=32, help="videos encoded at a time"),
-    option("--num-workers", default=2, help="decoding processes"),
+    option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
+    option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
 )
 add(
     "index",
@@ -252,7 +253,7 @@ add(
     "Write the moments that a search finds to video files of their own.",
     argument("query", required=False),
     *searching,
-    option("--output", type=PATH, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
+    option("--output", type=FOLDER, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
     option("--padding", type=Number(0), default=0.0, metavar="SECONDS", help="before and after"),
     option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
     shot_list,
@@ -348,7 +349,7 @@ def check(benchmark: str, data_dir: str, splits: Sequence[str], settings: dict[s
 
 @data.command()
 @argument("source_dir", type=PATH)
-@argument("output_dir", type=PATH)
+@argument("output_dir", type=FOLDER)
 @option("--fps", default=3.0, help="frames a second")
 @option("--short-side", default=224, help="pixels, at most")
 @option("--crf", default=23.0, help="0 lossless to 51 worst")

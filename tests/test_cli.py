@@ -109,6 +109,9 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "x", "--benchmark", "shapes", "--set", "a=["], "a=[: not of the form key=value"),
         (["data", "check", "shapes", "--num-workers", "2147483648"], "2147483648 is not in the range 0<=x<=1024"),
         (["index", "videos", "--index", "x", "--batch-size", "0"], "0 is not in the range 1<=x"),
+        (["evaluate", "x", "--benchmark", "shapes", "--queries", "-3"], "-3 is not in the range x>=0"),
+        (["calibrate", "x", "--benchmark", "shapes", "--batch-size", "0"], "0 is not in the range 1<=x"),
+        (["evaluate", "x", "--benchmark", "shapes", "--output", __file__], "test_cli.py' is a file"),
         (["serve", "--index", "x", "--port", "-1"], "-1 is not in the range 0<=x<=65535"),
     ],
 )
