@@ -138,11 +138,11 @@ class GLCCLConfig(PreTrainedConfig):
                 "mask_padding=False is how the authors' release scores CLIP's texts; SigLIP's have no such"
             )
         for name in ("glim_temperature", "aosm_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
         for name in ("temporal_num_hidden_layers", "csc_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative; 0 switches it off")
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be finite, not negative; 0 switches it off")
         towers = {f"clip_config.{name}.": getattr(self.clip_config, name) for name in ("text_config", "vision_config")}
         for tower, config in {"temporal_": self, **towers}.items():
             prefix = tower if config is self else ""

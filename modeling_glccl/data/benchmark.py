@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -213,6 +214,10 @@ class VideoBenchmark:
                 raise ValueError(f"unknown option {name!r} of {cls.name}{hint}; it has {', '.join(known)}")
         if options.get("captions", "all") not in CAPTION_MODES:
             raise ValueError(f"captions={options['captions']!r} must be one of {', '.join(CAPTION_MODES)}")
+        for field in fields(cls.BUILDER_CONFIG_CLASS):
+            kind = {str: str | PathLike, int: int, bool: bool, str | None: str | None}.get(cast(Any, field.type))
+            if kind and field.name in options and not isinstance(options[field.name], kind):
+                raise ValueError(f"{field.name}={options[field.name]!r} must be of type {field.type}")
         return options
 
     def finish(self, dataset: datasets.Dataset, missing: str) -> datasets.Dataset:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,10 @@ from .mirrors import flat_videos
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10
+
+
+class IndivisibleError(ValueError):
+    """A table without splits has fewer videos than splits are asked for."""
 
 
 class _Record(NamedTuple):
@@ -308,6 +313,9 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]
 
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     try:
+        rows, size = pyarrow.parquet.read_metadata(path).num_rows, path.stat().st_size
+        if rows > 10_000 + size:  # written out, a value that is repeated might fill any memory
+            raise ValueError(f"its {size:,} bytes unfold to {rows:,} rows")
         table = pyarrow.parquet.read_table(path)
         return table.column_names, [(f"row {index}", values) for index, values in enumerate(table.to_pylist())]
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # damage shows when it is opened, or later
@@ -325,9 +333,13 @@ def _locate(folder: Path, prefix: Path, name: Any) -> tuple[str, str | None]:
     file = PurePosixPath(name)
     if file.is_absolute() or ".." in file.parts or "\0" in name:
         raise ValueError(f"the file name leads out of {folder}; expected a name within that folder")
-    path = folder / file
-    if path.is_file():
-        return str(prefix / file), str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the file name is {name!r}, which is no Unicode text; {expected}") from error
+    for form in (str(file), *(unicodedata.normalize(form, str(file)) for form in ("NFC", "NFD"))):
+        if (path := folder / form).is_file():  # macOS takes letters and their accents apart
+            return str(prefix / file), str(path)
     if name != name.strip():
         raise ValueError(
             f"the file name is {name!r}, with spaces around it, and no file has it; expected {name.strip()!r}"
@@ -367,7 +379,7 @@ def _split_files(files: set[str], ratio: Mapping[str, float], seed: int) -> dict
     """
     names = [name for name, share in ratio.items() if share > 0]
     if len(files) < len(names):
-        raise ValueError(
+        raise IndivisibleError(
             f"{len(files)} videos cannot be divided into {', '.join(names)}; expected {len(names)} at least, or "
             "another split_ratio, such as [0, 0, 1]"
         )

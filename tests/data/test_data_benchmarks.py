@@ -282,6 +282,8 @@ def test_videos_may_lie_elsewhere(tmp_path):
         ({"train_lists": "7k"}, "unknown option 'train_lists' of msrvtt .did you mean train_list"),
         ({"train_list": "1k"}, "train_list='1k'"),
         ({"captions": "first"}, "captions='first'"),
+        ({"videos_dir": 5}, "videos_dir=5 must be of type <class 'str'>"),
+        ({"seed": []}, r"seed=\[\] must be of type <class 'int'>"),
         ({"missing": "ignore"}, "missing='ignore'"),
         ({"data_dir": None}, "msrvtt needs data_dir .* or repo_id"),
     ],

@@ -212,6 +212,23 @@ def test_a_growing_folder_keeps_its_splits():
     assert sum(before[file] != after[file] for file in before) < 20
 
 
+def test_a_name_may_have_its_accents_apart(folder):
+    """As macOS writes it, where the table came from another system."""
+    (folder / "red.mp4").rename(folder / "cafe\u0301.mp4")
+    write_table(folder, [ROWS[0] | {"file_name": "caf\xe9.mp4"}, *ROWS[1:]])
+    (row,) = [row for row in load(folder, split_ratio=[0, 0, 1]) if "red" in row["caption"]]
+    assert row["video_id"] == "caf\xe9.mp4"
+    assert row["video"]["path"] == str(folder / "cafe\u0301.mp4")
+
+
+def test_a_table_that_unfolds_to_more_rows_than_it_has_bytes_is_refused(folder):
+    count = 10_000_000
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(bytearray(count), pyarrow.int8()), ["red.mp4"])
+    pyarrow.parquet.write_table(pyarrow.table({"file_name": same, "caption": same}), folder / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata\.parquet: no Parquet .* bytes unfold to 10,000,000 rows"):
+        load(folder)
+
+
 def test_two_videos_are_too_few_to_divide(folder):
     write_table(folder, ROWS[:2])
     with pytest.raises(ValueError, match=r"2 videos cannot be divided into train, validation, test; expected 3"):
@@ -266,6 +283,7 @@ VALUES["jsonl"] = [
     ({"caption": ["good", ""]}, "a caption is '', which is empty"),
     ({"caption": {"en": "a"}}, "captions are .*; expected a text"),
     ({"caption": "a \ud800"}, "no Unicode text"),
+    ({"file_name": "\ud800.mp4"}, r"the file name is '\\ud800.mp4', which is no Unicode text"),
 ]
 
 
@@ -361,6 +379,16 @@ def test_the_check_names_missing_undecodable_and_late_windows(folder, capsys):
     assert re.search(r"train: blue\.mp4#t=50 \(metadata\.csv, line 4\): .*blue\.mp4: no frame between start=50", shown)
     report = check_benchmark("captions", folder)
     assert [split.split for split in report.splits] == ["train"], "splits that the table does not have are not missed"
+
+
+def test_the_check_looks_at_the_windows_of_a_table_too_small_to_divide(folder):
+    write_table(folder, [ROWS[0] | {"start": 50, "end": 60}, ROWS[1] | {"start": 0, "end": 1}])
+    report = check_benchmark("captions", folder)
+    assert not report.ok
+    undivided, test = report.splits
+    assert "2 videos cannot be divided into train, validation, test" in undivided.problem
+    assert list(test.undecodable) == ["red.mp4#t=50,60"]
+    assert (test.videos, test.damaged) == (2, {})
 
 
 def test_the_check_asks_for_the_folder(capsys):

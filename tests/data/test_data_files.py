@@ -16,7 +16,7 @@ from miniatures import write_text
 
 from modeling_glccl.data import archives
 from modeling_glccl.data.archives import extract, find_archives
-from modeling_glccl.data.files import VideoFiles, find_annotation, read_plain_pickle
+from modeling_glccl.data.files import VideoFiles, find_annotation, read_plain_pickle, read_text
 
 
 def archive_of(path: Path, **members: bytes) -> Path:
@@ -198,6 +198,22 @@ def test_a_name_that_stands_twice_is_warned_about(tmp_path):
         write_text(tmp_path / name, "")
     with pytest.warns(UserWarning, match=r"1 file names stand twice.*b/x\.mp4.*a/x\.mp4 is used"):
         assert VideoFiles(tmp_path).find("x") == str(tmp_path / "a" / "x.mp4")
+
+
+def test_letters_and_accents_may_be_apart_as_macos_has_them(tmp_path):
+    (tmp_path / "cafe\u0301.mp4").write_bytes(b"")
+    (tmp_path / "r\xe9sum\xe9.mp4").write_bytes(b"")
+    files = VideoFiles(tmp_path)
+    for name in ("caf\xe9", "cafe\u0301", "caf\xe9.mp4"):
+        assert files.find(name) == str(tmp_path / "cafe\u0301.mp4")
+    assert files.find("re\u0301sume\u0301") == str(tmp_path / "r\xe9sum\xe9.mp4")
+
+
+def test_a_text_that_would_fill_the_memory_is_not_read(tmp_path):
+    with (tmp_path / "metadata.csv").open("wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(ValueError, match=r"metadata\.csv: has 2,147,483,648 bytes; a text of at most"):
+        read_text(tmp_path / "metadata.csv")
 
 
 @pytest.mark.parametrize("folder", ["", "anns", "data", "msrvtt_data"])
