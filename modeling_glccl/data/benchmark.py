@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import datasets
 import numpy as np
@@ -214,7 +214,7 @@ class VideoBenchmark:
                 raise ValueError(f"unknown option {name!r} of {cls.name}{hint}; it has {', '.join(known)}")
         if options.get("captions", "all") not in CAPTION_MODES:
             raise ValueError(f"captions={options['captions']!r} must be one of {', '.join(CAPTION_MODES)}")
-        for field in fields(cls.BUILDER_CONFIG_CLASS):
+        for field in fields(cls):
             kind = {str: str | PathLike, int: int, bool: bool, str | None: str | None}.get(cast(Any, field.type))
             if kind and field.name in options and not isinstance(options[field.name], kind):
                 raise ValueError(f"{field.name}={options[field.name]!r} must be of type {field.type}")

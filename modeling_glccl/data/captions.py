@@ -327,9 +327,10 @@ READERS = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 def _locate(folder: Path, prefix: Path, name: Any) -> tuple[str, str | None]:
     """The normal form of a file name, which must stay inside the folder, and the path of its file, if there is one."""
+    expected = "expected a text such as clips/a.mp4"
     if not isinstance(name, str) or not name.strip():
         spaces = ", which is only spaces" if isinstance(name, str) and name else ""
-        raise ValueError(f"the file name is {name!r}{spaces}; expected a text such as clips/a.mp4")
+        raise ValueError(f"the file name is {name!r}{spaces}; {expected}")
     file = PurePosixPath(name)
     if file.is_absolute() or ".." in file.parts or "\0" in name:
         raise ValueError(f"the file name leads out of {folder}; expected a name within that folder")
