@@ -119,11 +119,11 @@ def check_benchmark(
 
     reports, videos = [], []
     try:
-        splits = splits or benchmark.split_names(**options)
+        names = splits or benchmark.split_names(**options)
     except IndivisibleError as error:  # files and windows are looked at all the same
         reports.append(SplitReport("all", problem=str(error)))
-        splits, options = ["test"], options | {"split_ratio": (0, 0, 1)}
-    for split in map(benchmark.check_split, splits):
+        names, options = ["test"], options | {"split_ratio": (0, 0, 1)}
+    for split in map(benchmark.check_split, names):
         try:
             builder = benchmark(split, **options)
             dataset = builder.build()

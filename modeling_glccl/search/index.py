@@ -270,11 +270,11 @@ class VideoIndex:
         if isinstance(videos, str | PathLike):
             videos = [videos]
         if not isinstance(videos, Mapping):
-            paths = list(map(os.path.abspath, videos))
+            paths = [os.path.abspath(os.fspath(path)) for path in videos]
             if folders := [path for path in paths if Path(path).is_dir()]:
                 raise ValueError(f"{folders[0]}: is a folder; VideoIndex.update takes folders, add takes files")
             videos = {printable(path): path for path in paths}
-        files = {str(video_id): os.path.abspath(path) for video_id, path in videos.items()}
+        files = {str(video_id): os.path.abspath(os.fspath(path)) for video_id, path in videos.items()}
         searcher = self._load()
         recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
@@ -308,8 +308,9 @@ class VideoIndex:
         video is a ValueError (is the disk mounted?), and nothing is added or removed. With `only`, files of other
         absolute paths are neither added nor brought up to date.
         """
-        folders = list(map(os.path.abspath, [folders] if isinstance(folders, str | PathLike) else folders))
-        found = [find_videos(folder).check() for folder in folders]
+        folders = [folders] if isinstance(folders, str | PathLike) else folders
+        places = [os.path.abspath(os.fspath(path)) for path in folders]
+        found = [find_videos(place).check() for place in places]
         paths = sorted({path for part in found for path in part.videos + part.irregular})
         videos = {printable(path): path for path in paths}
         report = self.add(
@@ -325,7 +326,7 @@ class VideoIndex:
             gone = sorted(
                 row["video_id"]
                 for row in self._store.videos(["video_id", "path"])
-                if any(Path(row["path"]).is_relative_to(printable(folder)) for folder in folders)
+                if any(Path(row["path"]).is_relative_to(printable(place)) for place in places)
                 and row["path"] not in videos
                 and not Path(row["path"]).exists()
             )

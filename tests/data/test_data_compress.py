@@ -123,7 +123,7 @@ def test_damage_is_told_of_with_both_counts(tmp_path, name, options):
     """One packet in the middle is overwritten: the decoder's warning, of what re-encoding could read."""
     source = write_video(tmp_path / name, 100, **options)
     with av.open(str(source)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
     place, size = packets[50]
     content = bytearray(source.read_bytes())
     content[place : place + size] = b"\xff" * size
