@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from . import serving
 from .api import http_api, mcp_server
+from .arguments import MAX_CHARACTERS
 from .checkpoints import load_checkpoint
 from .library import (
     Library,
@@ -41,7 +42,6 @@ from .library import (
 from .processing_glccl import GLCCLProcessor
 from .search import Duplicate, SearchResult, VideoIndex
 from .search.commands import print_errors
-from .search.ranking import MAX_CHARACTERS
 from .search.rendering import STYLE, clock, doubt, score_text, weights_table
 from .video_files import VIDEO_SUFFIXES, find_videos
 from .video_streams_glccl import VideoDecodeError

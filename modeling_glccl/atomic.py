@@ -18,7 +18,8 @@ def write_whole(path: Path, source: BinaryIO, replace: bool = True) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # No process id: threads, and machines that share a folder, may write the same file at the same time.
-    partial = path.with_name(f".{path.name}.{secrets.randbits(62)}.partial")
+    start = os.fsdecode(os.fsencode(path.name)[:200])  # a name may have 255 bytes
+    partial = path.with_name(f".{start}.{secrets.randbits(62)}.partial")
     try:
         with partial.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)

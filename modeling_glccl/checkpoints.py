@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pickle
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.utils import logging
 
+from .arguments import check_name
 from .configuration_glccl import GLCCLConfig
 from .environment import resolve_device, resolve_precision
 from .modeling_glccl import GLCCLModel
@@ -27,7 +27,6 @@ MODELS: dict[str, type[GLCCLModel]] = {
     cast(type[GLCCLConfig], model.config_class).model_type: model for model in (GLCCLModel, *PEERS)
 }
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class PipelineModel(AutoModel):
@@ -51,11 +50,9 @@ def check_checkpoint(name: str | os.PathLike) -> str:
         ValueError: something else than a checkpoint; the message says what it is.
     """
     name = os.fspath(name)
-    if os.path.exists(name):
-        if problem := _what_else(Path(name)):
-            raise ValueError(f"{name} is no checkpoint: it {problem}")
-    elif not _REPOSITORY.fullmatch(name):
-        raise FileNotFoundError(f"{name}: no such folder")
+    check_name(name)
+    if os.path.exists(name) and (problem := _what_else(Path(name))):
+        raise ValueError(f"{name} is no checkpoint: it {problem}")
     try:
         model_type = read_config(name).get("model_type")
     except OSError as error:

@@ -14,10 +14,13 @@ from typing import Any
 import click
 from click import Choice, argument, option
 
+from .arguments import check_index, check_name, check_query, find_recipe
 from .console import run
+from .video_files import find_videos, harmless
 
 RESUMABLE = ("demo", "train-demo", "compare", "train", "index", "data check", "data compress", "publish")
 PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(1, 2**31 - 1)
 WORKERS = click.IntRange(0, 1024)
 
@@ -36,6 +39,28 @@ class Number(click.FloatRange):
 
 NUMBER = Number()
 SECONDS = Number(0, 1e9, min_open=True)
+
+
+# Parameters of commands, and what refuses a value of theirs without torch.
+CHECKS: dict[str, Callable[[Any], object]] = {
+    **dict.fromkeys(("recipe", "clip_recipe"), find_recipe),
+    **dict.fromkeys(("index_path", "index"), check_index),
+    **dict.fromkeys(("query", "and_", "not_"), check_query),
+    "folders": lambda path: os.path.exists(path) or find_videos(path),  # which refuses it
+    "checkpoint": check_name,
+}
+
+
+class Command(click.Command):
+    """A command that says what is wrong with a value before torch is imported, which takes seconds."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's."""
+        for name in [] if "torch" in sys.modules else CHECKS:
+            given = None if (self.name, name) == ("index", "index_path") else ctx.params.get(name)
+            for value in given if isinstance(given, tuple) else [] if given is None else [given]:
+                CHECKS[name](value)
+        return super().invoke(ctx)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +87,10 @@ def data() -> None:
 @cli.group()
 def export() -> None:
     """Write a checkpoint for other runtimes."""
+
+
+for group in (cli, data, export):
+    group.command_class = Command
 
 
 def _settings(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
@@ -135,12 +164,12 @@ add(
     "demo",
     ".demo:run_demo",
     "Try a trained model: render videos, evaluate, save, reload, retrieve and search, in 3 minutes.",
-    option("--output", type=PATH, default="runs/demo"),
+    option("--output", type=FOLDER, default="runs/demo"),
 )
 recipes = (
     option("--recipe", default="shapes", help="a YAML file, or the name of one of recipes/"),
     option("--clip-recipe", default="shapes_clip"),
-    option("--output", type=PATH, default="runs/shapes"),
+    option("--output", type=FOLDER, default="runs/shapes"),
     overrides,
 )
 add("train-demo", ".demo:run_training_demo", "The same from nothing: train on the shapes benchmark first.", *recipes)
@@ -155,7 +184,7 @@ add(
     option("--repo-id", help="dataset on the Hub, instead of a folder"),
     option("--split", default="test"),
     settings,
-    option("--max-frames", type=int, help="frames of a video, 1 to 77 (default: the checkpoint's)"),
+    option("--max-frames", type=COUNT, help="frames of a video, 1 to 77 (default: the checkpoint's)"),
     option("--max-words", type=int, help="tokens of a text, BOS and EOS included, not above the checkpoint's"),
     option("--mask-padding/--no-mask-padding", default=None, help="whether padding counts for nothing"),
     option("--post-processing", type=Choice(["qb_norm", "dual_softmax"]), help="report such scores, too"),
@@ -165,8 +194,8 @@ add(
     runtime,
     option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
     option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
-    option("--queries", default=0, help="show what so many captions retrieve"),
-    option("--output", "output_dir", type=PATH, help="folder for results.json, ranks.parquet and pictures"),
+    option("--queries", type=click.IntRange(0), default=0, help="show what so many captions retrieve"),
+    option("--output", "output_dir", type=FOLDER, help="folder for results.json, ranks.parquet and pictures"),
 )
 add(
     "calibrate",
@@ -178,8 +207,8 @@ add(
     option("--repo-id", help="dataset on the Hub, instead of a folder"),
     option("--split", default="validation"),
     settings,
-    option("--batch-size", default=32, help="videos encoded at a time"),
-    option("--num-workers", default=2, help="decoding processes"),
+    option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
+    option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
 )
 add(
     "index",
@@ -210,7 +239,7 @@ add(
     'Find videos, and the moment in them, with a sentence such as "a dog in the snow"; without one it asks.',
     argument("query", required=False),
     option(
-        "--queries", type=click.File(encoding="utf-8"), metavar="FILE", help='a JSON object a line: {"query": ...}'
+        "--queries", type=click.File(encoding="utf-8-sig"), metavar="FILE", help='a JSON object a line: {"query": ...}'
     ),
     *searching,
     option("--json", "as_json", is_flag=True, help="print JSON instead of a table"),
@@ -224,7 +253,7 @@ add(
     "Write the moments that a search finds to video files of their own.",
     argument("query", required=False),
     *searching,
-    option("--output", type=PATH, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
+    option("--output", type=FOLDER, required=True, metavar="DIR", help="folder for them; no file is overwritten"),
     option("--padding", type=Number(0), default=0.0, metavar="SECONDS", help="before and after"),
     option("--exact", is_flag=True, help="re-encode (H.264, MP4) instead of copying from the key frame before"),
     shot_list,
@@ -320,7 +349,7 @@ def check(benchmark: str, data_dir: str, splits: Sequence[str], settings: dict[s
 
 @data.command()
 @argument("source_dir", type=PATH)
-@argument("output_dir", type=PATH)
+@argument("output_dir", type=FOLDER)
 @option("--fps", default=3.0, help="frames a second")
 @option("--short-side", default=224, help="pixels, at most")
 @option("--crf", default=23.0, help="0 lossless to 51 worst")
@@ -338,7 +367,7 @@ def _print_report(report: Any) -> int:
 
     console = Console()
     for line in report.details():
-        console.print(line, highlight=False, markup=False)
+        console.print(harmless(line.encode(errors="backslashreplace").decode()), highlight=False, markup=False)
     console.print(report.table())
     return 0 if report.ok else 1
 

@@ -29,12 +29,12 @@ from pydantic import (
 )
 
 from . import serving
+from .arguments import MAX_CHARACTERS
 from .decoding_process_glccl import decode_in_process
 from .search import Duplicate, SearchResult, VideoIndex
 from .search.filters import NothingPassesError
 from .search.index import ORDERS
 from .search.queries import split_span
-from .search.ranking import MAX_CHARACTERS
 from .search.rendering import results_json
 from .video_streams_glccl import VideoDecodeError
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 from transformers.utils import logging
 
 from .configuration_glccl import GLCCLConfig
+from .data.files import read_json
 from .packaged import packaged
 
 SNIPPET = """\
@@ -72,7 +73,7 @@ def make_card(
     if bool(query) != bool(videos):
         raise ValueError("query and videos belong together: pass both, or neither for rendered clips")
     source = Path(results or folder / "results.json")
-    found = json.loads(source.read_text(encoding="utf-8")) if results or source.exists() else {}
+    found = read_json(source, dict) if results or source.exists() else {}
     recipe = found.get("recipe", {})
     try:
         test = _test(found, dataset)

@@ -45,7 +45,7 @@ def publish_checkpoint(
 
     No code in the folder is run.
     """
-    _need_token(upload)
+    _check_target(repo_id, upload)
     folder = Path(checkpoint)
     has_card = (folder / "README.md").exists()
     files = collect(folder, None if has_card else "", more)
@@ -75,7 +75,8 @@ def publish_dataset(
     from .data.export import export_benchmark
 
     check_name(benchmark)
-    _need_token(repo_id)
+    if repo_id:
+        _check_target(repo_id, True)
     rows = export_benchmark(benchmark, folder, card or packaged("hub", "datasets", benchmark, "README.md"), **options)
     print(f"{folder}: {', '.join(f'{split} {count:,} rows' for split, count in rows.items())}")
     if repo_id:
@@ -83,8 +84,11 @@ def publish_dataset(
         _push_and_tell(files, repo_id, private=not public, repo_type="dataset", message=f"Upload {benchmark}")
 
 
-def _need_token(upload: Any) -> None:
+def _check_target(repo_id: str, upload: bool) -> None:
     """Before anything is made that could then not be uploaded."""
+    validate_repo_id(repo_id)
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id!r} must be of the form owner/name")
     if upload and not get_token():
         raise OSError(NO_TOKEN)
 
@@ -182,9 +186,7 @@ def push(
             `private` was asked for.
         OSError: no token or a wrong one, no permission, no connection, no space, a file that cannot be read.
     """
-    validate_repo_id(repo_id)
-    if repo_id.count("/") != 1:
-        raise ValueError(f"{repo_id!r} must be of the form owner/name")
+    _check_target(repo_id, upload=False)
     api = api or HfApi()
     try:
         api.whoami()

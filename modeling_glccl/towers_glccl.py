@@ -211,6 +211,8 @@ def read_config(name: str, missing_ok: bool = False, **kwargs: Any) -> dict[str,
         return {}
     except (TypeError, AttributeError):  # at JSON that is no mapping
         config = None
+    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets in brackets
+        raise ValueError(f"{name}: its config.json cannot be read ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str | None):
         raise ValueError(f"{name}: its config.json is no mapping, or model_type in it is no text")
     return config

@@ -25,6 +25,10 @@ MANY, MAX_RATE = 2**16, 10_000  # more packets than `MANY` must not be more a se
 _NONE = -(2**63)  # the timestamp of a packet without one
 
 
+class VideoDamageWarning(UserWarning):
+    """Of a video that can be read in part; the message says how many frames it should hold, and how many it does."""
+
+
 @dataclass
 class DecodedVideo:
     """Frames of one video file.
@@ -220,7 +224,7 @@ def _decode_by_seeking(
             frames = _decode_at(stream, source.name, pts[positions].tolist(), packets, cost)
             frames = _gather(frames, counts, transform)
             del packets, pts
-            _warn_if_short(stream, source.name, count, times, end)
+            warn_if_short(stream, source.name, count, times, end, Counter())
         except (FFmpegError, _NotThereError):
             return None
         return DecodedVideo(frames, times[np.repeat(positions, counts)], end, cost["frames"], times)
@@ -348,7 +352,7 @@ def _decode_in_order(
     name = source.name
     with open_video(source, num_threads, warn=False) as (container, stream):
         lost = Counter()
-        pts = np.fromiter(map(_timestamp, _frames(stream, name, lost)), np.int64)
+        pts = np.fromiter(map(_timestamp, frames_in_order(stream, name, lost)), np.int64)
         if not len(pts):
             raise VideoDecodeError(
                 f"{name}: not one frame decodes ({stream.codec_context.name}); it is damaged, or its frames have more "
@@ -373,18 +377,16 @@ def _decode_in_order(
                 frame_rate = 1 / pace
             clock = times
         end = _end(times, frame_rate)
-        # Frames whose references are lost are left out without an error; a few packets never become frames (VP8).
-        expected = lost["read"] if len(pts) < 0.75 * lost["read"] else len(pts) + lost["packets"]
-        _warn_if_short(stream, name, len(pts), clock, end, expected)
+        warn_if_short(stream, name, len(pts), clock, end, lost)
         positions, counts = np.unique(chosen.choose(times, frame_rate, name), return_counts=True)
     with open_video(source, num_threads, warn=False) as (_, stream):
         wanted = np.zeros(positions[-1] + 1, bool)
         wanted[positions] = True
-        frames = _gather(compress(_frames(stream, name, lost), wanted), counts, transform)
+        frames = _gather(compress(frames_in_order(stream, name, lost), wanted), counts, transform)
     return DecodedVideo(frames, times[np.repeat(positions, counts)], end, len(pts) + int(positions[-1]) + 1, times)
 
 
-def _frames(stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
+def frames_in_order(stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
     """All frames in order. Packets from the first key frame on are counted, and those of them that do not decode;
     those before it belong to a recording cut at its start."""
     started, held = False, {}
@@ -461,8 +463,8 @@ def upright(image: np.ndarray, matrix: list[int]) -> np.ndarray:
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _warn_if_short(stream: Any, name: str, found: int, clock: np.ndarray, end: float, expected: int = 0) -> None:
-    """Warns if fewer frames are `found` than `expected`, or than the file declares, or than fill its seconds."""
+def warn_if_short(stream: Any, name: str, found: int, clock: np.ndarray, end: float, lost: Counter) -> None:
+    """Warns if fewer frames are `found` than the file declares, or than fill its seconds, or with those `lost`."""
     declared, container = stream.frames, stream.container
     start, duration = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     if declared and stream.duration:
@@ -477,10 +479,13 @@ def _warn_if_short(stream: Any, name: str, found: int, clock: np.ndarray, end: f
                 if packet.pts is not None:
                     reached = max(reached, float(packet.pts * packet.time_base))
         declared = round(duration * stream.average_rate) if reached < 0.9 * duration else 0
+    # Frames whose references are lost are left out without an error; a few packets never become frames (VP8).
+    expected = lost["read"] if found < 0.75 * lost["read"] else found + lost["packets"]
     declared = max(declared, expected, _count_by_clock(clock))
     if found < declared:
         warnings.warn(
             f"{name}: should hold {declared} frames, but {found} can be read; it is damaged or cut. Using those.",
+            VideoDamageWarning,
             stacklevel=2,
         )
 

@@ -1,10 +1,13 @@
 """Miniature twins of the benchmarks: the same layouts, names and quirks, a few tiny videos."""
 
+import csv
 import json
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow
+import pyarrow.parquet
 from videos import write_video
 
 VATEX_IDS = ("-_a_b1c2d3e_000012_000022", "AbCdEfGhIjK_000000_000010", "_bC-eFgHiJk_000100_000110")
@@ -19,6 +22,22 @@ def write_text(path: Path, content: str) -> Path:
 
 def write_json(path: Path, content) -> Path:
     return write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def write_table(path: Path, rows: list[dict]) -> Path:
+    """One's own captions, in the form that the suffix names."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in columns}), path)
+        return path
+    if path.suffix == ".jsonl":
+        # A line separator is written as it is.
+        return write_text(path, "".join(json.dumps(row).replace("\\u2028", "\u2028") + "\n" for row in rows))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 @lru_cache
@@ -151,11 +170,4 @@ def lsmdc(root: Path, videos: bool = True) -> Path:
     return folder
 
 
-BENCHMARKS = {
-    "msrvtt": msrvtt,
-    "didemo": didemo,
-    "vatex": vatex,
-    "msvd": msvd,
-    "activitynet": activitynet,
-    "lsmdc": lsmdc,
-}
+BENCHMARKS = {make.__name__: make for make in (msrvtt, didemo, vatex, msvd, activitynet, lsmdc)}

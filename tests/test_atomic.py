@@ -1,12 +1,22 @@
 """Folders that are replaced as a whole, on every system."""
 
+import io
 import os
+
+import pytest
 
 from modeling_glccl import atomic
 
 
 def refuse(*_arguments):
     raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".mp4", "\u732b" * 83 + ".mp4"])
+def test_a_file_may_have_a_name_as_long_as_the_disk_allows(tmp_path, name):
+    atomic.write_whole(tmp_path / name, io.BytesIO(b"content"))
+    assert (tmp_path / name).read_bytes() == b"content"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_is_replaced_on_windows_which_opens_none(tmp_path, monkeypatch):

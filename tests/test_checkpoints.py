@@ -182,6 +182,8 @@ def test_image_settings_that_are_not_followed_are_refused(change, message, tmp_p
         ("config.json", {"clip_config": [1]}),
         ("config.json", {"model_type": []}),
         ("config.json", {"aosm_temperature": 0.0}),
+        ("config.json", {"aosm_temperature": float("nan")}),
+        ("config.json", {"csc_weight": float("nan")}),
         ("processor_config.json", {"video_processor": {"image_mean": ["a", 0.5, 0.5]}}),
         ("processor_config.json", {"video_processor": {"image_std": [1e400, 0.5, 0.5]}}),
         ("processor_config.json", {"video_processor": {"num_threads": ""}}),
@@ -209,10 +211,10 @@ def test_no_checkpoint_asks_to_run_its_code(checkpoint, monkeypatch):
         load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("content", ["{", "0.5", "[]", "null"])
+@pytest.mark.parametrize("content", ["{", "0.5", "[]", "null", "[" * 100_000, '{"a": %s}' % ("9" * 5000)])
 def test_a_configuration_that_is_no_mapping_is_named(content, checkpoint):
     (checkpoint / "config.json").write_text(content)
-    message = "/config.json" if content == "{" else ": its config.json is no mapping"
+    message = "/config.json" if content == "{" else ": its config.json "
     with pytest.raises(ValueError, match=f"{checkpoint}{message}"):
         load_checkpoint(checkpoint)
 

@@ -1,6 +1,7 @@
 """The `glccl` command line on a tiny checkpoint and eight rendered videos."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -108,6 +109,9 @@ def test_every_command_explains_itself(command, capsys):
         (["evaluate", "x", "--benchmark", "shapes", "--set", "a=["], "a=[: not of the form key=value"),
         (["data", "check", "shapes", "--num-workers", "2147483648"], "2147483648 is not in the range 0<=x<=1024"),
         (["index", "videos", "--index", "x", "--batch-size", "0"], "0 is not in the range 1<=x"),
+        (["evaluate", "x", "--benchmark", "shapes", "--queries", "-3"], "-3 is not in the range x>=0"),
+        (["calibrate", "x", "--benchmark", "shapes", "--batch-size", "0"], "0 is not in the range 1<=x"),
+        (["evaluate", "x", "--benchmark", "shapes", "--output", __file__], "test_cli.py' is a file"),
         (["serve", "--index", "x", "--port", "-1"], "-1 is not in the range 0<=x<=65535"),
     ],
 )
@@ -129,6 +133,30 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
     error = capsys.readouterr().err
     assert error.startswith(f"glccl {arguments[0]}: error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train none.yaml", "none.yaml: no such file, and no recipe of the package"),
+        ("train-demo --recipe none", "none: no such file, and no recipe of the package"),
+        ("search '' --index {folder}", "the query is empty; say what happens in the video"),
+        ("cut a --and ' ' --index {folder} --output o", "the query is empty; say what happens in the video"),
+        ("search a --index none.index", "none.index: no such index; `glccl index` or VideoIndex.create makes one"),
+        ("duplicates --index none.index", "none.index: no such index"),
+        ("serve --index none.index", "none.index: no such index"),
+        ("index none --index new.index --model m", "none: no such folder of videos"),
+        ("info no/such/folder", "no/such/folder: no such folder"),
+        ("evaluate no/such/folder --benchmark shapes", "no/such/folder: no such folder"),
+    ],
+)
+def test_an_argument_that_is_wrong_in_any_case_needs_no_torch(line, message, tmp_path):
+    arguments = shlex.split(line.format(folder=tmp_path))
+    program = "import sys; from modeling_glccl.cli import main; sys.exit(main() + 10 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.stderr.startswith(f"glccl {arguments[0]}: error: {message}")
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (1, 1, "")
+    assert not (tmp_path / "new.index").exists()
 
 
 def test_options_become_the_parameters_of_the_function(monkeypatch):

@@ -144,6 +144,13 @@ def test_results_chosen_on_the_test_set_are_labelled_and_stay_out_of_the_metadat
     assert (data.base_model, data.license) == ("a/b", "mit")
 
 
+@pytest.mark.parametrize("content", ["words", "[" * 100_000, "[]"])
+def test_results_that_are_none_are_named(checkpoint, no_example, tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(ValueError, match=r"results\.json: .*expected"):
+        make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+
+
 def test_evaluation_results_fill_it_too(checkpoint, no_example, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(EVALUATED))
     card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")

@@ -166,6 +166,15 @@ def test_a_missing_token_is_noticed_before_anything_is_made(checkpoint, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("repo_id", ["bad name/with space", "owner", "a/b/c"])
+def test_a_name_that_the_hub_cannot_have_is_refused_without_uploading(checkpoint, repo_id, tmp_path, capsys):
+    assert main(["publish", str(checkpoint), repo_id]) == 1
+    assert main(["data", "export", "shapes", str(tmp_path / "out"), "--push", repo_id]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 2)
+    assert all(repo_id in line for line in told.err.splitlines())
+
+
 def test_a_full_disk_at_the_hub_is_explained_and_what_arrived_is_not_sent_again(hub, checkpoint):
     save_in_shards(checkpoint)
     hub.quota = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) // 2

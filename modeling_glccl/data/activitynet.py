@@ -6,24 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig
+from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
 from .files import VideoFiles, entry, expect, find_annotation, read_json
 
 FILE_NAMES = {"train": ("train.json", "train_ids.json"), "test": ("val_1.json", "val_ids.json")}
 
 
 @dataclass
-class ActivityNetConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`]."""
-
-    id_lists: bool = False  # True: only videos that the lists of ids name too, in the lists' order: 10,007 and 4,916
-
-
 class ActivityNet(VideoBenchmark):
     """One row per annotated video; its window is 0 to the duration, rounded up."""
 
-    BUILDER_CONFIG_CLASS = ActivityNetConfig
-    config: ActivityNetConfig
+    id_lists: bool = False  # True: only videos that the lists of ids name too, in the lists' order: 10,007 and 4,916
+
     title = "ActivityNet Captions"
     splits = ("train", "test")
     split_aliases: ClassVar = {"val_1": "test", "val": "test", "validation": "test"}
@@ -31,12 +25,12 @@ class ActivityNet(VideoBenchmark):
     def annotation_files(self) -> list[Path]:
         """The annotations and, if asked for, the list of ids."""
         names = FILE_NAMES[self.split]
-        return [find_annotation(self.root, name) for name in names[: 1 + self.config.id_lists]]
+        return [find_annotation(self.root, name) for name in names[: 1 + self.id_lists]]
 
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
         """Videos in the order of the annotations; ids of the list without annotations are left out."""
         annotations = read_json(files[0], dict)
-        ids = read_json(files[1], list) if self.config.id_lists else annotations
+        ids = read_json(files[1], list) if self.id_lists else annotations
         for video_id in ids:
             if annotation := annotations.get(video_id):
                 place = f"{files[0]}, {video_id}"
@@ -60,7 +54,7 @@ class ActivityNet(VideoBenchmark):
         """All annotated videos, or those on the lists of ids too."""
         every = {"train": 10_009, "test": 4917}
         listed = {"train": 10_007, "test": 4916}
-        videos = (listed if self.config.id_lists else every)[self.split]
+        videos = (listed if self.id_lists else every)[self.split]
         return Canonical(f"ActivityNet Captions {'train' if self.split == 'train' else 'val_1'}", videos, videos)
 
 

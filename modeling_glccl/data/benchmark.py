@@ -1,4 +1,4 @@
-"""What the downloaded benchmarks share: annotations -> rows of one form, cached in Arrow, with their videos."""
+"""What the downloaded benchmarks share: annotations -> rows of one form, with their videos."""
 
 import difflib
 import html
@@ -6,20 +6,16 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import datasets
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
-from datasets.fingerprint import Hasher
 
 from .archives import extract, find_archives
 from .files import VideoFiles
 from .mirrors import load_mirror
-
-# A change of how annotations are read needs a new version, or tables cached before it pass for current ones.
-VERSION = datasets.Version("1.1.0")
 
 CAPTION_MODES = ("all", "random", "list")
 FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}  # of a split's files in most benchmarks
@@ -47,29 +43,29 @@ class Canonical(NamedTuple):
 
 
 @dataclass
-class VideoBenchmarkConfig(datasets.BuilderConfig):
-    """Options of every benchmark; `data_dir` has the annotations and `videos/`, and the name is the split."""
+class VideoBenchmark:
+    """A split of a benchmark, which says which files it has, how to read them and how its videos are named.
 
-    videos_dir: str = "videos"  # absolute or below `data_dir`; searched with all its sub-folders
+    The fields from `videos_dir` on are the options of every benchmark; others add to them.
+    """
+
+    split: str
+    data_dir: str | None = None  # has the annotations and `videos/`
     with_videos: bool = True  # False leaves the column `video` out and looks for no video
+    videos_dir: str = "videos"  # absolute or below `data_dir`; searched with all its sub-folders
     # "all": a row per caption; "random": a row per video with one of its captions, drawn with `seed`; "list": a row
     # per video with all of them in the column `captions`.
     captions: str = "all"
     seed: int = 0
 
-
-class VideoBenchmark(datasets.GeneratorBasedBuilder):
-    """Base of the builders. A benchmark says which files it has, how to read them and how its videos are named."""
-
-    VERSION = VERSION
-    BUILDER_CONFIG_CLASS = VideoBenchmarkConfig
-
+    name: ClassVar[str]  # for `load_benchmark`: that of the module
     title: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     split_aliases: ClassVar[dict[str, str]] = {"val": "validation"}
     sizes: ClassVar[dict[str, tuple[int, int]]] = {}  # videos and captions of the splits of published results
 
-    config: VideoBenchmarkConfig
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__module__.rpartition(".")[2]
 
     def annotation_files(self) -> list[Path]:
         """The files that [`read`] takes for this split; a FileNotFoundError if one is missing."""
@@ -95,18 +91,9 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         """The video of a mirror's row."""
         return AnnotatedVideo(video_id, captions)
 
-    def mirror_needs_all_splits(self) -> bool:
-        """Whether this split's videos may stand in any split of a mirror."""
-        return False
-
-    def select_mirrored(self, videos: Iterable[AnnotatedVideo]) -> Iterable[AnnotatedVideo]:
-        """Those of a mirror's videos that belong to this split."""
-        return videos
-
-    @property
-    def split(self) -> str:
-        """The one split that this builder makes."""
-        return self.config.name
+    def mirror_list(self) -> list[str] | None:
+        """The ids of this split, whatever the splits of a mirror in which they stand; None: it is a mirror's own."""
+        return None
 
     def place_of(self, video_id: str) -> str:
         """A video as messages name it: where the annotations do."""
@@ -115,9 +102,9 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
     @property
     def folder(self) -> Path:
         """`data_dir`."""
-        folder = Path(self.config.data_dir or "").expanduser().absolute()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"data_dir={self.config.data_dir} is not a folder; {self.name} is read from there")
+        folder = None if self.data_dir is None else Path(self.data_dir).expanduser().absolute()
+        if folder is None or not folder.is_dir():
+            raise FileNotFoundError(f"data_dir={self.data_dir} is not a folder; {self.name} is read from there")
         return folder
 
     @property
@@ -125,82 +112,51 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         """The benchmark's folder: `data_dir`, or the sub-folder of it that has the benchmark's name."""
         return self.folder / self.name if (self.folder / self.name).is_dir() else self.folder
 
-    def video_files(self) -> VideoFiles:
-        """The files below the folder of videos, once archives beside or in it are extracted."""
-        folder = self.root / self.config.videos_dir
-        for archive in find_archives(self.root, folder):
-            extract(archive, folder)
-        return VideoFiles(folder)
-
-    def _info(self) -> datasets.DatasetInfo:
-        text, seconds = datasets.Value("string"), datasets.Value("float32")
-        caption = {"captions": datasets.List(text)} if self.config.captions == "list" else {"caption": text}
-        video = {"video": datasets.Video(decode=False)} if self.config.with_videos else {}
-        columns = {**video, "video_id": text, **caption, "start": seconds, "end": seconds}
-        return datasets.DatasetInfo(features=datasets.Features(columns))
-
-    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(name=self.split, gen_kwargs={})]
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        annotations = self.annotation_files()
-        files = self.video_files() if self.config.with_videos else None
-        # The first of several files is the list of the split, which holds no captions.
-        where = " or ".join(map(str, annotations[1:] or annotations))
-        yield from enumerate(self.rows(self.read(annotations), files, where))
-
-    def rows(
-        self, videos: Iterable[AnnotatedVideo], files: VideoFiles | None, source: str = ""
-    ) -> Iterator[dict[str, Any]]:
-        """Rows of the dataset; `video` is None where the file is missing. With `source`, captions are checked."""
+    def build(self) -> datasets.Dataset:
+        """The split from local files; archives of videos beside or in their folder are extracted first."""
+        annotations, files = self.annotation_files(), VideoFiles()
+        if self.with_videos:
+            folder = self.root / self.videos_dir
+            for archive in find_archives(self.root, folder):
+                extract(archive, folder)
+            files = VideoFiles(folder)
+        videos = list(self.read(annotations))
         for video in videos:
             try:
-                if source:
-                    check_captions(video.captions)
+                check_captions(video.captions)
             except ValueError as error:
-                raise ValueError(f"{source}, {video.video_id}: {error}") from None
-            row = {}
-            if files is not None:
-                row["video"], video = self.locate(video, files)
-            row |= {"video_id": video.video_id, "start": video.start, "end": video.end}
-            if self.config.captions == "list":
-                yield row | {"captions": video.captions}
-                continue
-            captions = video.captions
-            if self.config.captions == "random":
-                # Drawn by the video's own id, the caption does not depend on which other videos are there.
-                captions = [random.Random(f"{self.config.seed} {video.video_id}").choice(captions)]
-            for caption in captions:
-                yield row | {"caption": caption}
-
-    def table(self, rows: Iterable[dict[str, Any]]) -> datasets.Dataset:
-        """The rows as a dataset that no file caches."""
-        rows, features = list(rows), datasets.Features(self.info.features or {})
-        contents = {column: [row[column] for row in rows] for column in features}
-        return datasets.Dataset.from_dict(contents, features, split=datasets.NamedSplit(self.split))
-
-    def build(self) -> datasets.Dataset:
-        """The split from local files, from the cache if neither annotations nor the list of videos have changed."""
-        try:
-            self.download_and_prepare(verification_mode="no_checks")
-        except DatasetGenerationError as error:
-            raise error.__cause__ or error from None
-        assert self.info.splits is not None
-        if not self.info.splits[self.split].num_examples:  # which `datasets` does not read; `finish` refuses it
-            return datasets.Dataset.from_dict({name: [] for name in self.info.features or ()}, self.info.features)
-        return cast(datasets.Dataset, self.as_dataset(self.split))
-
-    @classmethod
-    def from_files(cls, split: str, **options: Any) -> Self:
-        """A builder whose cache is that of the files as they are now."""
-        probe = cls(config_name=split, hash="probe", **options)
-        content = [file.read_bytes() for file in probe.annotation_files()]
-        listing = probe.video_files().listing() if probe.config.with_videos else None
-        return cls(config_name=split, hash=Hasher.hash([str(VERSION), content, listing, options]), **options)
+                # The first of several files is the list of the split, which holds no captions.
+                where = " or ".join(map(str, annotations[1:] or annotations))
+                raise ValueError(f"{where}, {video.video_id}: {error}") from None
+        return self.table(videos, files)
 
     def load_hub(self, repo_id: str, **hub: Any) -> datasets.Dataset:
         """The split from a mirror; `hub` as for [`load_mirror`]."""
         return load_mirror(self, repo_id, **hub)
+
+    def table(self, videos: Iterable[AnnotatedVideo], files: VideoFiles) -> datasets.Dataset:
+        """The rows of the split, in memory; `video` is None where the file is missing."""
+        name, text, seconds = "caption", datasets.Value("string"), datasets.Value("float32")
+        kind: Any = text
+        if self.captions == "list":
+            name, kind = "captions", datasets.List(text)
+        rows = []
+        for video in videos:
+            path = None
+            if self.with_videos:
+                path, video = self.locate(video, files)
+            captions: list[Any] = video.captions
+            if self.captions == "list":
+                captions = [captions]
+            elif self.captions == "random":
+                # Drawn by the video's own id, the caption does not depend on which other videos are there.
+                captions = [random.Random(f"{self.seed} {video.video_id}").choice(captions)]
+            row = {"video": path, "video_id": video.video_id, "start": video.start, "end": video.end}
+            rows += [row | {name: caption} for caption in captions]
+        features = {"video": datasets.Video(decode=False)} if self.with_videos else {}
+        features |= {"video_id": text, name: kind, "start": seconds, "end": seconds}
+        contents = {column: [row[column] for row in rows] for column in features}
+        return datasets.Dataset.from_dict(contents, datasets.Features(features), split=datasets.NamedSplit(self.split))
 
     @classmethod
     def split_names(
@@ -223,29 +179,19 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
     ) -> datasets.Dataset | datasets.DatasetDict:
         """As [`modeling_glccl.data.load_benchmark`]; `hub`: how to read another mirror, see [`load_mirror`]."""
         options = cls.check_options(options)
-        if data_dir is None and repo_id is None:
-            raise ValueError(f"{cls.benchmark_name()} needs data_dir (its folder) or repo_id (a mirror on the Hub)")
+        names = [] if split is None else [cls.check_split(split)]
         if data_dir is not None:
             options["data_dir"] = str(data_dir)
-        names = cls.split_names(repo_id, hub, **options) if split is None else [cls.check_split(split)]
-        options["with_videos"] = with_videos
+            if repo_id is not None:
+                Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
+        elif repo_id is None:
+            raise ValueError(f"{cls.name} needs data_dir (its folder) or repo_id (a mirror on the Hub)")
         loaded = datasets.DatasetDict()
-        for name in names:
-            if repo_id is None:
-                builder = cls.from_files(name, **options)
-                dataset = builder.build()
-            else:
-                if data_dir is not None:
-                    Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
-                builder = cls(config_name=name, hash="mirror", **options)
-                dataset = builder.load_hub(repo_id, **hub or {})
-            loaded[name] = builder.finish(dataset, missing)
+        for name in names or cls.split_names(repo_id, hub, **options):
+            benchmark = cls(name, with_videos=with_videos, **options)
+            dataset = benchmark.build() if repo_id is None else benchmark.load_hub(repo_id, **hub or {})
+            loaded[name] = benchmark.finish(dataset, missing)
         return loaded if split is None else loaded[names[0]]
-
-    @classmethod
-    def benchmark_name(cls) -> str:
-        """The name for `load_benchmark`: that of the module."""
-        return cls.__module__.rpartition(".")[2]
 
     @classmethod
     def check_split(cls, split: str) -> str:
@@ -253,22 +199,25 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         name = cls.split_aliases.get(split, split)
         if name not in cls.splits:
             known = ", ".join([*cls.splits, *cls.split_aliases])
-            raise ValueError(f"split={split!r} of {cls.benchmark_name()} must be one of {known}, or None for all")
+            raise ValueError(f"split={split!r} of {cls.name} must be one of {known}, or None for all")
         return name
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         """The options, if the benchmark has them."""
-        own = [field.name for field in fields(cls.BUILDER_CONFIG_CLASS)]
-        hidden = {field.name for field in fields(datasets.BuilderConfig)} | {"with_videos"}
-        known = [name for name in own if name not in hidden]
+        given = ("split", "data_dir", "with_videos")  # by `load`
+        known = [field.name for field in fields(cls) if field.name not in given]
         for name in options:
             if name not in known:
                 nearest = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-                raise ValueError(f"unknown option {name!r} of {cls.benchmark_name()}{hint}; it has {', '.join(known)}")
+                raise ValueError(f"unknown option {name!r} of {cls.name}{hint}; it has {', '.join(known)}")
         if options.get("captions", "all") not in CAPTION_MODES:
             raise ValueError(f"captions={options['captions']!r} must be one of {', '.join(CAPTION_MODES)}")
+        for field in fields(cls):
+            kind = {str: str | PathLike, int: int, bool: bool, str | None: str | None}.get(cast(Any, field.type))
+            if kind and field.name in options and not isinstance(options[field.name], kind):
+                raise ValueError(f"{field.name}={options[field.name]!r} must be of type {field.type}")
         return options
 
     def finish(self, dataset: datasets.Dataset, missing: str) -> datasets.Dataset:
@@ -276,9 +225,9 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
         where = f"{self.name} {self.split}"
         if not len(dataset):
             raise ValueError(f"{where}: no video of the split has captions; do lists and captions belong together?")
-        if self.config.with_videos:
+        if self.with_videos:
             found = found_videos(dataset)
-            place = self.config.data_dir or "data_dir"
+            place = self.data_dir or "data_dir"
             absent = dataset.select(np.flatnonzero(~found)).unique("video_id")
             expected = len(dataset.unique("video_id"))
             if absent and missing == "error":
@@ -296,7 +245,7 @@ class VideoBenchmark(datasets.GeneratorBasedBuilder):
                 dataset = dataset.select(np.flatnonzero(found))
         canonical = self.canonical()
         videos, captions = count(dataset)
-        if canonical.is_met(videos, None if self.config.captions == "random" else captions):
+        if canonical.is_met(videos, None if self.captions == "random" else captions):
             dataset.info.description = canonical.name
         else:
             expected = f"{canonical.videos or videos:,} videos and {canonical.captions or captions:,} captions"

@@ -5,14 +5,14 @@ import io
 import json
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import datasets
 import pyarrow
@@ -23,7 +23,7 @@ from datasets.fingerprint import Hasher
 
 from ..atomic import write_whole
 from ..video_files import VIDEO_SUFFIXES
-from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, VideoBenchmarkConfig, check_captions
+from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, check_captions
 from .files import VideoFiles, parse_json, read_csv, read_text
 from .mirrors import flat_videos
 
@@ -31,27 +31,8 @@ TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 PROBLEMS_SHOWN = 10
 
 
-@dataclass
-class CaptionsConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`], where `videos_dir` is the folder that file names start from."""
-
-    videos_dir: str = "."
-    video_column: str | None = None  # with file names, on the Hub with videos; None: "file_name", on the Hub "video"
-    caption_column: str | None = None  # with a text or a list of texts; None: "caption" or "captions"
-    # Shares of train, validation and test where the table names no split. All rows of a file are in one split; which
-    # depends on `split_seed` and the file's name.
-    split_ratio: Sequence[float] = (0.8, 0.1, 0.1)
-    split_seed: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        ratio = self.split_ratio
-        numbers = isinstance(ratio, list | tuple) and all(isinstance(share, int | float) for share in ratio)
-        if not numbers or len(ratio) != 3 or not all(share >= 0 for share in ratio) or abs(sum(ratio) - 1) > 1e-6:
-            raise ValueError(
-                f"split_ratio={ratio!r} must be three shares, of train, validation and test, that sum to 1, such as "
-                "[0.8, 0.1, 0.1]"
-            )
+class IndivisibleError(ValueError):
+    """A table without splits has fewer videos than splits are asked for."""
 
 
 class _Record(NamedTuple):
@@ -73,29 +54,40 @@ class _Record(NamedTuple):
         return f"{self.file}#t={self.start or 0:.10g}{'' if self.end is None else f',{self.end:.10g}'}"
 
 
+@dataclass
 class Captions(VideoBenchmark):
     """One row per caption. Another window of a file is another video; all windows of a file are in one split."""
 
-    BUILDER_CONFIG_CLASS = CaptionsConfig
-    config: CaptionsConfig
+    videos_dir: str = "."  # the folder that file names start from
+    video_column: str | None = None  # with file names, on the Hub with videos; None: "file_name", on the Hub "video"
+    caption_column: str | None = None  # with a text or a list of texts; None: "caption" or "captions"
+    # Shares of train, validation and test where the table names no split. All rows of a file are in one split; which
+    # depends on `split_seed` and the file's name.
+    split_ratio: Sequence[float] = (0.8, 0.1, 0.1)
+    split_seed: int = 0
+
     title = "own captions"
     split_aliases: ClassVar = {"val": "validation", "valid": "validation", "dev": "validation"}
     names: ClassVar = {"train": "train", "validation": "validation", "test": "test"} | split_aliases
 
-    @classmethod
-    def from_files(cls, split: str, **options: Any) -> Self:
-        """A builder. The table is read anew each time, so there is no cache that could be out of date."""
-        return cls(config_name=split, hash="table", **options)
+    def __post_init__(self):
+        ratio = self.split_ratio
+        numbers = isinstance(ratio, list | tuple) and all(isinstance(share, int | float) for share in ratio)
+        if not numbers or len(ratio) != 3 or not all(share >= 0 for share in ratio) or abs(sum(ratio) - 1) > 1e-6:
+            raise ValueError(
+                f"split_ratio={ratio!r} must be three shares, of train, validation and test, that sum to 1, such as "
+                "[0.8, 0.1, 0.1]"
+            )
 
     @classmethod
     def split_names(
         cls, repo_id: str | None = None, hub: dict[str, Any] | None = None, **options: Any
     ) -> Sequence[str]:
         """The splits that the table has, or that it is divided into."""
-        builder = cls.from_files("train", **options)
-        found = builder._hub_splits(repo_id, **hub or {}) if repo_id else {}
+        captions, hub = cls("train", **options), hub or {}
+        found: Any = captions._hub_splits(repo_id, **hub) if repo_id else {}
         if not found:
-            records = builder._hub_records(repo_id, **hub or {})[0] if repo_id else builder._folder_records()
+            records = captions._hub_records(repo_id, **hub) if repo_id else captions._folder_records()
             found = {record.split for record in records}
         return [name for name in cls.splits if name in found]
 
@@ -114,17 +106,12 @@ class Captions(VideoBenchmark):
 
     def load_hub(self, repo_id: str, **hub: Any) -> datasets.Dataset:
         """The split from the Hub; videos that are embedded in the table are written to files once."""
-        records, table, embedded = self._hub_records(repo_id, **hub)
-        dataset = self._dataset(records)
-        for path in embedded.keys() & set(self.paths.values()) if self.config.with_videos else ():
-            if not os.path.exists(path):
-                row, column = embedded[path]
+        dataset = self._dataset(self._hub_records(repo_id, **hub))
+        for path in {video["path"] for video in dataset["video"]} if self.with_videos else ():
+            if path in self.embedded and not os.path.exists(path):
+                table, row, column = self.embedded[path]
                 write_whole(Path(path), io.BytesIO(table[row][column]))
         return dataset
-
-    def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
-        """Exactly the file that the table names."""
-        return self.paths[video.video_id], video
 
     def place_of(self, video_id: str) -> str:
         """The first row of the table with this video."""
@@ -132,14 +119,16 @@ class Captions(VideoBenchmark):
 
     def _dataset(self, records: list[_Record]) -> datasets.Dataset:
         videos: dict[str, AnnotatedVideo] = {}
-        self.paths: dict[str, str | None] = {}
+        files = VideoFiles()  # those that the table names, and no others
         self.places: dict[str, str] = {}
         for record in records:
             if record.split != self.split:
                 continue
             if (name := record.video_id) not in videos:
                 videos[name] = AnnotatedVideo(name, [], record.start, record.end)
-                self.paths[name], self.places[name] = record.path, record.place
+                self.places[name] = record.place
+                if record.path:
+                    files.add(name, record.path)
             videos[name].captions.extend(record.captions)
         if not videos:
             found = Counter(record.split for record in records)
@@ -148,32 +137,30 @@ class Captions(VideoBenchmark):
                 f"{', '.join(f'{count:,} in {name}' for name, count in found.items())}. In a recipe an absent split "
                 f"is null, such as data.validation_split=null"
             )
-        return self.table(self.rows(videos.values(), VideoFiles() if self.config.with_videos else None))
-
-    def _tables(self) -> list[tuple[Path, str | None]]:
-        """The table or, as `datasets` has it too, one in each folder named like a split, with that split."""
-        for folders in ({self.root: None}, {self.root / name: split for name, split in self.names.items()}):
-            found = [(folder / name, split) for folder, split in folders.items() for name in TABLES]
-            found = [(path, split) for path, split in found if path.is_file()]
-            for (path, _), (other, _) in pairwise(found):
-                if path.parent == other.parent:
-                    raise ValueError(f"{path.parent} has {path.name} and {other.name}: keep one of them")
-            if found:
-                return found
-        others = sorted(path.name for path in self.root.iterdir() if path.suffix in (".csv", ".json", ".jsonl"))
-        hint = f"; it has {', '.join(others[:5])}: rename or rewrite one" if others else ""
-        raise FileNotFoundError(
-            f"{self.root}: none of {', '.join(TABLES)} is there{hint}. It needs the columns file_name and caption "
-            "(docs/own_data.md)"
-        )
+        return self.table(videos.values(), files)
 
     def _folder_records(self) -> list[_Record]:
-        records, tables = [], self._tables()
-        self.source = str(tables[0][0] if len(tables) == 1 else self.root)
-        for table, split in tables:
+        """Of the table or, as `datasets` has it too, of one in each folder named like a split, with that split."""
+        tables: dict[Path, str | None] = {}
+        for name, split in {"": None, **self.names}.items():
+            found = [path for table in TABLES if (path := self.root / name / table).is_file()]
+            if len(found) > 1:
+                raise ValueError(f"{found[0].parent} has {found[0].name} and {found[1].name}: keep one of them")
+            tables |= dict.fromkeys(found, split)
+            if tables and not name:
+                break
+        if not tables:
+            others = sorted(path.name for path in self.root.iterdir() if path.suffix in (".csv", ".json", ".jsonl"))
+            hint = f"; it has {', '.join(others[:5])}: rename or rewrite one" if others else ""
+            raise FileNotFoundError(
+                f"{self.root}: none of {', '.join(TABLES)} is there{hint}. It needs the columns file_name and caption "
+                "(docs/own_data.md)"
+            )
+        records, self.source = [], str(next(iter(tables)) if len(tables) == 1 else self.root)
+        for table, split in tables.items():
             columns, rows = READERS[table.suffix](table)
-            locate = partial(_locate, table.parent / self.config.videos_dir, table.parent.relative_to(self.root))
-            records += self._records(table, columns, rows, self.config.video_column or "file_name", locate, split)
+            locate = partial(_locate, table.parent / self.videos_dir, table.parent.relative_to(self.root))
+            records += self._records(table, columns, rows, self.video_column or "file_name", locate, split)
         return self._divided(records)
 
     def _records(
@@ -186,7 +173,7 @@ class Captions(VideoBenchmark):
         split: str | None,
     ) -> list[_Record]:
         """The rows of a table, checked; all that is wrong with them becomes one error."""
-        caption_column = self.config.caption_column
+        caption_column = self.caption_column
         if caption_column is None:
             several = [name for name in ("caption", "captions") if name in columns]
             if len(several) == 2:
@@ -230,7 +217,7 @@ class Captions(VideoBenchmark):
         """Every record with its split."""
         self.division = ""
         if records[0].split is None:
-            ratio, seed = self.config.split_ratio, self.config.split_seed
+            ratio, seed = self.split_ratio, self.split_seed
             self.division = f" (split {':'.join(f'{share:g}' for share in ratio)} with seed {seed})"
             shares = dict(zip(self.splits, ratio, strict=True))
             split_of = _split_files({record.file for record in records}, shares, seed)
@@ -263,8 +250,8 @@ class Captions(VideoBenchmark):
 
     def _hub_records(
         self, repo_id: str, config_name: str | None = None, revision: str | None = None, split: str | None = None
-    ) -> tuple[list[_Record], datasets.Dataset, dict[str, tuple[int, str]]]:
-        """The records, the table, and path -> row and column of the videos that are embedded in it."""
+    ) -> list[_Record]:
+        """Sets `embedded`: path -> table, row and column of the videos that are embedded in it."""
         names = self._hub_splits(repo_id, config_name, revision, split)
         if names and self.split not in names:
             raise ValueError(f"{repo_id} has no split {self.split}; it has {', '.join(names.values())}")
@@ -274,15 +261,15 @@ class Captions(VideoBenchmark):
         table = cast(datasets.Dataset, datasets.load_dataset(repo_id, config_name, split=chosen, revision=revision))
         self.source = f"{repo_id}, split {chosen}"
         # Another folder for another version of the dataset.
-        parent = self.root if self.config.data_dir is not None else Path(config.HF_DATASETS_CACHE) / "videos"
+        parent = self.root if self.data_dir is not None else Path(config.HF_DATASETS_CACHE) / "videos"
         folder = parent / f"captions-{Hasher.hash([str(repo_id), table._fingerprint])}"
-        columns, column = table.column_names, self.config.video_column or "video"
+        columns, column = table.column_names, self.video_column or "video"
         table = flat_videos(table, column)
         content, rows, sizes = f"{column}.bytes", table, iter(())
         if content in table.column_names:
             rows = table.remove_columns(content)
             sizes = iter(pyarrow.compute.call_function("binary_length", [table.data.column(content)]).to_pylist())
-        embedded: dict[str, tuple[int, str]] = {}
+        self.embedded: dict[str, tuple[datasets.Dataset, int, str]] = {}
         ids: dict[str, str] = {}
         same_name: Counter[str] = Counter()
 
@@ -292,7 +279,7 @@ class Captions(VideoBenchmark):
             if size is not None:
                 suffix = "" if name.lower().endswith(VIDEO_SUFFIXES) else ".mp4"
                 path = str(folder / str(size) / f"{name}{suffix}")
-                embedded.setdefault(path, (row, content))
+                self.embedded.setdefault(path, (table, row, content))
             elif path is None or not os.path.isfile(path):
                 raise ValueError(
                     f"the video is {path!r}; expected its bytes, or a file on this machine. Download the files of "
@@ -307,8 +294,9 @@ class Captions(VideoBenchmark):
             (f"row {row}", values | {column: (row, values.get(f"{column}.path"), next(sizes, None))})
             for row, values in enumerate(cast(list[dict[str, Any]], rows))
         )
-        records = self._records(self.source, columns, numbered, column, locate, self.split if names else None)
-        return self._divided(records), table, embedded
+        return self._divided(
+            self._records(self.source, columns, numbered, column, locate, self.split if names else None)
+        )
 
 
 def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
@@ -325,6 +313,9 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]
 
 def _read_parquet(path: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
     try:
+        rows, size = pyarrow.parquet.read_metadata(path).num_rows, path.stat().st_size
+        if rows > 10_000 + size:  # written out, a value that is repeated might fill any memory
+            raise ValueError(f"its {size:,} bytes unfold to {rows:,} rows")
         table = pyarrow.parquet.read_table(path)
         return table.column_names, [(f"row {index}", values) for index, values in enumerate(table.to_pylist())]
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # damage shows when it is opened, or later
@@ -337,16 +328,19 @@ READERS = {".csv": read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 def _locate(folder: Path, prefix: Path, name: Any) -> tuple[str, str | None]:
     """The normal form of a file name, which must stay inside the folder, and the path of its file, if there is one."""
     expected = "expected a text such as clips/a.mp4"
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"the file name is {name!r}; {expected}")
-    if not name.strip():
-        raise ValueError(f"the file name is {name!r}, which is only spaces; {expected}")
+    if not isinstance(name, str) or not name.strip():
+        spaces = ", which is only spaces" if isinstance(name, str) and name else ""
+        raise ValueError(f"the file name is {name!r}{spaces}; {expected}")
     file = PurePosixPath(name)
     if file.is_absolute() or ".." in file.parts or "\0" in name:
         raise ValueError(f"the file name leads out of {folder}; expected a name within that folder")
-    path = folder / file
-    if path.is_file():
-        return str(prefix / file), str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the file name is {name!r}, which is no Unicode text; {expected}") from error
+    for form in (str(file), *(unicodedata.normalize(form, str(file)) for form in ("NFC", "NFD"))):
+        if (path := folder / form).is_file():  # macOS takes letters and their accents apart
+            return str(prefix / file), str(path)
     if name != name.strip():
         raise ValueError(
             f"the file name is {name!r}, with spaces around it, and no file has it; expected {name.strip()!r}"
@@ -367,12 +361,10 @@ def _window(start: Any, end: Any) -> tuple[float | None, float | None]:
     values = []
     for name, value in (("start", start), ("end", end)):
         try:
-            if isinstance(value, bool):
-                raise TypeError
-            seconds = None if value is None else float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} is {value!r}; expected seconds, or nothing for the whole video") from None
-        if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+            seconds = None if value is None else math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            seconds = math.nan
+        if seconds is not None and not 0 <= seconds < math.inf:
             raise ValueError(f"{name} is {value!r}; expected seconds from 0 on, or nothing for the whole video")
         values.append(seconds)
     if values[1] is not None and values[1] <= (values[0] or 0):
@@ -388,7 +380,7 @@ def _split_files(files: set[str], ratio: Mapping[str, float], seed: int) -> dict
     """
     names = [name for name, share in ratio.items() if share > 0]
     if len(files) < len(names):
-        raise ValueError(
+        raise IndivisibleError(
             f"{len(files)} videos cannot be divided into {', '.join(names)}; expected {len(names)} at least, or "
             "another split_ratio, such as [0, 0, 1]"
         )

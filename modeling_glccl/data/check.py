@@ -14,9 +14,10 @@ from datasets.fingerprint import Hasher
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from ..video_decoding_glccl import decode_video
+from ..video_decoding_glccl import VideoDamageWarning, decode_video
 from . import BENCHMARKS
 from .benchmark import Canonical, count, found_videos
+from .captions import IndivisibleError
 from .files import add_to_ledger, read_ledger
 from .pool import map_videos
 
@@ -34,6 +35,7 @@ class SplitReport:
     missing: dict[str, str] = field(default_factory=dict)
     undecodable: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    noted: dict[str, str] = field(default_factory=dict)  # which of several streams is used
 
     @property
     def ok(self) -> bool:
@@ -81,11 +83,11 @@ class CheckReport:
         return table
 
     def details(self, limit: int = 10) -> list[str]:
-        """A line for each of the first `limit` missing, undecodable and damaged videos of a split."""
+        """A line for each of the first `limit` missing, undecodable, damaged and noted videos of a split."""
         return [
             f"{split.split}: {reason}"
             for split in self.splits
-            for problems in (split.missing, split.undecodable, split.damaged)
+            for problems in (split.missing, split.undecodable, split.damaged, split.noted)
             for reason in list(problems.values())[:limit]
         ]
 
@@ -116,9 +118,14 @@ def check_benchmark(
     options = benchmark.check_options(options) | {"data_dir": str(data_dir)}
 
     reports, videos = [], []
-    for split in [benchmark.check_split(split) for split in splits or benchmark.split_names(**options)]:
+    try:
+        names = splits or benchmark.split_names(**options)
+    except IndivisibleError as error:  # files and windows are looked at all the same
+        reports.append(SplitReport("all", problem=str(error)))
+        names, options = ["test"], options | {"split_ratio": (0, 0, 1)}
+    for split in map(benchmark.check_split, names):
         try:
-            builder = benchmark.from_files(split, **options)
+            builder = benchmark(split, **options)
             dataset = builder.build()
         except (OSError, ValueError) as error:
             reports.append(SplitReport(split, problem=str(error)))
@@ -143,7 +150,8 @@ def check_benchmark(
     bar = tqdm(total=len(keys), desc="decode", unit="video", initial=len(keys) - len(waiting))
     with done.open("a", encoding="utf-8") as ledger, bar:
         for outcome in map_videos(_decode, waiting, num_proc):
-            result = ["undecodable", outcome.error] if outcome.error else ["damaged", outcome.warning]
+            kind = "damaged" if isinstance(outcome.warning, VideoDamageWarning) else "noted"
+            result = ["undecodable", outcome.error] if outcome.error else [kind, str(outcome.warning or "")]
             results[keys[outcome.job]] = result
             add_to_ledger(ledger, keys[outcome.job], result)
             bar.update()

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from ..atomic import write_whole
+from ..video_decoding_glccl import VideoDamageWarning
 from ..video_files import find_videos, why_no_file
 from ..video_streams_glccl import VideoDecodeError, open_video
 from .files import add_to_ledger, read_ledger
@@ -32,6 +33,7 @@ class CompressReport:
     bytes_after: int = 0
     failed: dict[str, str] = field(default_factory=dict)  # source path -> why it could not be read
     damaged: dict[str, str] = field(default_factory=dict)  # source path -> why it was encoded in part
+    noted: list[str] = field(default_factory=list)  # what else was said of videos: which of several streams was taken
     ignored: list[str] = field(default_factory=list)  # files that are no videos by their suffix
 
     @property
@@ -56,9 +58,9 @@ class CompressReport:
         return table
 
     def details(self) -> list[str]:
-        """A line for each failed and damaged video, and one for the files that are no videos."""
+        """A line for each failed, damaged and noted video, and one for the files that are no videos."""
         lines = [f"failed: {reason}" for reason in self.failed.values()]
-        lines += [f"damaged: {reason}" for reason in self.damaged.values()]
+        lines += [f"damaged: {reason}" for reason in self.damaged.values()] + self.noted
         if self.ignored:
             lines.append(f"other files ignored: {len(self.ignored)}, such as {self.ignored[0]}")
         return lines
@@ -122,8 +124,10 @@ def compress_folder(
                     report.compressed += 1
                     report.bytes_before += state[0]
                     report.bytes_after += len(content)
-                    if warning:
-                        report.damaged[str(source)] = warning
+                    if isinstance(warning, VideoDamageWarning):
+                        report.damaged[str(source)] = str(warning)
+                    elif warning:
+                        report.noted.append(str(warning))
     except Timeout as error:
         raise ValueError(f"another process compresses videos into {output_dir}: wait for it to end") from error
     except KeyboardInterrupt:

@@ -5,27 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .benchmark import FILE_NAMES, AnnotatedVideo, VideoBenchmark, VideoBenchmarkConfig
+from .benchmark import FILE_NAMES, AnnotatedVideo, VideoBenchmark
 from .files import VideoFiles, entry, find_annotation, read_json, read_lines
 
 
 @dataclass
-class DiDeMoConfig(VideoBenchmarkConfig):
-    """Adds to [`VideoBenchmarkConfig`]."""
-
-    # The JSON files name some videos twice, under different extensions. False (as published loaders) takes the
-    # descriptions under the exact name in the list, True those under either.
-    merge_by_stem: bool = False
-
-
 class DiDeMo(VideoBenchmark):
     """One row per video of the list: its descriptions joined by one space, in the order of the JSON file.
 
     The annotations are about the first 30 seconds; the window is that of published loaders, 0 to 31.
     """
 
-    BUILDER_CONFIG_CLASS = DiDeMoConfig
-    config: DiDeMoConfig
+    # The JSON files name some videos twice, under different extensions. False (as published loaders) takes the
+    # descriptions under the exact name in the list, True those under either.
+    merge_by_stem: bool = False
+
     title = "DiDeMo"
     # One paragraph a video. Papers count 8,395 training videos, the list in use has 8,392.
     sizes: ClassVar = {"train": (8392, 8392), "validation": (1065, 1065), "test": (1004, 1004)}
@@ -39,7 +33,7 @@ class DiDeMo(VideoBenchmark):
     def read(self, files: list[Path]) -> Iterator[AnnotatedVideo]:
         """Videos in the order in which the JSON file first describes them."""
         names = read_lines(files[0])
-        key = _stem if self.config.merge_by_stem else str
+        key = _stem if self.merge_by_stem else str
         name_of = {key(name): name for name in names}
         descriptions: dict[str, list[str]] = {}
         for number, moment in enumerate(read_json(files[1], list)):

@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard
 
 from ..atomic import folder_to_disk
 from . import load_benchmark
+from .files import read_text
 
 # Benchmarks whose videos may be passed on. Of the others, owners allow captions and identifiers at most.
 FREE_VIDEOS = {"shapes": "Apache-2.0"}
@@ -48,7 +49,7 @@ def export_benchmark(
             f"the videos of {name} may not be passed on, so they are not embedded: export without videos. "
             f"Embedded can be: {', '.join(FREE_VIDEOS)}"
         )
-    readme = DatasetCard(Path(card).read_text(encoding="utf-8"))
+    readme = DatasetCard(read_text(Path(card)))
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder or delete it")
     if part.exists() and not (part / MARK).exists():

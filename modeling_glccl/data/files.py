@@ -6,31 +6,27 @@ import json
 import os
 import pickle
 import pickletools
+import unicodedata
 import warnings
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO, cast
 
-from ..video_files import VIDEO_SUFFIXES, walk_files
+from ..video_files import VIDEO_SUFFIXES, walk_files, why_no_file
 
+MAX_BYTES = 2**28  # of a file of text: it and what is made of it take some five times as much memory
 # Where annotations lie beside `videos/`: in the folder itself, or one level down.
 ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
 
 
 def find_annotation(root: Path, *names: str) -> Path:
     """The first of `names` in `root` or one level down; a FileNotFoundError names them if none is there."""
-    path = find_optional_annotation(root, *names)
-    if path is None:
-        folders = ", ".join(folder or "." for folder in ANNOTATION_FOLDERS)
-        raise FileNotFoundError(f"{root}: no {' or '.join(names)} there (looked in {folders}); see docs/data.md")
-    return path
-
-
-def find_optional_annotation(root: Path, *names: str) -> Path | None:
-    """As [`find_annotation`]; None where there is none."""
-    candidates = (root / folder / name for name in names for folder in ANNOTATION_FOLDERS)
-    return next((path for path in candidates if path.is_file()), None)
+    for path in (root / folder / name for name in names for folder in ANNOTATION_FOLDERS):
+        if path.is_file():
+            return path
+    folders = ", ".join(folder or "." for folder in ANNOTATION_FOLDERS)
+    raise FileNotFoundError(f"{root}: no {' or '.join(names)} there (looked in {folders}); see docs/data.md")
 
 
 def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
@@ -46,6 +42,10 @@ def safe_path(folder: Path, name: str, origin: str | Path) -> Path:
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte order mark."""
+    if path.exists() and (reason := why_no_file(path)):
+        raise ValueError(f"{path}: {reason}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: has {path.stat().st_size:,} bytes; a text of at most {MAX_BYTES:,} is read")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -165,6 +165,11 @@ def add_to_ledger(ledger: TextIO, name: str, state: Any) -> None:
     ledger.flush()
 
 
+def composed(name: str) -> str:
+    """A name as most systems write it: macOS takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
 class VideoFiles:
     """The regular files below some folders, listed once, without hidden ones and folders that do not exist.
 
@@ -180,6 +185,7 @@ class VideoFiles:
             name = os.path.basename(path)
             if not os.path.isfile(path):  # a broken link, a pipe: as good as missing
                 continue
+            name = composed(name)
             if name in self._by_name:
                 doubles.append(path)
                 continue
@@ -192,16 +198,17 @@ class VideoFiles:
         if doubles:
             warnings.warn(
                 f"{len(doubles)} file names stand twice, for instance {doubles[0]}: "
-                f"{self._by_name[os.path.basename(doubles[0])]} is used",
+                f"{self._by_name[composed(os.path.basename(doubles[0]))]} is used",
                 stacklevel=2,
             )
 
-    def listing(self) -> list[str]:
-        """All paths, in a fixed order."""
-        return sorted(self._by_name.values())
+    def add(self, video_id: str, path: str) -> None:
+        """The file of a video, whatever its name is."""
+        self._by_name[composed(video_id)] = path
 
     def find(self, video_id: str) -> str | None:
         """The path of the file named `video_id`, else of the one named so apart from a suffix such as .mp4."""
+        video_id = composed(video_id)
         return self._by_name.get(video_id) or self._by_id.get(video_id)
 
     def find_stem(self, stem: str) -> str | None:

@@ -77,20 +77,18 @@ def with_frame_cache(
     """The dataset with the sampled, resized and cropped frames of its videos in place of the videos.
 
     Videos that `cache_dir` does not hold yet are decoded first, each once. A file that changed (path, size,
-    modification time) is a new video, and so is another window (`start`, `end`) of it. Settings of the processor that
-    change pixels get a folder of their own; normalisation and padding are left to it. Splits and runs share a cache,
-    and may fill it at the same time; an interrupted call is taken up by the next. Nothing is removed: of a changed
-    file the old frames stay until the folder is deleted. No global random generator is used. `datasets.map` would
-    begin anew after an interruption, and for other captions of the same videos.
+    modification time) is a new video, and so is another window of it. Settings of the processor that change pixels get
+    a folder of their own; normalisation and padding are left to it. Splits and runs share a cache, and may fill it at
+    the same time; an interrupted call is taken up by the next. Nothing is removed. No global random generator is used.
+    `datasets.map` would begin anew after an interruption, and for other captions of the same videos.
 
     Args:
         dataset: column `video` (path, bytes, or `{"path", "bytes"}`) and, where only parts count, `start` and `end`
             in seconds. Of embedded bytes the SHA-256 hash decides whether they changed.
         processor: the one that will turn rows into batches: `processor(videos=[row["video"], ...])` is what it would
             be from the video files, as long as the call overrides no setting.
-        format: "jpeg" (quality 95, 4:4:4; on 22 clips of real video pixels were off by 1 of 255 levels on average and
-            by 19 at most, and 12 frames of 224 x 224 pixels took 0.24 MB a video) or "raw" (pixels equal those of the
-            video file bit by bit; 1.8 MB a video).
+        format: "jpeg" (on 22 clips of real video pixels were off by 1 of 255 levels on average and by 19 at most, and
+            12 frames of 224 x 224 pixels took 0.24 MB) or "raw" (the pixels of the video file bit by bit; 1.8 MB).
         num_proc: processes that decode, for a script with `if __name__ == "__main__"`; 1 decodes in this one.
         process_index, num_processes: of a distributed run that calls this in every process, with one `cache_dir` for
             all: each begins with its own part, waits for those that others work on, and does what they left.

@@ -51,9 +51,8 @@ def load_mirror(
     config_name = usual if config_name is None and usual in configs else config_name
     names = datasets.get_dataset_split_names(repo_id, config_name, revision=revision)
     wanted = [split] if split else [name for name in SPLITS[builder.split] if name in names][:1]
-    if not split and (
-        builder.mirror_needs_all_splits() or (not wanted and config_name and config_name == usual and len(names) == 1)
-    ):
+    listed = builder.mirror_list()
+    if not split and (listed is not None or (not wanted and usual and config_name == usual and len(names) == 1)):
         wanted = names
     if not wanted or not set(wanted) <= set(names):
         raise ValueError(
@@ -71,14 +70,14 @@ def load_mirror(
             video_id = _video_id(row)
             captions.setdefault(video_id, []).extend([texts] if isinstance(texts, str) else texts)
             first.setdefault(video_id, (number, row.get("duration")))
-    mirrored = (builder.mirrored(video_id, texts, first[video_id][1]) for video_id, texts in captions.items())
-    videos = list(builder.select_mirrored(mirrored))
-    if not builder.config.with_videos:
-        return builder.table(builder.rows(videos, None))
+    ids = captions if listed is None else filter(captions.__contains__, listed)
+    videos = [builder.mirrored(video_id, captions[video_id], first[video_id][1]) for video_id in ids]
+    if not builder.with_videos:
+        return builder.table(videos, VideoFiles())
 
     folder = Path(config.HF_DATASETS_CACHE) / "videos" / f"{builder.name}-{Hasher.hash([repo_id, revision])}"
-    if builder.config.data_dir is not None:
-        folder = builder.root / builder.config.videos_dir
+    if builder.data_dir is not None:
+        folder = builder.root / builder.videos_dir
     given: dict[str, str] = {}  # an absolute path, or a name in an archive
     for video_id, *_ in videos if "video.path" in table.column_names else ():
         row = table[first[video_id][0]]
@@ -103,11 +102,11 @@ def load_mirror(
         for archive in find_archives(repository, *filter(Path.is_dir, repository.iterdir()), folder):
             extract(archive, folder)
         files = VideoFiles(folder, repository)
-    rows = list(builder.rows(videos, files))
-    for row in rows:
-        if path := given.get(row["video_id"]):
-            row["video"] = path if os.path.isabs(path) else files.find(path) or row["video"]
-    return builder.table(rows)
+    found = {video_id: path if os.path.isabs(path) else files.find(path) for video_id, path in given.items()}
+    for video_id, path in found.items():
+        if path:
+            files.add(video_id, path)
+    return builder.table(videos, files)
 
 
 def _renamed(table: datasets.Dataset, repo_id: str, columns: dict[str, str]) -> datasets.Dataset:

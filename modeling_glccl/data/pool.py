@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 
 from av.error import FFmpegError
 
+from ..video_decoding_glccl import VideoDamageWarning
 from ..video_streams_glccl import VideoDecodeError
 
 
 class Outcome(NamedTuple):
-    """What came of a job: `value`, or `error`, which names the video; `warning` where it could be read in part."""
+    """What came of a job: `value`, or `error`, which names the video; `warning`: of damage, if there was one."""
 
     job: tuple
     value: Any = None
     error: str = ""
-    warning: str = ""
+    warning: Warning | None = None
 
 
 def map_videos(function: Callable, jobs: Iterable[tuple], num_proc: int = 1) -> Iterator[Outcome]:
@@ -100,4 +101,6 @@ def _run(function: Callable, job: tuple) -> Outcome:
             value, error = None, str(problem)
             if not isinstance(problem, VideoDecodeError):
                 error = f"{job[0]}: {type(problem).__name__}: {error}"
-    return Outcome(job, value, error, "" if error or not caught else str(caught[0].message))
+    # The last of damage knows most.
+    found: list[Any] = sorted((shown.message for shown in caught), key=lambda it: isinstance(it, VideoDamageWarning))
+    return Outcome(job, value, error, found[-1] if found and not error else None)

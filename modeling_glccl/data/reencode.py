@@ -2,18 +2,17 @@
 
 import io
 import math
-import warnings
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
-from ..video_decoding_glccl import DecodedVideo, decode_video, display_matrix, upright
+from ..video_decoding_glccl import DecodedVideo, decode_video, display_matrix, frames_in_order, upright, warn_if_short
 from ..video_streams_glccl import VideoDecodeError, demux, open_video
 
 
@@ -53,53 +52,40 @@ def compress_video(source: str | Path, settings: CompressSettings | None = None)
 
 
 def _encode(source: str | Path, settings: CompressSettings, clock: DecodedVideo) -> bytes:
-    output, problems = io.BytesIO(), []
+    output, lost, times = io.BytesIO(), Counter(), []
+    # Where the packets do not tell the times, `decode_video` had to decode all frames, and knows each one's.
+    told = clock.decoded_frames <= len(clock.frame_times)
     rate, shown, number = Fraction(settings.fps).limit_denominator(1001), None, 0
     with open_video(source, warn=False) as (container, stream), av.open(output, "w", format="mp4") as target:
         encoder = target.add_stream("libx264", rate=rate, options={"crf": str(settings.crf)})
         encoder.codec_context.thread_count, encoder.pix_fmt = 1, "yuv420p"
+        start = (container.start_time or 0) / av.time_base
         # FFmpeg's filter "fps" takes the same frames, but where timestamps are broken or end, and rounds its clock.
-        for seconds, frame in _frames(container, stream, problems, clock):
+        for frame in chain(frames_in_order(stream, str(source), lost), [None]):
+            if frame is None:
+                seconds = clock.duration
+            else:
+                seconds = float(frame.pts * stream.time_base) - start if told else clock.frame_times[len(times)]
+                times.append(seconds)
             # A frame that begins within a microsecond of the instant counts as begun: timestamps are rounded.
             last = max(math.ceil((seconds - 1e-6) * rate), frame is None)
             shown = shown or frame
-            if number < last:
+            if shown and number < last:
                 image = _scaled(shown, settings.short_side)
                 if not number:
                     encoder.height, encoder.width = image.shape[:2]
-            while number < last:
-                picture = av.VideoFrame.from_ndarray(image)
-                picture.pts, picture.time_base = number, 1 / rate
-                target.mux(encoder.encode(picture))
-                number += 1
+                while number < last:
+                    picture = av.VideoFrame.from_ndarray(image)
+                    picture.pts, picture.time_base = number, 1 / rate
+                    target.mux(encoder.encode(picture))
+                    number += 1
             shown = frame
         if not number:
             raise OSError("not one frame decodes")
         target.mux(encoder.encode(None))
-    if problems:
-        warnings.warn(f"{source}: {problems[-1]}; using the rest", stacklevel=3)
+        if told:  # else `decode_video` has met all damage, and warned of it
+            warn_if_short(stream, str(source), len(times), np.array(times), clock.duration, lost)
     return output.getvalue()
-
-
-def _frames(container: Any, stream: Any, problems: list[str], clock: DecodedVideo) -> Iterator[tuple[float, Any]]:
-    """Every frame with its seconds on the file's clock, and at last (end, None); what goes wrong joins `problems`."""
-    start, count = (container.start_time or 0) / av.time_base, 0
-    # Where the packets do not tell the times, `decode_video` had to decode all frames, and knows each one's.
-    told = clock.decoded_frames <= len(clock.frame_times)
-    try:
-        for packet in demux(container, stream):
-            try:
-                decoded = packet.decode()
-            except FFmpegError as error:
-                problems.append(f"a part of it cannot be decoded ({error})")
-                continue
-            for frame in decoded:
-                yield float(frame.pts * stream.time_base) - start if told else clock.frame_times[count], frame
-                count += 1
-    except FFmpegError as error:
-        problems.append(f"it cannot be read to its end ({error})")
-    if count:
-        yield clock.duration, None
 
 
 def _scaled(frame: av.VideoFrame, short_side: int) -> np.ndarray:

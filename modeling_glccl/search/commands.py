@@ -1,6 +1,7 @@
 """`glccl index`, `glccl search`, `glccl cut` and `glccl duplicates`."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -91,7 +92,7 @@ def _settled(folders: Sequence[str], seconds: float) -> Iterator[set[str]]:
     while True:
         try:
             now, find = {}, cache(find_sidecars)
-            for path in (path for folder in folders for path in find_videos(Path(folder).absolute()).check().videos):
+            for path in (path for folder in folders for path in find_videos(os.path.abspath(folder)).check().videos):
                 status = os.stat(path)
                 subtitles = sidecar_states(path, find(os.path.dirname(path)))
                 now[path] = status.st_size, status.st_mtime_ns, subtitles
@@ -276,10 +277,11 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
             given = {f"{name}_" if name in ("and", "not") else name: value for name, value in given.items()}
             if unknown := [name for name in given if name not in options]:
                 raise ValueError(f"{unknown[0]!r} is unknown; use {', '.join(name.strip('_') for name in options)}")
-            if not isinstance(given.get("query"), str | None):
-                raise ValueError("the query is no string")
-        except (ValueError, AttributeError) as error:
-            reason = error if isinstance(error, ValueError) else "is no object"
+            json.dumps(given, ensure_ascii=False).encode()  # raises for half a character
+            for name, value in given.items():
+                _check(name, value)
+        except (ValueError, AttributeError, RecursionError) as error:
+            reason = "is no object" if isinstance(error, AttributeError) else error
             raise ValueError(f"{file.name}, line {number}: {reason}: {line.strip()[:200]}") from error
         parsed.append((number, {**options, **given}))
 
@@ -301,6 +303,23 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
         alike = list(alike)
         for start in range(0, len(alike), _BATCH):
             answer(alike[start : start + _BATCH])
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises ValueError for what JSON can hold and an option of the command line cannot."""
+    if name == "k":
+        right, expected = type(value) is int, "a whole number"
+    elif name == "no_words":
+        right, expected = isinstance(value, bool), "true or false"
+    elif name.startswith(("min_", "max_")):
+        right, expected = type(value) in (int, float) and math.isfinite(value), "a number"
+    else:
+        several = name in ("and_", "not_", "ids")
+        texts, expected = value if several and isinstance(value, list) else [value], "a text"
+        expected += " or a list of texts" * several
+        right = all(isinstance(text, str) for text in texts)
+    if not right and value is not None:
+        raise ValueError(f"{name.strip('_')} is {value!r}; expected {expected}")
 
 
 def _open_or_create(index_path: str, checkpoint: str | None, settings: dict[str, Any], **place: Any) -> VideoIndex:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from os import PathLike
-from pathlib import Path
 from time import time_ns
 
 from .store import is_in
@@ -67,7 +66,7 @@ class Filters:
 
 def _pattern(folder: str) -> str:
     """For LIKE: of the files below a folder, or of what a glob of * and ?, which match slashes too, matches."""
-    path = folder if folder.startswith("*") else str(Path(folder).absolute())
+    path = folder if folder.startswith("*") else os.path.abspath(folder)
     for character in "\\%_":
         path = path.replace(character, "\\" + character)
     path = path.replace("'", "''")

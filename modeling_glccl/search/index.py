@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import MAX_CHARACTERS
 from ..checkpoints import load_checkpoint, place
 from ..configuration_glccl import GLCCLConfig
 from ..environment import resolve_device, resolve_precision
@@ -26,7 +27,7 @@ from .filters import Filters
 from .fingerprint import ROUNDED, checkpoint_of, describe_model, difference, fingerprint
 from .ingest import IngestReport, IngestSettings, finish_here, ingest, plan
 from .queries import Query, read_image, read_stored, read_video
-from .ranking import MAX_CHARACTERS, encode_queries
+from .ranking import encode_queries
 from .searcher import Searcher, SearchResult
 from .shards import ShardedStore, open_store
 from .store import ERROR, MAX_SHARDS, OK, Store, is_in
@@ -269,11 +270,11 @@ class VideoIndex:
         if isinstance(videos, str | PathLike):
             videos = [videos]
         if not isinstance(videos, Mapping):
-            paths = [str(Path(path).absolute()) for path in videos]
+            paths = [os.path.abspath(os.fspath(path)) for path in videos]
             if folders := [path for path in paths if Path(path).is_dir()]:
                 raise ValueError(f"{folders[0]}: is a folder; VideoIndex.update takes folders, add takes files")
             videos = {printable(path): path for path in paths}
-        files = {str(video_id): str(Path(path).absolute()) for video_id, path in videos.items()}
+        files = {str(video_id): os.path.abspath(os.fspath(path)) for video_id, path in videos.items()}
         searcher = self._load()
         recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
@@ -307,8 +308,9 @@ class VideoIndex:
         video is a ValueError (is the disk mounted?), and nothing is added or removed. With `only`, files of other
         absolute paths are neither added nor brought up to date.
         """
-        folders = [Path(path).absolute() for path in ([folders] if isinstance(folders, str | PathLike) else folders)]
-        found = [find_videos(folder).check() for folder in folders]
+        folders = [folders] if isinstance(folders, str | PathLike) else folders
+        places = [os.path.abspath(os.fspath(path)) for path in folders]
+        found = [find_videos(place).check() for place in places]
         paths = sorted({path for part in found for path in part.videos + part.irregular})
         videos = {printable(path): path for path in paths}
         report = self.add(
@@ -324,7 +326,7 @@ class VideoIndex:
             gone = sorted(
                 row["video_id"]
                 for row in self._store.videos(["video_id", "path"])
-                if any(Path(row["path"]).is_relative_to(printable(str(folder))) for folder in folders)
+                if any(Path(row["path"]).is_relative_to(printable(place)) for place in places)
                 and row["path"] not in videos
                 and not Path(row["path"]).exists()
             )

@@ -76,7 +76,7 @@ def plan(store: Store, videos: Mapping[str, str], retry_failed: bool, report: Co
                 job.errors.append(f"{record.path}: {reason}")
             else:
                 status = os.stat(path)
-                record.size, record.mtime_ns = status.st_size, status.st_mtime_ns
+                record.size, record.mtime_ns = status.st_size, min(status.st_mtime_ns, 2**63 - 1)  # of the year 2262
                 if record.path != path:
                     job.errors.append(f"{record.path}: its name is not UTF-8; rename it")
             if row := indexed.get(video_id):

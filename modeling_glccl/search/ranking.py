@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..arguments import check_query
 from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..interaction_glccl import GLCCLInteraction
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..scoring_glccl import GLCCLTextState
 
-# Of a query; no model reads more than some 77 tokens.
-MAX_CHARACTERS = 2000
 # Videos scored at a time.
 _BLOCK = 256
 # The learned matrices over the words, in the order of the scores that they weigh.
@@ -32,14 +31,10 @@ _AGGREGATIONS = ["word_logit_weight", "word_frame_logit_weight", "word_frame_mat
 def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[str]) -> list[GLCCLTextFeatures]:
     """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D].
 
-    Raises:
-        ValueError: an empty query, or one of more than `MAX_CHARACTERS`.
+    Raises what [`~arguments.check_query`] does.
     """
     for query in queries:
-        if not query.strip():
-            raise ValueError("the query is empty; say what happens in the video")
-        if len(query) > MAX_CHARACTERS:  # before a tokeniser spends seconds on it
-            raise ValueError(f"the query has {len(query):,} characters; at most {MAX_CHARACTERS:,} are allowed")
+        check_query(query)
     text = model.get_text_features(**processor(text=queries).to(model.device))
     return [text.select([row]).trim() for row in range(len(queries))]
 

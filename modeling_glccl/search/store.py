@@ -22,6 +22,7 @@ from lancedb import DBConnection
 from lancedb.index import FTS, BTree
 from lancedb.table import Table
 
+from ..arguments import check_index
 from ..atomic import write_whole
 from .clips import ClipSettings
 
@@ -82,9 +83,8 @@ class Store:
 
     def __init__(self, uri: str | PathLike[str], storage_options: dict[str, str] | None = None):
         self.uri = os.fspath(uri)
+        check_index(self.uri)
         local = "://" not in self.uri
-        if local and not os.path.isdir(self.uri):
-            raise FileNotFoundError(f"{self.uri}: no such index; `glccl index` or VideoIndex.create makes one")
         with explained(self.uri):
             gone = _check_newest(self.uri) if local else None
             self._connection = lancedb.connect(self.uri, storage_options=storage_options)

@@ -6,9 +6,9 @@ do not exist are refused. The classes below are the one place where every key is
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -18,8 +18,8 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ..arguments import find_recipe, nearest
 from ..data.files import check_unfolded, read_text
-from ..packaged import packaged
 from ..peers import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
@@ -201,16 +201,9 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
             range, an override that is not `key=value`.
         FileNotFoundError: no such file.
     """
-    file, known = Path(path), {recipe.stem: recipe for recipe in sorted(packaged("recipes").glob("*.yaml"))}
-    if not file.is_file() and not (file.suffix and file.exists()):
-        if str(path) not in known:
-            raise FileNotFoundError(
-                f"{path}: no such file, and no recipe of the package: {_nearest(file.stem, [*known])}"
-            )
-        file = known[str(path)]
-    values = _parse(read_text(file), str(path)) or {}
+    values = _parse(read_text(find_recipe(path)), str(path)) or {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must be a mapping of keys; got {values!r}")
+        raise ValueError(f"{path} must be a mapping of keys; got {str(values)[:60]}")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -253,6 +246,13 @@ def _flat(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads 1e-3 as a string and `no` as False; this reads numbers as Python writes them."""
 
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """As the base class, which takes the last of several values of a key."""
+        node = super().compose_mapping_node(anchor)
+        if twice := [key for key, count in Counter(str(key.value) for key, _ in node.value).items() if count > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands there twice", problem_mark=node.start_mark)
+        return node
+
 
 _Loader.yaml_implicit_resolvers = {
     letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
@@ -268,6 +268,8 @@ _Loader.add_implicit_resolver(
 
 def _parse(text: str, where: str) -> Any:
     try:
+        if len(text) > 100_000:  # read in a second
+            raise ValueError(f"{len(text):,} characters; a recipe has at most 100,000")
         value = yaml.load(text, Loader=_Loader)
         check_unfolded(value, len(text))
         return value
@@ -292,7 +294,7 @@ def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> An
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in types:
-            raise ValueError(f"unknown key {key}: {_nearest(key, known)}")
+            raise ValueError(f"unknown key {key}: {nearest(key, known)}")
         if is_dataclass(types[name]):
             if not isinstance(value, dict):
                 raise ValueError(f"{key} must be a mapping of keys; got {value!r}")
@@ -313,7 +315,7 @@ def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, a
     known = [f.name for f in fields(config_class)]
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{key}.{name} is unknown: {_nearest(name, known)}")
+            raise ValueError(f"{key}.{name} is unknown: {nearest(name, known)}")
         if isinstance(value, dict) and name.endswith("_config"):
             part = dict(value)
             model_type = part.pop("model_type", "clip")
@@ -331,14 +333,10 @@ def check_config(key: str, config_class: type[PreTrainedConfig], values: dict, a
 def _one_line(error: Exception) -> str:
     """What a strict dataclass found: "batch_size: expected int, got str (value: 'large')"."""
     text = str(error.__cause__ or error).partition(". Errors: ")[0]
+    text = re.sub(r"^\w+\.__init__\(\) missing .* argument.*: '(\w+)'.*", r"\1 is missing", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     text = re.sub(r"^Field '(\w+)' with value (.*) doesn't match any type in \((.*)\)$", r"\1: \2 is none of \3", text)
     return re.sub(r"^Field '(\w+)' ", r"\1: ", text)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    nearest = get_close_matches(name, known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
 
 
 def at_least(recipe: Any, minimum: int, *names: str) -> None:

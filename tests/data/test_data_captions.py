@@ -1,6 +1,5 @@
 """Own videos and captions: tables of every kind, their splits, their errors, and a model from start to end."""
 
-import csv
 import json
 import os
 import re
@@ -9,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniatures
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -53,18 +53,7 @@ ROWS = [
 
 
 def write_table(folder: Path, rows: list[dict], kind: str = "csv") -> Path:
-    path = folder / f"metadata.{kind}"
-    if kind == "csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-    elif kind == "jsonl":
-        lines = (json.dumps(row).replace("\\u2028", "\u2028") + "\n" for row in rows)
-        path.write_text("".join(lines), encoding="utf-8")
-    else:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
+    return miniatures.write_table(folder / f"metadata.{kind}", rows)
 
 
 def load(folder: Path, split: str | None = "test", **options):
@@ -223,6 +212,23 @@ def test_a_growing_folder_keeps_its_splits():
     assert sum(before[file] != after[file] for file in before) < 20
 
 
+def test_a_name_may_have_its_accents_apart(folder):
+    """As macOS writes it, where the table came from another system."""
+    (folder / "red.mp4").rename(folder / "cafe\u0301.mp4")
+    write_table(folder, [ROWS[0] | {"file_name": "caf\xe9.mp4"}, *ROWS[1:]])
+    (row,) = [row for row in load(folder, split_ratio=[0, 0, 1]) if "red" in row["caption"]]
+    assert row["video_id"] == "caf\xe9.mp4"
+    assert row["video"]["path"] == str(folder / "cafe\u0301.mp4")
+
+
+def test_a_table_that_unfolds_to_more_rows_than_it_has_bytes_is_refused(folder):
+    count = 10_000_000
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(bytearray(count), pyarrow.int8()), ["red.mp4"])
+    pyarrow.parquet.write_table(pyarrow.table({"file_name": same, "caption": same}), folder / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata\.parquet: no Parquet .* bytes unfold to 10,000,000 rows"):
+        load(folder)
+
+
 def test_two_videos_are_too_few_to_divide(folder):
     write_table(folder, ROWS[:2])
     with pytest.raises(ValueError, match=r"2 videos cannot be divided into train, validation, test; expected 3"):
@@ -270,11 +276,14 @@ VALUES["jsonl"] = [
     *VALUES["parquet"],
     ({"caption": 5}, "captions are 5; expected a text or a list of texts"),
     ({"caption": True}, "captions are True"),
+    ({"start": True}, "start is True; expected seconds"),
+    ({"end": 10**400}, "end is 1000.*; expected seconds"),
     ({"caption": []}, r"captions are \[\]; expected"),
     ({"caption": ["good", None]}, "a caption is None"),
     ({"caption": ["good", ""]}, "a caption is '', which is empty"),
     ({"caption": {"en": "a"}}, "captions are .*; expected a text"),
     ({"caption": "a \ud800"}, "no Unicode text"),
+    ({"file_name": "\ud800.mp4"}, r"the file name is '\\ud800.mp4', which is no Unicode text"),
 ]
 
 
@@ -370,6 +379,16 @@ def test_the_check_names_missing_undecodable_and_late_windows(folder, capsys):
     assert re.search(r"train: blue\.mp4#t=50 \(metadata\.csv, line 4\): .*blue\.mp4: no frame between start=50", shown)
     report = check_benchmark("captions", folder)
     assert [split.split for split in report.splits] == ["train"], "splits that the table does not have are not missed"
+
+
+def test_the_check_looks_at_the_windows_of_a_table_too_small_to_divide(folder):
+    write_table(folder, [ROWS[0] | {"start": 50, "end": 60}, ROWS[1] | {"start": 0, "end": 1}])
+    report = check_benchmark("captions", folder)
+    assert not report.ok
+    undivided, test = report.splits
+    assert "2 videos cannot be divided into train, validation, test" in undivided.problem
+    assert list(test.undecodable) == ["red.mp4#t=50,60"]
+    assert (test.videos, test.damaged) == (2, {})
 
 
 def test_the_check_asks_for_the_folder(capsys):
@@ -477,22 +496,15 @@ def test_the_recipe_trains_on_generated_clips_and_its_checkpoint_evaluates(folde
     train_and_evaluate(folder, [row["caption"] for row in ROWS], tmp_path, 2)
 
 
-def own_folder(reference_dir: Path, folder: Path) -> list[dict]:
-    """The reference's real clips, with their captions in a table."""
-    folder.mkdir()
-    listed = json.loads((reference_dir / "data" / "videos" / "captions.json").read_text(encoding="utf-8"))
-    rows = [{"file_name": entry["video"], "caption": entry["caption"]} for entry in listed]
-    for row in rows:
-        (folder / row["file_name"]).symlink_to(reference_dir / "data" / "videos" / row["file_name"])
-    write_table(folder, rows)
-    return rows
-
-
 @pytest.mark.slow
 def test_the_recipe_trains_on_real_clips_and_its_checkpoint_evaluates(reference_dir, tmp_path):
-    rows = own_folder(reference_dir, tmp_path / "real")
-    assert check_benchmark("captions", tmp_path / "real").ok
-    train_and_evaluate(tmp_path / "real", [row["caption"] for row in rows], tmp_path, 4)
+    videos = reference_dir / "data" / "videos"
+    listed = json.loads((videos / "captions.json").read_text(encoding="utf-8"))
+    write_table(tmp_path, [{"file_name": entry["video"], "caption": entry["caption"]} for entry in listed])
+    for entry in listed:
+        (tmp_path / entry["video"]).symlink_to(videos / entry["video"])
+    assert check_benchmark("captions", tmp_path).ok
+    train_and_evaluate(tmp_path, [entry["caption"] for entry in listed], tmp_path, 4)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import warnings
 
@@ -18,7 +19,7 @@ from modeling_glccl.data import compress
 from modeling_glccl.data.compress import LEDGER
 from modeling_glccl.data.compress import compress_folder as run
 from modeling_glccl.data.reencode import CompressSettings, compress_video
-from modeling_glccl.video_decoding_glccl import decode_video
+from modeling_glccl.video_decoding_glccl import VideoDamageWarning, decode_video
 
 
 def all_frames(source):
@@ -114,6 +115,47 @@ def test_a_file_with_a_hole_keeps_what_follows_at_its_time(tmp_path):
     assert [frame_number(image) for image in after.frames[20:30]] == [66, 70, 73, 76, 80, 83, 86, 90, 93, 96]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.mp4", {}), ("a.mkv", {}), ("a.webm", {"codec": "libvpx"}), ("a.avi", {"codec": "mpeg4"})],
+)
+def test_damage_is_told_of_with_both_counts(tmp_path, name, options):
+    """One packet in the middle is overwritten: the decoder's warning, of what re-encoding could read."""
+    source = write_video(tmp_path / name, 100, **options)
+    with av.open(str(source)) as container:
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+    place, size = packets[50]
+    content = bytearray(source.read_bytes())
+    content[place : place + size] = b"\xff" * size
+    source.write_bytes(content)
+    with pytest.warns(VideoDamageWarning) as caught:
+        decode_video(source, max_frames=1000)
+    expected = str(caught[-1].message)
+    assert re.search(r"should hold 100 frames, but \d\d can be read", expected)
+    with pytest.warns(VideoDamageWarning) as caught:
+        compress_video(source)
+    assert str(caught[-1].message) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {}),
+        ("a.mkv", {"codec": "libx265"}),
+        ("a.webm", {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}}),
+        ("b.webm", {"codec": "libvpx-vp9"}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.ts", {}),
+        ("a.mpg", {"codec": "mpeg2video"}),
+    ],
+)
+def test_of_a_whole_video_nothing_is_said(tmp_path, name, options):
+    source = write_video(tmp_path / name, 60, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compress_video(source)
+
+
 def test_an_unreadable_file_is_named_with_its_reason(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video at all " * 100)
     with pytest.raises(VideoDecodeError, match=r"a\.mp4: is not a video"):
@@ -206,6 +248,24 @@ def test_an_unreadable_video_stops_nothing(source, tmp_path, encoded):
     encoded.clear()
     assert not run(source, tmp_path / "out").ok
     assert encoded == ["a.mp4"], "what failed is tried again, what was damaged is not"
+
+
+def test_another_stream_is_noted_and_is_no_damage(source, tmp_path):
+    """A thumbnail before the film, as phones write it."""
+    with av.open(str(source / "a.mp4")) as film, av.open(str(source / "two.mp4"), "w") as both:
+        still = both.add_stream("mjpeg", rate=1)
+        still.width, still.height, still.pix_fmt = 32, 24, "yuvj420p"
+        copied = both.add_stream_from_template(film.streams.video[0])
+        both.mux(still.encode(av.VideoFrame(32, 24, "yuvj420p")))
+        both.mux(still.encode(None))
+        for packet in film.demux(video=0):
+            if packet.size:
+                packet.stream = copied
+                both.mux(packet)
+    report = run(source, tmp_path / "out")
+    assert (report.damaged, report.failed) == ({}, {})
+    assert f"{source / 'two.mp4'}: holds 2 video streams; using that of index 1, 64x48" in report.details()
+    assert len(all_frames(tmp_path / "out" / "two.mp4").frames) == 3
 
 
 def test_a_full_disk_names_the_file_and_ends_the_call(source, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -24,6 +25,11 @@ CARDS = REPOSITORY / "hub" / "datasets"
 SHAPES = {"num_train": 5, "num_validation": 0, "num_test": 4, "image_size": 32}
 
 
+def export_shapes(tmp_path: Path, **options) -> dict[str, int]:
+    card = CARDS / "shapes" / "README.md"
+    return export_benchmark("shapes", tmp_path / "out", card, data_dir=tmp_path / "shapes", **SHAPES, **options)
+
+
 def read(folder: Path) -> dict[str, list[dict]]:
     """Rows of every split, in order, by plain pyarrow."""
     rows = {}
@@ -33,17 +39,9 @@ def read(folder: Path) -> dict[str, list[dict]]:
 
 
 def test_videos_are_embedded_bit_for_bit(tmp_path):
-    rows = export_benchmark(
-        "shapes",
-        tmp_path / "out",
-        CARDS / "shapes" / "README.md",
-        videos=True,
-        shard_bytes=10_000,
-        data_dir=tmp_path,
-        **SHAPES,
-    )
+    rows = export_shapes(tmp_path, videos=True, shard_bytes=10_000)
     assert rows == {"train": 5, "test": 4}
-    expected = load_benchmark("shapes", tmp_path, split=None, **SHAPES)
+    expected = load_benchmark("shapes", tmp_path / "shapes", split=None, **SHAPES)
     assert len(list((tmp_path / "out" / "data").glob("train-*"))) > 1
     for split, found in read(tmp_path / "out").items():
         for row, wanted in zip(found, expected[split], strict=True):
@@ -59,17 +57,17 @@ def test_videos_are_embedded_bit_for_bit(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:msrvtt test")
 def test_captions_of_other_benchmarks_go_without_their_videos(tmp_path):
-    miniatures.msrvtt(tmp_path / "msrvtt")
-    card = CARDS / "msrvtt" / "README.md"
-    rows = export_benchmark("msrvtt", tmp_path / "out", card, splits=["test"], data_dir=str(tmp_path / "msrvtt"))
-    expected = load_benchmark("msrvtt", tmp_path / "msrvtt", split="test", with_videos=False)
+    folder = miniatures.msrvtt(tmp_path)
+    export = partial(export_benchmark, "msrvtt", card=CARDS / "msrvtt" / "README.md", data_dir=str(folder))
+    rows = export(tmp_path / "out", splits=["test"])
+    expected = load_benchmark("msrvtt", folder, split="test", with_videos=False)
     assert rows == {"test": len(expected)}
     assert read(tmp_path / "out")["test"] == list(expected)
     assert "video" not in expected.column_names
     with pytest.raises(ValueError, match="videos of msrvtt may not be passed on"):
-        export_benchmark("msrvtt", tmp_path / "more", card, videos=True, data_dir=str(tmp_path / "msrvtt"))
+        export(tmp_path / "more", videos=True)
     with pytest.raises(FileExistsError, match="out is not empty"):
-        export_benchmark("msrvtt", tmp_path / "out", card, data_dir=str(tmp_path / "msrvtt"))
+        export(tmp_path / "out")
 
 
 def test_the_command_names_the_benchmark_that_may_be_meant(tmp_path, capsys):
@@ -78,7 +76,6 @@ def test_the_command_names_the_benchmark_that_may_be_meant(tmp_path, capsys):
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    export = ["shapes", tmp_path / "out", CARDS / "shapes" / "README.md"]
     write = pyarrow.parquet.ParquetWriter.write_table
 
     def full(writer, table):
@@ -88,20 +85,19 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
         with pytest.raises(OSError, match=r"out could not be written: .*No space left"):
-            export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
+            export_shapes(tmp_path)
     assert not list(tmp_path.glob("out*"))
-    assert export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES) == {"train": 5, "test": 4}
+    assert export_shapes(tmp_path) == {"train": 5, "test": 4}
 
 
 def test_only_what_an_export_left_behind_is_replaced(tmp_path):
-    export = ["shapes", tmp_path / "out", CARDS / "shapes" / "README.md"]
     (tmp_path / "out.part").mkdir()
     (tmp_path / "out.part" / "thesis.txt").write_text("precious")
     with pytest.raises(FileExistsError, match=r"out\.part was not written by an export"):
-        export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
+        export_shapes(tmp_path)
     assert (tmp_path / "out.part" / "thesis.txt").read_text() == "precious"
     (tmp_path / "out.part" / MARK).touch()  # as a killed export leaves it
-    export_benchmark(*export, data_dir=tmp_path / "shapes", **SHAPES)
+    export_shapes(tmp_path)
     assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"data", "README.md"}
     assert not (tmp_path / "out.part").exists()
 

@@ -109,14 +109,12 @@ def test_videos_of_any_type_are_neither_decoded_nor_lost(tmp_path, kind):
 
 
 def test_didemo_without_a_column_of_ids(tmp_path):
-    rows = [
-        {"video": f"video/{name.rpartition('.')[0]}.mp4", "caption": ["goes out", "comes back"]}
-        for name in DIDEMO_NAMES
-    ]
+    ids = [name.rpartition(".")[0] for name in DIDEMO_NAMES]
+    rows = [{"video": f"video/{name}.mp4", "caption": ["goes out", "comes back"]} for name in ids]
     repo = mirror(tmp_path / "repo", train=rows[:1], test=rows)
-    zipped(tmp_path / "repo", "DiDeMo", *(row["video"].rpartition("/")[2] for row in rows))
+    zipped(tmp_path / "repo", "DiDeMo", *(f"{name}.mp4" for name in ids))
     test = load_benchmark("didemo", repo_id=repo)
-    assert list(test["video_id"]) == [name.rpartition(".")[0] for name in DIDEMO_NAMES]
+    assert list(test["video_id"]) == ids
     assert set(test["caption"]) == {"goes out comes back"}
     assert set(test["end"]) == {31}
 
@@ -134,6 +132,17 @@ def test_vatex_takes_the_videos_of_the_split_list_from_all_splits(tmp_path):
     with pytest.warns(UserWarning, match="2 videos and 20 captions, where VATEX HGR test has 1,500"):
         whole = load_benchmark("vatex", repo_id=repo, with_videos=False)
     assert list(whole.unique("video_id")) == list(VATEX_IDS[:2])
+
+
+def test_an_embedded_clip_of_vatex_counts_as_a_whole_and_of_a_youtube_video_the_seconds(tmp_path):
+    for name, seconds in (("clips", (None, None)), ("whole", (100, 110))):
+        write_videos(tmp_path / name, "_bC-eFgHiJk.mp4", frames=3)
+        content = (tmp_path / name / "_bC-eFgHiJk.mp4").read_bytes()
+        video = content if name == "clips" else "_bC-eFgHiJk.mp4"
+        row = {"videoID": VATEX_IDS[2], "enCap": ["text"], "video": video}
+        (test,) = load_benchmark("vatex", repo_id=mirror(tmp_path / name, test=[row]))
+        assert (test["start"], test["end"]) == seconds
+        assert Path(test["video"]["path"]).read_bytes() == content
 
 
 def test_activitynet_sentences_and_durations(tmp_path):

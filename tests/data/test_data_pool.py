@@ -42,7 +42,7 @@ def test_a_video_that_fails_or_crashes_its_process_fails_alone_and_no_process_is
     }
     assert outcomes["b"].error.startswith("b: UnicodeDecodeError: ")
     assert outcomes["d"].error.startswith("d: the process that read it crashed" if num_proc > 1 else "d: Unicode")
-    assert [outcome.warning for outcome in outcomes.values() if outcome.warning] == ["c is cut"]
+    assert [str(outcome.warning) for outcome in outcomes.values() if outcome.warning] == ["c is cut"]
 
 
 def test_a_full_disk_ends_the_call():

@@ -45,6 +45,10 @@ def decoded(monkeypatch):
     return sources
 
 
+def cache(rows, folder, processor=PROCESSOR, **options):
+    return with_frame_cache(rows, processor, folder, **{"format": "raw", "progress": False, **options})
+
+
 def dataset(paths, **columns):
     return Dataset.from_dict({"video": paths, "caption": [f"caption {i}" for i in range(len(paths))], **columns})
 
@@ -75,16 +79,11 @@ def assert_equal_batches(cached, rows, processor=PROCESSOR):
 )
 def test_raw_frames_equal_decoding_bit_by_bit(tmp_path, videos, settings):
     processor = GLCCLVideoProcessor(max_frames=4, **settings)
-    rows = dataset(videos)
-    cached = with_frame_cache(rows, processor, tmp_path, format="raw", progress=False)
-    assert_equal_batches(cached, rows, processor)
-
-
-def test_windows_equal_decoding(tmp_path, videos):
-    rows = dataset([videos[0]] * 3, start=[0.0, 0.4, None], end=[0.5, 1.2, None])
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    whole = [None] * len(videos)
+    rows = dataset([*videos, videos[0], videos[0]], start=[*whole, 0.0, 0.4], end=[*whole, 0.5, 1.2])
+    cached = cache(rows, tmp_path, processor)
     assert cached.column_names == ["caption", "video"]
-    assert_equal_batches(cached, rows)
+    assert_equal_batches(cached, rows, processor)
 
 
 @pytest.mark.parametrize("real", [False, True])
@@ -105,10 +104,10 @@ def test_jpeg_is_within_the_documented_error(tmp_path, videos, real, request):
 
 def test_each_video_is_decoded_once_for_all_its_captions_and_never_again(tmp_path, videos, decoded):
     rows = dataset([videos[1], videos[0], videos[1], videos[0]])
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path)
     assert decoded == [videos[1], videos[0]]
     decoded.clear()
-    again = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    again = cache(rows, tmp_path)
     for epoch in range(2):
         for part in (cached, again):
             list(part.shuffle(seed=epoch))
@@ -118,13 +117,13 @@ def test_each_video_is_decoded_once_for_all_its_captions_and_never_again(tmp_pat
 
 def test_a_changed_file_is_decoded_anew(tmp_path, videos, decoded):
     paths = [str(write_video(tmp_path / f"{name}.mp4", 20)) for name in "ab"]
-    before = with_frame_cache(dataset(paths), PROCESSOR, tmp_path / "cache", format="raw", progress=False)[1]
+    before = cache(dataset(paths), tmp_path / "cache")[1]
     status = os.stat(paths[1])
     write_video(tmp_path / "b.mp4", 20, options={"preset": "fast", "qp": "45"})
     os.utime(paths[1], ns=(status.st_atime_ns, status.st_mtime_ns))  # the size alone tells
     decoded.clear()
     rows = dataset(paths)
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path / "cache", format="raw", progress=False)
+    cached = cache(rows, tmp_path / "cache")
     assert decoded == [paths[1]]
     assert_equal_batches(cached, rows)
     assert not torch.equal(
@@ -133,7 +132,7 @@ def test_a_changed_file_is_decoded_anew(tmp_path, videos, decoded):
 
     os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # as the time alone does
     decoded.clear()
-    with_frame_cache(rows, PROCESSOR, tmp_path / "cache", format="raw", progress=False)
+    cache(rows, tmp_path / "cache")
     assert decoded == [paths[0]]
 
 
@@ -154,10 +153,10 @@ def test_a_changed_file_is_decoded_anew(tmp_path, videos, decoded):
 )
 def test_settings_that_change_pixels_decode_anew(tmp_path, videos, decoded, change, anew):
     rows = dataset(videos[:1])
-    with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cache(rows, tmp_path)
     decoded.clear()
     changed = GLCCLVideoProcessor(**{"size": 32, "crop_size": 32, "max_frames": 4} | change)
-    cached = with_frame_cache(rows, changed, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path, changed)
     assert len(decoded) == anew
     assert_equal_batches(cached, rows, changed)
 
@@ -182,7 +181,7 @@ def build_and_die(rows, cache_dir, after):
         return decode_video(*args, **kwargs)
 
     video_processing.decode_video = deadly
-    with_frame_cache(rows, PROCESSOR, cache_dir, format="raw", progress=False)
+    cache(rows, cache_dir)
 
 
 def test_a_killed_build_keeps_what_is_whole_and_the_next_goes_on(tmp_path, videos, decoded):
@@ -193,7 +192,7 @@ def test_a_killed_build_keeps_what_is_whole_and_the_next_goes_on(tmp_path, video
     assert process.exitcode == -signal.SIGKILL
     assert len(list(tmp_path.glob("*/*.raw"))) == 3
 
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path)
     assert decoded == videos[3:]
     assert_equal_batches(cached, rows)
 
@@ -204,12 +203,12 @@ def test_videos_that_cannot_be_decoded_are_all_named_and_the_others_kept(tmp_pat
     bad = [str(tmp_path / "empty.mp4"), str(tmp_path / "text.mp4")]
     rows = dataset([videos[0], bad[0], videos[1], bad[1]])
     with pytest.raises(VideoDecodeError, match="2 of 4 new videos") as error:
-        with_frame_cache(rows, PROCESSOR, tmp_path / "cache", format="raw", progress=False)
+        cache(rows, tmp_path / "cache")
     assert f"row 1: {bad[0]}: is empty" in str(error.value)
     assert f"row 3: {bad[1]}: is not a video" in str(error.value)
     decoded.clear()
     good = rows.select([0, 2])
-    assert_equal_batches(with_frame_cache(good, PROCESSOR, tmp_path / "cache", format="raw", progress=False), good)
+    assert_equal_batches(cache(good, tmp_path / "cache"), good)
     assert not set(decoded[:-2])  # the last two are the twin's
 
 
@@ -225,11 +224,11 @@ def test_filling_gives_the_same_and_draws_from_no_global_generator(tmp_path, vid
     broken.write_bytes(b"\0" * 99)
     rows, before = dataset([*videos, str(broken)]), states()
     with pytest.raises(VideoDecodeError, match=r"row 5: .*no video"):
-        with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", num_proc=num_proc, progress=False)
+        cache(rows, tmp_path, num_proc=num_proc)
     assert len(decoded) == (6 if num_proc == 1 else 0)  # else not in this process
     decoded.clear()
     rows = dataset(videos)
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path)
     assert decoded == []
     assert states() == before
     assert_equal_batches(cached, rows)
@@ -238,10 +237,9 @@ def test_filling_gives_the_same_and_draws_from_no_global_generator(tmp_path, vid
 @pytest.mark.parametrize("shares", [[(0, 1), (0, 1)], [(0, 2), (1, 2)], [(0, 3), (1, 3), (2, 3)]])
 def test_processes_and_runs_that_fill_a_cache_together_decode_each_video_once(tmp_path, videos, decoded, shares):
     rows = dataset([*videos, videos[0]])
-    arguments = {"cache_dir": tmp_path, "format": "raw", "progress": False}
 
     def fill(share):
-        return with_frame_cache(rows, PROCESSOR, process_index=share[0], num_processes=share[1], **arguments)
+        return cache(rows, tmp_path, process_index=share[0], num_processes=share[1])
 
     with ThreadPoolExecutor(len(shares)) as threads:
         parts = list(threads.map(fill, shares))
@@ -252,7 +250,7 @@ def test_processes_and_runs_that_fill_a_cache_together_decode_each_video_once(tm
 
 def test_what_another_process_never_writes_is_decoded_here(tmp_path, videos, decoded):
     rows = dataset(videos)
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, "raw", 1, False, process_index=1, num_processes=2)
+    cached = cache(rows, tmp_path, process_index=1, num_processes=2)
     assert decoded == [*videos[1::2], *videos[::2]], "its own part first"
     assert_equal_batches(cached, rows)
 
@@ -260,17 +258,17 @@ def test_what_another_process_never_writes_is_decoded_here(tmp_path, videos, dec
 def test_embedded_videos_are_known_by_their_content(tmp_path, videos, decoded):
     contents = [Path(path).read_bytes() for path in videos[:2]]
     rows = Dataset.from_dict({"video": [{"path": "a.mp4", "bytes": content} for content in contents]})
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path)
     assert_equal_batches(cached, rows)
     decoded.clear()
-    swapped = with_frame_cache(rows.select([1, 0]), PROCESSOR, tmp_path, format="raw", progress=False)
+    swapped = cache(rows.select([1, 0]), tmp_path)
     assert decoded == []
     assert_equal_batches(swapped, rows.select([1, 0]))
 
 
 def test_rows_are_read_in_any_order_by_any_process(tmp_path, videos):
     rows = dataset(videos)
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path)
     cached = pickle.loads(pickle.dumps(cached))
     order = [3, 0, 4, 1]
     loader = DataLoader(
@@ -283,7 +281,7 @@ def test_rows_are_read_in_any_order_by_any_process(tmp_path, videos):
 
 def test_other_columns_are_read_without_frames(tmp_path, videos, monkeypatch):
     rows = dataset(videos)
-    cached = with_frame_cache(rows, PROCESSOR, tmp_path, format="raw", progress=False)
+    cached = cache(rows, tmp_path)
     monkeypatch.setattr(frame_cache.Image, "open", lambda path: pytest.fail("frames were read"))
     assert list(cached["caption"]) == rows["caption"]
     assert np.array_equal(cached.select_columns("caption")[:]["caption"], rows[:]["caption"])

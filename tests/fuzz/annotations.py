@@ -1,6 +1,5 @@
 """Annotation files of every benchmark, and tables of one's own captions."""
 
-import csv
 import json
 import pickle
 import random
@@ -12,8 +11,6 @@ from typing import Any
 import datasets
 import datasets.config
 import miniatures
-import pyarrow
-import pyarrow.parquet
 
 import modeling_glccl.data.captions  # noqa: F401 (imported before the forks, as all below)
 from modeling_glccl.data import load_benchmark
@@ -42,18 +39,7 @@ def setup(seeds: Path) -> None:
     for suffix in ("csv", "jsonl", "parquet"):
         folder = seeds / f"captions-{suffix}"
         folder.mkdir()
-        _write_table(folder / f"metadata.{suffix}", ROWS)
-
-
-def _write_table(path: Path, rows: list[dict]) -> None:
-    if path.suffix == ".parquet":
-        columns = {name: [row.get(name) for row in rows] for row in rows for name in row}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([rows[0], *(row.values() for row in rows)])
+        miniatures.write_table(folder / f"metadata.{suffix}", ROWS)
 
 
 def warm(seeds: Path) -> None:
@@ -80,7 +66,7 @@ def run(rng: random.Random, seeds: Path, work: Path) -> None:
             name, value = rng.choice(tuple(ROWS[0])), rng.choice(ODD)
             rows = [row | {name: value} for row in ROWS]
         try:
-            _write_table(path, rows)
+            miniatures.write_table(path, rows)
         except Exception:  # what no such table can hold
             path.write_bytes(mutate_bytes(rng, content))
     else:

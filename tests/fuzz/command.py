@@ -14,6 +14,7 @@ import gradio  # noqa: F401 (imported before the forks, as the modules of the co
 import torch
 import yaml
 from checkpoints import save_tiny_checkpoint
+from miniatures import write_table
 from search_data import CAPTIONS
 from training_runs import TINY
 from videos import write_video
@@ -24,7 +25,7 @@ from modeling_glccl.evaluation import evaluate_checkpoint  # noqa: F401
 from modeling_glccl.search import commands, rendering  # noqa: F401
 from modeling_glccl.training import loop  # noqa: F401
 
-from .annotations import ROWS, _write_table
+from .annotations import ROWS
 from .harness import Refused
 from .mutate import ODD
 
@@ -67,7 +68,7 @@ def setup(seeds: Path) -> None:
     shutil.copy(seeds / "videos" / "a.mp4", seeds / "[x]" / "x].mp4")
     for row in ROWS:
         shutil.copy(seeds / "videos" / "a.mp4", seeds / "data" / row["file_name"])
-    _write_table(seeds / "data" / "metadata.csv", [row | {"start": None, "end": None} for row in ROWS])
+    write_table(seeds / "data" / "metadata.csv", [row | {"start": None, "end": None} for row in ROWS])
     (seeds / "notes.txt").write_text("no video")
     (seeds / "weights.bin").write_bytes(b"PK\x03\x04 no weights")
     (seeds / "tiny.yaml").write_text(yaml.safe_dump({"output_dir": "run", **TINY}))

@@ -22,7 +22,7 @@ from modeling_glccl import GLCCLModel, GLCCLProcessor, VideoDecodeError
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.cli import main
 from modeling_glccl.features_glccl import GLCCLTextFeatures
-from modeling_glccl.search import IndexMismatchError, VideoIndex, candidates, clips, ingest, searcher, store
+from modeling_glccl.search import IndexMismatchError, VideoIndex, candidates, clips, ingest, rendering, searcher, store
 from modeling_glccl.search import index as index_module
 from modeling_glccl.search.fingerprint import describe_model
 from modeling_glccl.search.queries import Query
@@ -276,6 +276,23 @@ def test_pipes_and_names_that_are_not_utf_8_are_recorded_and_the_rest_goes_on(in
     os.rename(bad, videos / "café.mp4")
     assert update(index, videos, remove_missing=True) == {"copied": 1, "unchanged": 7, "removed": 1}
     assert counts(index.add([bad], progress=False)) == {"failed": 1}
+
+
+def test_a_file_of_the_24th_century_stops_nothing(index, videos):
+    """Its nanoseconds are more than an index can hold, which end in the year 2262."""
+    os.utime(videos / "v1.mp4", (10_400_000_000, 10_400_000_000))
+    assert index.update(videos).added == 5
+    assert index.update(videos).unchanged == 5
+    (result,) = index.search(CAPTIONS[0], ids=str(videos / "v1.mp4"))
+    assert rendering.results_json([result])[0]["date"].startswith("2262-04-1")
+
+
+def test_a_file_has_one_name_however_its_folder_is_written(index, videos, monkeypatch):
+    monkeypatch.chdir(videos)
+    assert index.update("../videos").added == 5
+    assert index.update(f"more/../../{videos.name}").unchanged == 5
+    assert index.add(["more/../v0.mp4"]).unchanged == 1
+    assert len(index.search(CAPTIONS[0], folder="../videos/more")) == 2
 
 
 def test_many_threads_load_the_model_once(indexed, videos, tmp_path, monkeypatch):

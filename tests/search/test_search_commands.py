@@ -180,6 +180,9 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     assert "say with which model, --model CHECKPOINT" in run("index", videos, "--index", "my.index")[1]
     assert "which folder of videos?" in run("index", "--index", "my.index")[1]
     assert "no such index" in run("search", "a dog", "--index", "none.index")[1]
+    Path("file.txt").write_text("no index")
+    for command in (("index", videos, "--model", checkpoint), ("search", "a dog")):
+        assert "file.txt: is a file; an index is a folder" in run(*command, "--index", "file.txt")[1]
     assert "no such folder" in run("index", videos / "none", "--index", "i", "--model", checkpoint)[1]
     run("index", videos, "--index", "my.index", "--model", checkpoint)
     code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)

@@ -246,7 +246,7 @@ def test_queries_of_a_file(run, indexed, library, still, tmp_path):
         {"query": CAPTIONS[0], "not": [CAPTIONS[1]], "sort": "path"},
         {"image": str(still), "max_duration": 3},
     ]
-    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n\n", encoding="utf-8-sig")  # as Windows may save it
     code, printed = run("--queries", file, "-k", 3)
     assert code == 0
     found = [json.loads(line) for line in printed.splitlines()]
@@ -263,11 +263,21 @@ def test_queries_of_a_file(run, indexed, library, still, tmp_path):
     for wrong, problem in (
         ("{", "Expecting property name"),
         ('["a dog"]', "is no object"),
-        ('{"query": 5}', "the query is no string"),
+        ('{"query": 5}', "query is 5; expected a text"),
+        ('{"query": ' * 100_000, "maximum recursion depth exceeded"),
+        ('{"query": "a \\ud800"}', "surrogates not allowed"),
+        ('{"query": "a", "ids": [1, 2]}', "ids is [1, 2]; expected a text or a list of texts"),
+        ('{"query": "a", "and": 5}', "and is 5; expected a text or a list of texts"),
+        ('{"query": "a", "k": 1e400}', "k is inf; expected a whole number"),
+        ('{"query": "a", "k": true}', "k is True; expected a whole number"),
+        ('{"query": "a", "min_score": NaN}', "min_score is nan; expected a number"),
+        ('{"query": "a", "no_words": 1}', "no_words is 1; expected true or false"),
+        ('{"like": 5}', "like is 5; expected a text"),
+        ('{"query": "a", "sort": []}', "sort is []; expected a text"),
         ('{"query": "a dog", "colour": "red"}', "'colour' is unknown; use "),
         ('{"query": " "}', "the query is empty"),
         ('{"query": "a dog", "ids": ["none"]}', "no video with the id 'none'"),
-        ('{"query": "a dog", "k": "x"}', "'<' not supported"),
+        ('{"query": "a dog", "k": "x"}', "k is 'x'; expected a whole number"),
         ("{}", "nothing to search for"),
     ):
         file.write_text(f"{json.dumps(lines[0])}\n\n{wrong}\n{json.dumps(lines[1])}")

@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import os
 
 import pytest
 from paths import REPOSITORY
@@ -124,6 +125,12 @@ def test_errors_name_the_key_and_the_value_in_one_line(recipe_file, override, me
             r"recipe\.yaml: no YAML: its \d+ bytes refer to one another and unfold to more than 10,\d+ values",
         ),
         (b"output_dir: \xff\n", r"recipe\.yaml: byte 12 is not UTF-8"),
+        (
+            b"output_dir: x\ntrain: {epochs: 1}\ndata: {}\ntrain: {}",
+            r"line 1, column 1: no YAML: train stands there twice",
+        ),
+        (b"a: 1\n" * 30_000, r"recipe\.yaml: no YAML: 150,000 characters; a recipe has at most 100,000"),
+        (b"words " * 1000, r"recipe\.yaml must be a mapping of keys; got words [words ]{50,60}$"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named(recipe_file, content, message):
@@ -170,8 +177,16 @@ def test_a_recipe_of_the_package_has_a_name(tmp_path, monkeypatch):
 
 def test_a_recipe_without_output_dir_is_refused(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(ValueError, match="output_dir"):
+    with pytest.raises(ValueError, match=r"^output_dir is missing$"):
         load_recipe(tmp_path / "empty.yaml")
+
+
+def test_a_pipe_or_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(ValueError, match=rf"{name}\.yaml: is not a regular file"):
+            load_recipe(tmp_path / f"{name}.yaml")
 
 
 def test_only_what_loads_from_the_hub_is_pushed_there(recipe_file):

@@ -4,10 +4,10 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets.config
 import numpy as np
@@ -28,24 +28,16 @@ VERSION = datasets.Version("1.1.0")
 # Apart from the sampler's stream 0, so that no two random choices share a generator.
 _VIDEO_STREAM, _STILL_STREAM = 1, 2
 
-_EVENT = dict.fromkeys(("colour", "shape", "size", "action"), datasets.Value("string"))
-_EVENT |= dict.fromkeys(("start", "end"), datasets.Value("float32"))
-_COLUMNS = {
-    "video_id": datasets.Value("string"),
-    "caption": datasets.Value("string"),
-    "start": datasets.Value("float32"),
-    "end": datasets.Value("float32"),
-    "scene": datasets.Value("string"),
-    "events": datasets.List(_EVENT),
-    "caption_events": datasets.List(datasets.Value("int32")),
-    "twin_group": datasets.Value("int32"),
-}
-_STILL_COLUMNS = datasets.Features({"image": datasets.Image(), "phrase": datasets.Value("string")})
+_TEXT, _SECONDS, _INDEX = map(datasets.Value, ("string", "float32", "int32"))
+_EVENT = dict.fromkeys(("colour", "shape", "size", "action"), _TEXT) | {"start": _SECONDS, "end": _SECONDS}
+_COLUMNS = {"video_id": _TEXT, "caption": _TEXT, "start": _SECONDS, "end": _SECONDS, "scene": _TEXT}
+_COLUMNS |= {"events": datasets.List(_EVENT), "caption_events": datasets.List(_INDEX), "twin_group": _INDEX}
+_STILL_COLUMNS = datasets.Features({"image": datasets.Image(), "phrase": _TEXT})
 _STILLS_PER_FILE = 1000
 
 
-@dataclass
-class ShapesConfig(datasets.BuilderConfig):
+@dataclass(frozen=True)
+class ShapesConfig:
     """Options of the shapes benchmark; the first rows of a split do not depend on how many follow."""
 
     num_train: int = 3000
@@ -57,45 +49,15 @@ class ShapesConfig(datasets.BuilderConfig):
     # 0, the benchmark; 1 and 2, those of the cross-domain test (docs/data.md): 2 has a test split alone, and shows the
     # pairs of colour and shape that 1 never does.
     world: int = 0
-    videos_dir: str | None = None  # for the .mp4 files; None leaves the column `video` out
 
-
-_OPTIONS = [name for name in ShapesConfig.__annotations__ if name != "videos_dir"]
-
-
-class Shapes(datasets.GeneratorBasedBuilder):
-    """Builder of the tables of train, validation and test."""
-
-    config: ShapesConfig
-    VERSION = VERSION
-    BUILDER_CONFIG_CLASS = ShapesConfig
-    BUILDER_CONFIGS = (ShapesConfig(name="videos", version=VERSION),)
-
-    def _info(self) -> datasets.DatasetInfo:
-        columns = dict(_COLUMNS)
-        if self.config.videos_dir is not None:
-            columns = {"video": datasets.Video(decode=False), **columns}
-        return datasets.DatasetInfo(
-            description="Short rendered videos of successive events and captions that describe some of them.",
-            features=datasets.Features(columns),
-            license="apache-2.0",
-        )
-
-    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        splits = []
-        for split in SPLITS:
-            if count := getattr(self.config, f"num_{split}"):
-                splits.append(datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "count": count}))
-                splits[-1].split_info.num_examples = count  # the total of the progress bar
-        return splits
-
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        for clip in sample_clips(split, count, self.config.seed, self.config.world):
-            row = vars(clip) | {"events": [vars(event) for event in clip.events], "start": None, "end": None}
-            del row["meaning"]
-            if self.config.videos_dir is not None:
-                row["video"] = str(Path(self.config.videos_dir, split, f"{clip.video_id}.mp4"))
-            yield clip.video_id, row
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name}={value!r} must be a whole number, not negative")
+        if self.image_size % 16 or not self.image_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of 16")
+        if self.world >= len(WORLDS):
+            raise ValueError(f"world={self.world} must be 0, 1 or 2")
 
 
 def load(
@@ -124,61 +86,71 @@ def load(
     """
     if repo_id is not None:
         raise ValueError(f"repo_id={repo_id!r}: the shapes benchmark is rendered, not downloaded; leave repo_id out")
-    if unknown := sorted(set(config) - set(_OPTIONS)):
-        raise ValueError(f"unknown option {unknown[0]!r} of the shapes benchmark; it has {', '.join(_OPTIONS)}")
-    options: dict[str, Any] = {name: config.get(name, getattr(ShapesConfig, name)) for name in _OPTIONS}
-    for name, value in options.items():
-        if not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name}={value!r} must be a whole number, not negative")
-    if options["image_size"] % 16 or not options["image_size"]:
-        raise ValueError(f"image_size={options['image_size']} must be a multiple of 16")
-    if options["world"] >= len(WORLDS):
-        raise ValueError(f"world={options['world']} must be 0, 1 or 2")
-    if config_name == "stills" and not options["num_stills"]:
+    known = [field.name for field in fields(ShapesConfig)]
+    if unknown := sorted(set(config) - set(known)):
+        raise ValueError(f"unknown option {unknown[0]!r} of the shapes benchmark; it has {', '.join(known)}")
+    options, stills = ShapesConfig(**config), config_name == "stills"
+    if stills and not options.num_stills:
         raise ValueError("num_stills=0 must be 1 or more")
-    if options["world"] == 2:
-        if config_name == "stills":
-            raise ValueError("world=2 is there to be tested: it has no stills")
-        options |= {"num_train": 0, "num_validation": 0}
-    splits = ["train"] if config_name == "stills" else [name for name in SPLITS if options[f"num_{name}"]]
+    if stills and options.world == 2:
+        raise ValueError("world=2 is there to be tested: it has no stills")
+    sizes = {"train": options.num_stills} if stills else {name: getattr(options, f"num_{name}") for name in SPLITS}
+    splits = [name for name in SPLITS if sizes.get(name) and (options.world < 2 or name == "test")]
     if split is not None and split not in splits:
         raise ValueError(f"split={split!r} must be one of {', '.join(splits)}, or None for all")
     root = Path(data_dir or datasets.config.HF_DATASETS_CACHE).absolute() / "shapes"
-    seed, image_size, world, total = (options[name] for name in ("seed", "image_size", "world", "num_stills"))
-    folder = root / (f"v{VERSION}-seed{seed}-{image_size}px" + f"-world{world}" * bool(world))
-    if config_name == "stills":
-        firsts = range(0, total, _STILLS_PER_FILE)
-        parts = [range(first, min(first + _STILLS_PER_FILE, total)) for first in firsts]
+    world = f"-world{options.world}" * bool(options.world)
+    folder = root / f"v{VERSION}-seed{options.seed}-{options.image_size}px{world}"
+    if stills:
+        firsts = range(0, options.num_stills, _STILLS_PER_FILE)
+        parts = [range(first, min(first + _STILLS_PER_FILE, options.num_stills)) for first in firsts]
         files = {folder / "stills" / f"{part.start:06d}-{part.stop:06d}.arrow": part for part in parts}
         jobs = [(path, part) for path, part in files.items() if not path.exists()]
-        done = total - sum(len(part) for _, part in jobs)
-        _render_all(partial(_render_stills, seed, image_size, world), jobs, done, total, "still", num_proc)
+        done = options.num_stills - sum(len(part) for _, part in jobs)
+        _render_all(partial(_render_stills, options), jobs, done, options.num_stills, "still", num_proc)
         dataset = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in files])
         return dataset if split else datasets.DatasetDict({"train": dataset})
-    if with_videos:
-        options["videos_dir"] = str(folder)
-    builder = Shapes(cache_dir=str(root / "tables"), config_name=config_name, hash=Hasher.hash(options), **options)
-    try:
-        builder.download_and_prepare(verification_mode="no_checks")
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
-        raise
-    dataset = cast(datasets.Dataset | datasets.DatasetDict, builder.as_dataset(cast(datasets.Split, split)))
-    if "videos_dir" not in options:
-        return dataset
 
-    # The videos that are not there yet, of all splits, with one progress bar.
-    parts = dataset.values() if isinstance(dataset, datasets.DatasetDict) else [dataset]
-    rows = [
-        part[number]
-        for part in parts
-        for number, video in enumerate(part["video"])
-        if not Path(video["path"]).exists()
-    ]
-    total = sum(map(len, parts))
-    _render_all(partial(_render_video, seed, image_size, world), rows, total - len(rows), total, "video", num_proc)
-    return dataset
+    loaded = datasets.DatasetDict()
+    for name in splits if split is None else [split]:
+        values = {"split": name, "count": sizes[name], "seed": options.seed, "world": options.world}
+        values["folder"] = str(folder / name) if with_videos else None
+        try:
+            dataset = datasets.Dataset.from_generator(
+                _rows,
+                datasets.Features(({"video": datasets.Video(decode=False)} if with_videos else {}) | _COLUMNS),
+                str(root / "tables"),
+                gen_kwargs=values,
+                split=datasets.NamedSplit(name),
+                fingerprint=Hasher.hash([str(VERSION), values]),
+            )
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None
+        dataset.info.description = (
+            "Short rendered videos of successive events and captions that describe some of them."
+        )
+        dataset.info.license = "apache-2.0"
+        loaded[name] = dataset
+    if with_videos:  # those that are not there yet, of all splits, with one progress bar
+        rows = [
+            part[number]
+            for part in loaded.values()
+            for number, video in enumerate(part["video"])
+            if not Path(video["path"]).exists()
+        ]
+        total = sum(map(len, loaded.values()))
+        _render_all(partial(_render_video, options), rows, total - len(rows), total, "video", num_proc)
+    return loaded if split is None else loaded[split]
+
+
+def _rows(split: str, count: int, seed: int, world: int, folder: str | None) -> Iterator[dict[str, Any]]:
+    """The rows of a split, whose videos lie in `folder`, or have none."""
+    for clip in sample_clips(split, count, seed, world):
+        row = vars(clip) | {"events": [vars(event) for event in clip.events], "start": None, "end": None}
+        del row["meaning"]
+        if folder is not None:
+            row["video"] = str(Path(folder, f"{clip.video_id}.mp4"))
+        yield row
 
 
 def _render_all(
@@ -193,14 +165,15 @@ def _render_all(
             bar.update(made)
 
 
-def _render_stills(seed: int, image_size: int, world: int, job: tuple[Path, range]) -> int:
+def _render_stills(options: ShapesConfig, job: tuple[Path, range]) -> int:
     """Writes a file of stills, which is whole or not there: an interrupted rendering goes on with the next."""
     path, indices = job
     table = io.BytesIO()
     with ArrowWriter(features=_STILL_COLUMNS, stream=table) as writer:
         for index in indices:
-            still = sample_still(index, seed, world)
-            image = render_still(np.random.default_rng([_STILL_STREAM, seed, index]), still, image_size)
+            still = sample_still(index, options.seed, options.world)
+            rng = np.random.default_rng([_STILL_STREAM, options.seed, index])
+            image = render_still(rng, still, options.image_size)
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "jpeg", quality=90)
             writer.write({"image": {"path": None, "bytes": buffer.getvalue()}, "phrase": still.phrase})
@@ -209,11 +182,12 @@ def _render_stills(seed: int, image_size: int, world: int, job: tuple[Path, rang
     return len(indices)
 
 
-def _render_video(seed: int, image_size: int, world: int, row: Mapping[str, Any]) -> int:
+def _render_video(options: ShapesConfig, row: Mapping[str, Any]) -> int:
     """Writes the video of a row; its times are multiples of 1/8 s, which float32 holds exactly."""
     split, number = row["video_id"].split("_")
-    rng = np.random.default_rng([_VIDEO_STREAM, seed, SPLITS.index(split), int(number), *[world] * bool(world)])
-    frames = render_frames(rng, row["scene"], [Event(**event) for event in row["events"]], image_size, WORLDS[world])
+    world, events = options.world, [Event(**event) for event in row["events"]]
+    stream = [_VIDEO_STREAM, options.seed, SPLITS.index(split), int(number), *[world] * bool(world)]
+    frames = render_frames(np.random.default_rng(stream), row["scene"], events, options.image_size, WORLDS[world])
     _write(Path(row["video"]["path"]), encode_video(frames))
     return 1
 
@@ -227,4 +201,4 @@ def _write(path: Path, content: bytes) -> None:
         ) from error
 
 
-__all__ = ["VERSION", "Shapes", "ShapesConfig", "load", "relevant_frames", "sample_clips"]
+__all__ = ["VERSION", "ShapesConfig", "load", "relevant_frames", "sample_clips"]

@@ -139,14 +139,11 @@ def _pose(event: Event, place: tuple[float, float], seconds: float, world: World
     radius = world.radius[event.size] if event.size else 0.0
     degrees = 0.0
     seconds *= world.speed
-    if event.action == "slide right":
-        x = _travel(progress)
-    elif event.action == "slide left":
-        x = _travel(1 - progress)
-    elif event.action == "fall":
-        y = _travel(progress)
-    elif event.action == "rise":
-        y = _travel(1 - progress)
+    moved = _travel(1 - progress if event.action in ("slide left", "rise") else progress)
+    if event.action in ("slide left", "slide right"):
+        x = moved
+    elif event.action in ("rise", "fall"):
+        y = moved
     elif event.action in SIZE_CHANGES:
         first, last = world.changing_radius if event.action == "grow" else world.changing_radius[::-1]
         radius = first + (last - first) * progress

@@ -96,7 +96,7 @@ def _sample_group(split: str, seed: int, world: int, owned: np.ndarray, earlier:
                 for b in earlier
             ):
                 return new
-    raise RuntimeError(f"found no unambiguous videos for twin group {group} of {split}: ask for fewer videos")
+    raise ValueError(f"found no unambiguous videos for twin group {group} of {split}: ask for fewer videos")
 
 
 def _sample_videos(

@@ -33,29 +33,19 @@ UNSEEN_PAIRS = frozenset((colour, SHAPES[(row + step) % 7]) for row, colour in e
 
 @dataclass(frozen=True)
 class World:
-    """What videos show: pairs of colour and shape, scenes, sizes, speeds, lengths; and how much captions say of them.
+    """What videos show, and how much captions say of them."""
 
-    Args:
-        pairs: the colours and shapes that occur together.
-        scenes: the backgrounds. Captions name those that they have words for.
-        radius, changing_radius: of shapes, as `RADIUS` and `CHANGING_RADIUS`.
-        speed: of turning, blinking and bouncing; what moves or grows takes its whole event.
-        num_frames: the lengths of videos in frames, each a multiple of 12.
-        size_share: how often captions say a size.
-        most_mentions, mention_share: a caption is about 2 events, and this often about one more, up to so many.
-        max_words: words and commas of a caption.
-    """
-
-    pairs: Set[tuple[str, str]] = PAIRS
-    scenes: tuple[str, ...] = SCENES
+    pairs: Set[tuple[str, str]] = PAIRS  # of colour and shape that occur together
+    scenes: tuple[str, ...] = SCENES  # captions name those that they have words for
     radius: Mapping[str, float] = field(default_factory=lambda: RADIUS)
     changing_radius: tuple[float, float] = CHANGING_RADIUS
-    speed: float = 1.0
-    num_frames: tuple[int, ...] = (NUM_FRAMES,)
-    size_share: float = 0.3
-    most_mentions: int = 3
+    speed: float = 1.0  # of turning, blinking and bouncing; what moves or grows takes its whole event
+    num_frames: tuple[int, ...] = (NUM_FRAMES,)  # the lengths of videos in frames, each a multiple of 12
+    size_share: float = 0.3  # how often captions say a size
+    most_mentions: int = 3  # a caption is about 2 events, and in `mention_share` about one more, up to so many
     mention_share: float = 0.25
-    max_words: int = 28  # with BOS and EOS, a tokenizer that knows these words needs 30 of the 32 word slots
+    # Words and commas of a caption. With BOS and EOS, a tokenizer that knows these words needs 30 of the 32 slots.
+    max_words: int = 28
 
 
 # The benchmark, and the two worlds of the cross-domain test: one to train on, and one that is only tested.

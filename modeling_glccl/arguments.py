@@ -1,0 +1,51 @@
+"""What is wrong with an argument whatever else is given: said without torch, whose import takes seconds."""
+
+import os
+import re
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from .packaged import packaged
+
+# Of a query; no model reads more than some 77 tokens.
+MAX_CHARACTERS = 2000
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def check_name(checkpoint: str | os.PathLike) -> None:
+    """Raises FileNotFoundError for what is neither a path that exists nor a name that the Hub could have."""
+    if not os.path.exists(checkpoint) and not _REPOSITORY.fullmatch(os.fspath(checkpoint)):
+        raise FileNotFoundError(f"{checkpoint}: no such folder")
+
+
+def check_index(uri: str) -> None:
+    """Raises OSError where no folder of an index is; object stores are not asked, nor without LanceDB."""
+    if "://" not in uri and not os.path.isdir(uri) and find_spec("lancedb"):
+        if os.path.exists(uri):
+            raise NotADirectoryError(f"{uri}: is a file; an index is a folder")
+        raise FileNotFoundError(f"{uri}: no such index; `glccl index` or VideoIndex.create makes one")
+
+
+def check_query(query: str) -> None:
+    """Raises ValueError for a query in which nothing can be read, or one of more than `MAX_CHARACTERS`."""
+    if not any(character.isprintable() and not character.isspace() for character in query):
+        raise ValueError("the query is empty; say what happens in the video")
+    if len(query) > MAX_CHARACTERS:  # before a tokeniser spends seconds on it
+        raise ValueError(f"the query has {len(query):,} characters; at most {MAX_CHARACTERS:,} are allowed")
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file of a recipe, given that or the name of one that comes with the package; else FileNotFoundError."""
+    file, known = Path(path), {recipe.stem: recipe for recipe in sorted(packaged("recipes").glob("*.yaml"))}
+    if file.is_file() or (file.suffix and file.exists()):
+        return file
+    if str(path) not in known:
+        raise FileNotFoundError(f"{path}: no such file, and no recipe of the package: {nearest(file.stem, [*known])}")
+    return known[str(path)]
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What may have been meant by a name that is not known."""
+    found = get_close_matches(name, known, n=1)
+    return f"did you mean {found[0]}?" if found else f"known are {', '.join(known)}"
