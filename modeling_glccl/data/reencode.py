@@ -13,7 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..video_decoding_glccl import DecodedVideo, decode_video, display_matrix, frames_in_order, upright, warn_if_short
-from ..video_streams_glccl import VideoDecodeError, demux, open_video
+from ..video_streams_glccl import VideoDecodeError, open_video
 
 
 @dataclass(frozen=True)
