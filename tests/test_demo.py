@@ -64,7 +64,7 @@ def test_training_runs_each_stage_once(commands, tmp_path, capsys):
     pretrain, train, evaluate = commands
     assert "modeling_glccl.training.pretrain_clip" in pretrain
     assert f"output_dir={tmp_path / 'clip'}" in pretrain
-    assert train[:2] == ["-m", "accelerate.commands.launch"]
+    assert train[:4] == ["-m", "modeling_glccl.cli", "train", "shapes"]
     assert f"model.clip={tmp_path / 'clip'}" in train
     assert evaluate[:4] == ["-m", "modeling_glccl.cli", "evaluate", str(tmp_path / "model" / "best")]
     assert "--precision=bf16" in evaluate  # as in training, or the metrics would differ from those in memory
@@ -74,7 +74,7 @@ def test_training_runs_each_stage_once(commands, tmp_path, capsys):
 
     commands.clear()
     demo.run_training_demo(*arguments(tmp_path))
-    assert [command[1] for command in commands] == ["modeling_glccl.cli"]
+    assert [command[2] for command in commands] == ["evaluate"]
 
 
 def test_an_unfinished_stage_goes_on(commands, tmp_path):
@@ -82,14 +82,14 @@ def test_an_unfinished_stage_goes_on(commands, tmp_path):
     (tmp_path / "model" / "results.json").unlink()
     commands.clear()
     demo.run_training_demo(*arguments(tmp_path))
-    assert [command[1] for command in commands] == ["accelerate.commands.launch", "modeling_glccl.cli"]
+    assert [command[2] for command in commands] == ["train", "evaluate"]
 
 
 def test_time_of_an_interrupted_stage_counts(commands, tmp_path, monkeypatch):
     run = demo.Demo.run
 
     def fail(self, arguments):
-        if "accelerate.commands.launch" in arguments:
+        if "train" in arguments:
             raise subprocess.CalledProcessError(1, arguments)
         run(self, arguments)
 

@@ -23,11 +23,9 @@ from .evaluator import EvaluationResult, evaluate
 def score_captions(
     model: GLCCLModel, processor: GLCCLProcessor, dataset: Any, **options: Any
 ) -> tuple[EvaluationResult, np.ndarray, np.ndarray]:
-    """The evaluation of a dataset, its four scores [4, A, V], and which videos are twins [V].
+    """The evaluation of a dataset, its four scores [4, A, V], and a group for each video [V].
 
-    Args:
-        model, processor, dataset: as [`evaluate`]'s, as are the options; with a column `twin_group`, videos that have
-            the same value there are twins, and otherwise no two are.
+    Arguments are [`evaluate`]'s. Videos of one group are twins: by a column `twin_group`, otherwise no two are.
     """
     last: dict[str, Any] = {"text": None}  # all four come at once, and are asked for one after another
 

@@ -21,8 +21,8 @@ from ..modeling_glccl import GLCCLModel, GLCCLOutput
 class FullBatchLoss(nn.Module):
     """Wraps a model so that calling it gives the losses of the batch of all processes together.
 
-    `grad_cache_chunk` texts and videos are encoded at a time (gradient cache; `None`: all). The activations of one
-    chunk are alive at once; the backward pass encodes each chunk again. The gradient is that of the whole batch.
+    `grad_cache_chunk` texts and videos are encoded at a time (gradient cache; `None`: all), and again in the backward
+    pass: the activations of one chunk are alive at once, and the gradient is that of the whole batch.
     """
 
     def __init__(self, model: GLCCLModel, grad_cache_chunk: int | None = None):
@@ -40,14 +40,12 @@ class FullBatchLoss(nn.Module):
         """Losses of B = world_size * b pairs, of which this process holds b.
 
         Args:
-            input_ids: [b, Nw] int64.
+            input_ids, attention_mask: [b, Nw] int64.
             pixel_values_videos: [b, Nf, 3, H, W]; Nf may differ between processes.
-            attention_mask: [b, Nw].
             padding_mask_videos: [b, Nf].
 
         Returns:
-            loss, contrastive_loss and csc_loss of the full batch, the same values on every process. Backpropagate
-            `loss`, and average gradients over processes.
+            The losses, the same values on every process. Backpropagate `loss`, and average gradients over processes.
 
         Raises:
             ValueError: the processes hold different numbers of pairs; what [`GLCCLModel`] raises.
@@ -62,11 +60,11 @@ class FullBatchLoss(nn.Module):
         if world_size > 1:
             video = gather_videos(video)
         scores = model.get_scores(text, video)
-        logits, csc_scores = scores.logits, model.csc_inputs(scores) if csc_weight else None
+        csc_scores = model.csc_inputs(scores) if csc_weight else None
         if world_size > 1:
-            contrastive, csc = sharded_losses(logits, csc_scores, variant)
+            contrastive, csc = sharded_losses(scores.logits, csc_scores, variant)
         else:
-            contrastive = contrastive_loss(logits)
+            contrastive = contrastive_loss(scores.logits)
             csc = None if csc_scores is None else csc_loss(csc_scores, variant)
         loss = contrastive if csc is None else contrastive + csc_weight * csc
         if auxiliary is not None:
@@ -76,14 +74,9 @@ class FullBatchLoss(nn.Module):
     def _encode(self, encode: Callable, values: Tensor, mask: Tensor | None):
         if self.grad_cache_chunk is None:
             return encode(values, mask)
-        chunks = [
-            checkpoint(encode, *chunk, use_reentrant=False)
-            for chunk in zip(
-                values.split(self.grad_cache_chunk),
-                [None] * len(values) if mask is None else mask.split(self.grad_cache_chunk),
-                strict=False,
-            )
-        ]
+        parts = values.split(self.grad_cache_chunk)
+        masks = [None] * len(parts) if mask is None else mask.split(self.grad_cache_chunk)
+        chunks = [checkpoint(encode, *chunk, use_reentrant=False) for chunk in zip(parts, masks, strict=True)]
         return chunks[0].concatenate(chunks)
 
 
@@ -95,10 +88,7 @@ def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
     counts, slots = torch.stack(all_sizes).unbind(dim=-1)
     counts = counts[:, 0].tolist()
     if len(set(counts)) > 1:
-        raise ValueError(
-            f"every process must hold as many pairs as the others; got {counts}. Drop the last incomplete batch "
-            "(drop_last=True)"
-        )
+        raise ValueError(f"a process must hold as many pairs as the others; got {counts}: use drop_last=True")
     gathered, rank = {}, dist.get_rank()
     for (name, value), most in zip(video.tensors().items(), slots.amax(dim=0).tolist(), strict=True):
         # Each process fills in its rows and adds zeros elsewhere.
@@ -124,8 +114,7 @@ def sharded_losses(logits: Tensor, scores: Tensor | None, variant: str = "paper"
         variant: of the CSC loss.
 
     Returns:
-        The values of `contrastive_loss` and `csc_loss` of the full matrices. Their gradients, averaged over
-        processes, are the true ones.
+        Those of the full matrices. Their gradients, averaged over processes, are the true ones.
     """
     rows, columns = logits.shape
     own = torch.arange(rows, device=logits.device)

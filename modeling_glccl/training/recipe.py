@@ -235,11 +235,11 @@ def save_recipe(recipe: Any, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
 
 
-def differences(recipe: Any, other: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two recipes of a class, with both values."""
+def differences(recipe: Any, other: Any) -> dict[str, str]:
+    """Dotted keys whose values differ between two recipes of a class, and how: "train.epochs: 3 -> 4"."""
     values, others = dict(_flat(asdict(recipe), "")), dict(_flat(asdict(other), ""))
-    keys = dict.fromkeys([*values, *others])
-    return {key: (values.get(key), others.get(key)) for key in keys if values.get(key) != others.get(key)}
+    pairs = {key: (values.get(key), others.get(key)) for key in values | others}
+    return {key: f"{key}: {old!r} -> {new!r}" for key, (old, new) in pairs.items() if old != new}
 
 
 def _flat(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:

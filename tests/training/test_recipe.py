@@ -69,9 +69,7 @@ def test_no_is_a_word(recipe_file):
         ("train.adam_beta2=1", "adam_beta2=1 must be less than 1"),
         ("train.adam_epsilon=-1e-6", "adam_epsilon=-1e-06 must be at least 0"),
         ("train.lora_rank=0", "train.lora_rank=0 must be at least 1"),
-        ("train.lora_rank=-1", "train.lora_rank=-1 must be at least 1"),
         ("train.lora_rank=3.5", "lora_rank"),
-        ("train.lora_rank='8'", "lora_rank"),
         ("train.freeze_layer_num=-1", "freeze_layer_num=-1 must be at least 0"),
         ("train.total_batch_size=0", "total_batch_size=0 must be at least 1"),
         ("model.head=x_clip", "head.*x_clip"),
@@ -189,9 +187,9 @@ def test_a_saved_recipe_is_read_back_equal(recipe_file, tmp_path):
 def test_differences_name_dotted_keys(recipe_file):
     other = load_recipe(recipe_file, ["train.epochs=4", "model.config.max_frames=6", "seed=1"])
     assert differences(load_recipe(recipe_file), other) == {
-        "train.epochs": (3, 4),
-        "model.config.max_frames": (None, 6),
-        "seed": (42, 1),
+        "train.epochs": "train.epochs: 3 -> 4",
+        "model.config.max_frames": "model.config.max_frames: None -> 6",
+        "seed": "seed: 42 -> 1",
     }
 
 
