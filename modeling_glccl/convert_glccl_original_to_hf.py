@@ -143,7 +143,8 @@ def to_original_names(tensors: Mapping[str, Tensor], config: GLCCLConfig) -> dic
     original = {}
     pairs = _pairs("clip.", text_layers, vision_layers, config.temporal_num_hidden_layers, matrices)
     for name, ours in pairs.items():
-        tensor = torch.cat([tensors[part] for part in ours]) if len(ours) > 1 else tensors[ours[0]]
+        rows = [tensors[part] for part in ours]
+        tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
         original[name] = tensor.T if name.removeprefix("clip.") in TRANSPOSED else tensor
     return original
 
@@ -152,7 +153,7 @@ def _pairs(
     clip: str, text_layers: int, vision_layers: int, temporal_layers: int, matrices: Iterable[str]
 ) -> dict[str, tuple[str, ...]]:
     """A tensor of the release -> those of ours that hold its rows."""
-    pairs = {clip + original: (f"clip.{ours}",) for original, ours in NAMES.items()}
+    pairs: dict[str, tuple[str, ...]] = {clip + original: (f"clip.{ours}",) for original, ours in NAMES.items()}
     pairs |= {name: (f"interaction.{name}",) for name in matrices}
     if temporal_layers:
         pairs["frame_position_embeddings.weight"] = ("temporal.position_embedding.weight",)

@@ -36,7 +36,7 @@ TITLES = {
     "lsmdc": "LSMDC",
 }
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
-TAGS = "glccl text-to-video-retrieval video-text-retrieval video-search clip custom_code sentence-transformers"
+TAGS = ("glccl", "text-to-video-retrieval", "video-text-retrieval", "video-search", "clip", "custom_code")
 
 
 def make_card(
@@ -76,14 +76,12 @@ def make_card(
         license=license,
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        tags=TAGS.split(),
+        tags=[*TAGS, "sentence-transformers"],
         base_model=base_model or _base_model(recipe),
         datasets=sorted({name for name in datasets if name and "/" in name}) or None,
         metrics=["recall"],
         model_name=name,
-        # Of the model that was not chosen by the test set.
-        eval_results=test
-        and [
+        eval_results=[
             EvalResult(
                 task_type="feature-extraction",
                 task_name=f"{DIRECTIONS[direction]} retrieval",
@@ -94,9 +92,11 @@ def make_card(
                 metric_name=f"{DIRECTIONS[direction]} {metric}",
                 metric_value=round(value, 2),
             )
-            for direction, values in test["models"][0]["test"].items()
+            for direction, values in test["models"][0]["test"].items()  # not of what was chosen by the test set
             for metric, value in values.items()
-        ],
+        ]
+        if test
+        else None,
     )
     snippet, output = _example(folder, repo_id, query, videos)
     weights = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))

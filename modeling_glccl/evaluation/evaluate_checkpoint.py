@@ -77,7 +77,7 @@ def evaluate_checkpoint(
         dataset = load_benchmark(benchmark, split=split, **options)
         bank = []  # every training caption, as often as it is there
         if post_processing == "qb_norm":
-            bank = read_captions(load_benchmark(benchmark, split="train", **options | {"with_videos": False}))[2]
+            bank = read_captions(load_benchmark(benchmark, split="train", **{**options, "with_videos": False}))[2]
     model, processor = load_checkpoint(checkpoint)
     model = with_runtime(model.to(accelerator.device), runtime or "torch")
     override_settings(model, processor, max_frames, max_words, mask_padding)

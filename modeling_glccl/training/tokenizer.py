@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -42,7 +43,7 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int = 1024) -> CLI
     return CLIPTokenizer(vocab=vocab, merges=merges)  # pyright: ignore[reportArgumentType]
 
 
-def token_ids(tokenizer: CLIPTokenizer) -> dict[str, int]:
+def token_ids(tokenizer: CLIPTokenizer) -> dict[str, Any]:
     """What the configuration of a text tower says of its tokenizer."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return {"vocab_size": len(tokenizer), **ids}
