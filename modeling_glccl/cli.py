@@ -81,6 +81,8 @@ benchmark = (
     data_dir,
     option("--repo-id", help="dataset on the Hub, instead of a folder"),
 )
+batch_size = option("--batch-size", type=COUNT, default=32, help="videos encoded at a time")
+num_workers = option("--num-workers", type=WORKERS, default=2, help="decoding processes")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
 device = option("--device", default="auto", help="auto: a GPU if there is one; or cpu, cuda, cuda:1")
 PRECISIONS = Choice(["auto", "fp32", "bf16", "fp16"])
@@ -167,9 +169,9 @@ add(
     device,
     option("--precision", type=PRECISIONS, default="fp32", help="of products (auto: the fastest)"),
     runtime,
-    option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
-    option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
-    option("--queries", default=0, help="show what so many captions retrieve"),
+    batch_size,
+    num_workers,
+    option("--queries", type=click.IntRange(0), default=0, help="show what so many captions retrieve"),
     option("--output", "output_dir", type=PATH, help="folder for results.json, ranks.parquet and pictures"),
 )
 add(
@@ -180,8 +182,8 @@ add(
     *benchmark,
     option("--split", default="validation"),
     settings,
-    option("--batch-size", default=32, help="videos encoded at a time"),
-    option("--num-workers", default=2, help="decoding processes"),
+    batch_size,
+    num_workers,
 )
 add(
     "index",

@@ -61,7 +61,7 @@ MODULES = {
 def convert_original_checkpoint(
     state_dict: Mapping[str, Tensor], model_class: type[GLCCLModel] = GLCCLModel, **config: Any
 ) -> GLCCLModel:
-    """Builds a [`GLCCLModel`] from the authors' weights, or from OpenAI CLIP's with the new layers initialised.
+    """A [`GLCCLModel`], in evaluation mode, of the authors' weights, or of OpenAI CLIP's and new layers.
 
     Every size comes from the tensors (attention heads are width // 64, EOS is the highest token id); the weights
     become float32. `visual_logit_weight`, which the release never uses, only tells the number of frames.
@@ -75,13 +75,9 @@ def convert_original_checkpoint(
         **config: values of [`GLCCLConfig`] that no tensor tells (`csc_weight=0.5`, `max_frames=64`, ...).
             `mask_padding` defaults to `False`, as in the release, for the authors' checkpoints.
 
-    Returns:
-        The model in evaluation mode.
-
     Raises:
         ValueError: entries that are no tensors; unknown or missing names, all of them listed; shapes that do not fit
-            each other, or a configuration value that they contradict; a plain CLIP that the temporal encoder cannot
-            start from.
+            each other, or a configuration value; a plain CLIP that the temporal encoder cannot start from.
     """
     if not_tensors := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"not a state dict of tensors: {', '.join(sorted(not_tensors))} hold something else")
@@ -183,38 +179,26 @@ def _clip_config(state: Mapping[str, Tensor], clip: str, text_layers: int, visio
     projection_dim = state[f"{clip}text_projection"].shape[1]
     if math.isqrt(patches) ** 2 != patches:
         raise ValueError(f"visual.positional_embedding has {patches} patch positions, which is no square image")
+
+    def tower(stack: str, width: int, layers: int, **own: int) -> dict[str, int]:
+        inner = len(state[f"{clip}{stack}.resblocks.0.mlp.c_fc.weight"])
+        sizes = {"hidden_size": width, "intermediate_size": inner, "num_attention_heads": max(1, width // 64)}
+        return {**own, **sizes, "num_hidden_layers": layers, "projection_dim": projection_dim}
+
+    text = {"vocab_size": vocab_size, "max_position_embeddings": len(state[f"{clip}positional_embedding"])}
+    text |= {"bos_token_id": vocab_size - 2, "eos_token_id": vocab_size - 1, "pad_token_id": 0}
+    vision = {"num_channels": channels, "patch_size": patch_size, "image_size": math.isqrt(patches) * patch_size}
     return {
         "projection_dim": projection_dim,
-        "text_config": {
-            "vocab_size": vocab_size,
-            "hidden_size": text_width,
-            "intermediate_size": len(state[f"{clip}transformer.resblocks.0.mlp.c_fc.weight"]),
-            "num_hidden_layers": text_layers,
-            "num_attention_heads": max(1, text_width // 64),
-            "max_position_embeddings": len(state[f"{clip}positional_embedding"]),
-            "projection_dim": projection_dim,
-            "bos_token_id": vocab_size - 2,
-            "eos_token_id": vocab_size - 1,
-            "pad_token_id": 0,
-        },
-        "vision_config": {
-            "hidden_size": vision_width,
-            "intermediate_size": len(state[f"{clip}visual.transformer.resblocks.0.mlp.c_fc.weight"]),
-            "num_hidden_layers": vision_layers,
-            "num_attention_heads": max(1, vision_width // 64),
-            "num_channels": channels,
-            "patch_size": patch_size,
-            "image_size": math.isqrt(patches) * patch_size,
-            "projection_dim": projection_dim,
-        },
+        "text_config": tower("transformer", text_width, text_layers, **text),
+        "vision_config": tower("visual.transformer", vision_width, vision_layers, **vision),
     }
 
 
 def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` file, or any other one through `torch.load(weights_only=True)`.
 
-    Raises:
-        ValueError: the file holds more than weights (another pickle, a TorchScript archive), is damaged or a folder.
+    What holds more than weights (another pickle, a TorchScript archive), is damaged or a folder, is a ValueError.
     """
     path = Path(path)
     if (path / "config.json").exists():

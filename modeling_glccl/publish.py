@@ -166,12 +166,8 @@ def push(
 ) -> tuple[CommitInfo, bool]:
     """Uploads everything in one commit. Called again after an interruption, it uploads what is not there yet.
 
-    Args:
-        files: name in the repository -> file or content, as of [`collect`].
-        repo_id: "owner/name"; made if it does not exist, and so is the branch `revision`.
-
-    Returns:
-        The commit, and whether it is a new one: with nothing changed it is the last one.
+    `files` are as of [`collect`]; the repository `repo_id` ("owner/name") and branch `revision` are made if needed.
+    Returns the commit, and whether it is a new one: with nothing changed it is the last one.
 
     Raises:
         ValueError: `repo_id` is not of the form owner/name, the Hub refuses the card, or the repository is public and

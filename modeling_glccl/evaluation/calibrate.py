@@ -53,8 +53,7 @@ def calibrate_checkpoint(
 ) -> list[float]:
     """Fits `confidence_weights` to captions that were not trained on, and writes them into the config.json.
 
-    Raises:
-        ValueError: no folder of a GLCCL model, as a plain CLIP is not, whose configuration has no place for them.
+    ValueError: no folder of a GLCCL model; the configuration of a plain CLIP has no place for them.
     """
     file = Path(checkpoint) / "config.json"
     if check_checkpoint(checkpoint) != GLCCLConfig.model_type or not file.exists():

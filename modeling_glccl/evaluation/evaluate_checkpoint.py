@@ -59,11 +59,8 @@ def evaluate_checkpoint(
         output_dir: folder for results.json, ranks.parquet, cmc.png and, with `queries`, retrieved.png.
         **options: further arguments of [`load_benchmark`].
 
-    Returns:
-        The content of results.json on the main process, None on the others.
-
-    Raises:
-        ValueError: a value that does not fit the checkpoint, an unknown post-processing, no training captions.
+    Returns the content of results.json on the main process, None on the others. Raises ValueError for a value that
+    does not fit the checkpoint, an unknown post-processing, or no training captions.
     """
     if post_processing not in (None, *POST_PROCESSING):
         raise ValueError(f"post_processing={post_processing!r} must be one of {', '.join(POST_PROCESSING)}")

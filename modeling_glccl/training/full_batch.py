@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.utils.checkpoint import checkpoint
 
 from ..features_glccl import GLCCLVideoFeatures
@@ -94,55 +95,33 @@ def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
         # Each process fills in its rows and adds zeros elsewhere.
         rows = rank * len(value), (len(counts) - 1 - rank) * len(value)
         padding = *[0] * (2 * value.ndim - 3), most - value.shape[1], *rows
-        gathered[name] = _AllReduce.apply(F.pad(value.to(torch.uint8) if name == "frame_mask" else value, padding))
-    gathered["frame_mask"] = gathered["frame_mask"].bool()
-    return type(video)(**gathered)
+        gathered[name] = all_reduce(F.pad(value.to(torch.uint8) if name == "frame_mask" else value, padding))
+    return type(video)(**gathered | {"frame_mask": gathered["frame_mask"].bool()})
 
 
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the pairs of all processes of a tensor that is one over those of each; gradients flow back."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    return mean if world_size == 1 else _AllReduce.apply(mean) / world_size
+    return mean if world_size == 1 else all_reduce(mean) / world_size
 
 
 def sharded_losses(logits: Tensor, scores: Tensor | None, variant: str = "paper") -> tuple[Tensor, Tensor | None]:
     """Contrastive and CSC loss of B x B scores of which every process holds its own b rows.
 
-    Args:
-        logits: [b, B], the rows of this process, in the order of the ranks.
-        scores: [S, b, B], the scores behind them, or `None` without CSC.
-        variant: of the CSC loss.
-
-    Returns:
-        Those of the full matrices. Their gradients, averaged over processes, are the true ones.
+    `logits` [b, B] are the rows of this process, in the order of the ranks; `scores` [S, b, B] those behind them, or
+    `None` without CSC. The gradients of what is returned, averaged over processes, are the true ones.
     """
     rows, columns = logits.shape
     own = torch.arange(rows, device=logits.device)
     target = own + dist.get_rank() * rows
     highest = logits.detach().amax(dim=0)
     dist.all_reduce(highest, dist.ReduceOp.MAX)
-    column_normaliser = highest + _AllReduce.apply((logits - highest).exp().sum(dim=0)).log()
+    column_normaliser = highest + all_reduce((logits - highest).exp().sum(dim=0)).log()
     matching = logits[own, target]
     over_rows = logits.logsumexp(dim=1) - matching
     over_columns = column_normaliser[target] - matching
-    contrastive = _AllReduce.apply((over_rows + over_columns).sum()) / (2 * columns)
+    contrastive = all_reduce((over_rows + over_columns).sum()) / (2 * columns)
     if scores is None:
         return contrastive, None
-    matching, others = _AllReduce.apply(csc_sums(scores, target, variant))
+    matching, others = all_reduce(csc_sums(scores, target, variant))
     return contrastive, (matching / columns) / (others / columns**2)
-
-
-class _AllReduce(torch.autograd.Function):
-    """Sums a tensor over processes; so does the backward pass with its gradient."""
-
-    @staticmethod
-    def forward(ctx, tensor):
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad

@@ -1,5 +1,7 @@
 """A training run from its recipe to its results, in the order in which things happen: [`train`]."""
 
+import io
+import json
 import os
 import sys
 import time
@@ -14,6 +16,7 @@ from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..atomic import write_whole
 from ..checkpoints import load_checkpoint
 from ..environment import describe_environment, resolve_precision
 from ..evaluation import evaluate
@@ -167,7 +170,9 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
         best = results["best_on_test"]
         recall = f"R@1 {best['test']['t2v']['R@1']:.1f} (epoch {best['epoch']})"
         accelerator.print(f"selected on the test split, for comparison with published figures: {recall}")
-    folder.save_results(results, chosen)
+    if accelerator.is_main_process:
+        for place in (chosen, folder.path):  # the one is beside the model that they are about
+            write_whole(place / "results.json", io.BytesIO((json.dumps(results, indent=2) + "\n").encode()))
     accelerator.wait_for_everyone()
     # DistributedDataParallel must be gone before end_training closes the process group: else it may hang there.
     losses_of, optimizer, loader = accelerator.free_memory(losses_of, optimizer, loader)

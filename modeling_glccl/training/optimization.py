@@ -189,12 +189,8 @@ def training_step(
     `accelerator` has prepared `optimizer` and `model`, a [`FullBatchLoss`]; `inputs` are this process's pairs, `where`
     says step and videos, for errors. The schedule stands still where an overflow in fp16 skips the update.
 
-    Returns:
-        What is logged of the step: `loss` and its parts, `gradient_norm` before clipping, `logit_scale` before the
-        update, and `learning_rate/GROUP` for the next step.
-
-    Raises:
-        ValueError: a loss or a gradient that is not finite; what the model raises. Both say where.
+    Returns what is logged: `loss` and its parts, `gradient_norm` before clipping, `logit_scale` before the update, and
+    `learning_rate/GROUP` for the next step. A loss or a gradient that is not finite is a ValueError that says where.
     """
     try:
         output = model(**inputs)

@@ -69,8 +69,7 @@ class ClipRecipe:
 def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     """Trains the model that a recipe describes and saves model and tokenizer into `output_dir`.
 
-    Raises:
-        ValueError: `output_dir` holds something else than the result of such a training, which is replaced.
+    It replaces the result of such a training; anything else there is a ValueError.
     """
     folder = Path(recipe.output_dir)
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []

@@ -179,7 +179,9 @@ class Recipe:
     push_to_hub: str | None = None
 
     def validate_push(self):
-        """The code of the model can travel with it."""
+        """The name is one of the Hub, and the code of the model can travel with it."""
+        if self.push_to_hub and self.push_to_hub.count("/") != 1:
+            raise ValueError(f"push_to_hub={self.push_to_hub!r} must be of the form owner/name")
         if self.push_to_hub and self.model.head != "glccl":
             raise ValueError(
                 f"push_to_hub={self.push_to_hub!r}: a model with model.head={self.model.head} needs this package and "
@@ -197,8 +199,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
         recipe_class: the dataclass to fill.
 
     Raises:
-        ValueError: an unknown key (the error names the nearest known one), a value of the wrong type or out of its
-            range, an override that is not `key=value`.
+        ValueError: an unknown key (with the nearest known one), a value of another type or out of its range, an
+            override that is not `key=value`.
         FileNotFoundError: no such file.
     """
     file, known = Path(path), {recipe.stem: recipe for recipe in sorted(packaged("recipes").glob("*.yaml"))}
@@ -288,7 +290,6 @@ def _known_keys(recipe_class: Any, prefix: str) -> Iterator[str]:
 def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> Any:
     """Fills a recipe class from nested mappings, with errors that name the dotted key."""
     types = {f.name: f.type for f in fields(recipe_class)}
-    arguments = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in types:
@@ -296,10 +297,9 @@ def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> An
         if is_dataclass(types[name]):
             if not isinstance(value, dict):
                 raise ValueError(f"{key} must be a mapping of keys; got {value!r}")
-            value = _build(types[name], value, f"{key}.", known)
-        arguments[name] = value
+            values = values | {name: _build(types[name], value, f"{key}.", known)}
     try:
-        return recipe_class(**arguments)
+        return recipe_class(**values)
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"{prefix}{_one_line(error)}") from error
 

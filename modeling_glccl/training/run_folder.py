@@ -1,7 +1,5 @@
 """What a run keeps: how far it is, and `output_dir`, where one run at a time writes and deletes what runs wrote."""
 
-import io
-import json
 import os
 import platform
 import shutil
@@ -14,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import ProcessorMixin
 
-from ..atomic import recover_folder, replace_folder, room_for, write_whole
+from ..atomic import recover_folder, replace_folder, room_for
 from ..modeling_glccl import GLCCLModel
 from .optimization import merged
 from .recipe import Recipe, differences, load_recipe, save_recipe
@@ -56,9 +54,8 @@ def _changes(recipe: Any, folder: Path) -> dict[str, str]:
 class RunFolder:
     """What the loop asks of `output_dir`, written by the main process; a context in which no other training writes.
 
-    Raises:
-        ValueError: on entering, in every process: another training is at work there, the folder holds the run of
-            another recipe, or files of a user under the names that a run writes.
+    Entering raises ValueError, in every process, where another training is at work, or for the run of another recipe
+    or files of a user under the names that a run writes.
     """
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator):
@@ -103,11 +100,7 @@ class RunFolder:
         mark.write_text(f"process {os.getpid()} on {platform.node()}\n")
         for name in FOLDERS:
             recover_folder(self.path / name)
-        if self.recipe.resume and self.last.exists():
-            self._compare()
-
-    def _compare(self) -> None:
-        changed = _changes(self.recipe, self.last)
+        changed = _changes(self.recipe, self.last) if self.recipe.resume and self.last.exists() else {}
         if not changed:
             return
         advice = "choose another output_dir, or resume=false to replace that run"
@@ -156,12 +149,6 @@ class RunFolder:
             writer.flush()  # what is logged is saved, too
         self.save_model(self.last, model, processor, state=True)
         self.saved_step = step
-
-    def save_results(self, results: dict[str, Any], chosen: Path) -> None:
-        """Writes `results.json`, also beside the model that it is about."""
-        if self.accelerator.is_main_process:
-            for folder in (chosen, self.path):
-                write_whole(folder / "results.json", io.BytesIO((json.dumps(results, indent=2) + "\n").encode()))
 
     def kept(self, step: int) -> str:
         """What a run that is stopped after `step` steps leaves, for whoever stopped it."""

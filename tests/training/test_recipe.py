@@ -78,6 +78,7 @@ def test_no_is_a_word(recipe_file):
         ("data=shapes", "data must be a mapping.*shapes"),
         ("output_dir.x=1", "output_dir holds the value 'runs/x'"),
         ("resume=2", "resume.*2"),
+        ("push_to_hub=shapes", r"^push_to_hub='shapes' must be of the form owner/name$"),
         ("train.batch_size", "not of the form key=value"),
         ("train.learning_rate=fast", r"^train\.learning_rate: 'fast' is none of float, int$"),
         ("train.learning_rate=1e999", r"^train\.learning_rate=inf must be finite$"),

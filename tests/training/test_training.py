@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,14 +208,10 @@ def test_a_run_of_another_recipe_is_neither_continued_nor_replaced(tiny):
     assert train(tiny("train.max_steps=1", "train.epochs=3", "resume=false"))["recipe"]["train"]["epochs"] == 3
 
 
-def test_max_steps_ends_the_run(tiny, tmp_path):
-    results = train(tiny("train.max_steps=3", "train.warmup_ratio=0"))
+def test_max_steps_ends_the_run_and_without_validation_the_last_model_is_tested(tiny, tmp_path):
+    results = train(tiny("train.max_steps=3", "train.warmup_ratio=0", "data.validation_split=null"))
     assert [row["step"] for row in results["history"]] == [3]
     assert logged(tmp_path / "run", "train/learning_rate/new")[3] == 0
-
-
-def test_without_validation_the_last_model_is_tested(tiny, tmp_path):
-    results = train(tiny("data.validation_split=null", "train.max_steps=1"))
     assert (results["model"], results["epoch"], results["validation"]) == ("last", 1, None)
     assert not (tmp_path / "run" / "best").exists()
 
@@ -225,7 +222,8 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
 
     def evaluate(model, dataset, **settings):
         sizes.append(len(dataset))
-        return EvaluationStub({"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}})
+        metrics = {"t2v": {"R@1": next(recalls)}, "v2t": {"R@1": 0.0}}
+        return SimpleNamespace(metrics=metrics, captions=["a"], video_ids=["b"])
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     settings = ("data.validation_split=test", "train.epochs=3", "train.batch_size=16", "data.options.num_test=6")
@@ -241,11 +239,6 @@ def test_selection_on_the_test_split_is_reported_beside_the_last_epoch_and_label
     assert logged(tmp_path / "run", "test/t2v/R@1") == {1: 10.0, 2: 30.0, 3: 20.0}
     assert (tmp_path / "run" / "last" / "results.json").exists()
     assert not (tmp_path / "run" / "best" / "results.json").exists()
-
-
-class EvaluationStub:
-    def __init__(self, metrics):
-        self.metrics, self.captions, self.video_ids = metrics, ["a"], ["b"]
 
 
 def test_lora_alone_is_trained_of_clip_and_is_merged_in_what_is_saved(tiny, tmp_path):
