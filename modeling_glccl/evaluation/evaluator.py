@@ -102,7 +102,7 @@ def evaluate(
         ValueError: a missing column, no caption, a caption that is not a string, or features that are not finite.
     """
     index = read_captions(dataset)
-    video_ids, video_rows, captions, _, video_index = index
+    _, video_rows, captions, _, video_index = index
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     autocast = accelerator.autocast if accelerator else nullcontext
     model = accelerator.unwrap_model(model) if accelerator else model
@@ -141,9 +141,7 @@ def evaluate(
 
             started = time.perf_counter()
             functions = [model.similarity, *(also or {}).values()]
-            nothing = [np.zeros((0, len(video_ids)), "float32")] * len(functions)
-            blocks = zip(nothing, *scores(captions, "texts", functions), strict=True)
-            matrices = [_gather([*rows], accelerator, everywhere=False) for rows in blocks]
+            blocks = _gather([*scores(captions, "texts", functions)], accelerator, everywhere=False)
             seconds["texts"] = time.perf_counter() - started
 
             bank = None
@@ -160,7 +158,7 @@ def evaluate(
     if rank > 0:
         (metrics,) = _gather([], accelerator)
         return EvaluationResult(metrics, *index, seconds)
-    similarity, *others = map(np.concatenate, matrices)
+    similarity, *others = map(np.concatenate, zip(*blocks, strict=True))
     ranks = retrieval_ranks(similarity, video_index)
     (metrics,) = _gather([{way: summarize_ranks(values) for way, values in ranks.items()}], accelerator)
     named = dict(zip(also or {}, others, strict=True))

@@ -127,7 +127,6 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
     frames = recipe.data.processor
     if settings.checkpoint:
         model, processor = load_checkpoint(settings.checkpoint, **config)
-        model = model.float()
         model.config.zero_shot = False
         processor.max_words, processor.mask_padding = model.config.max_words, model.config.mask_padding
         frames = {"max_frames": model.config.max_frames, **frames}
