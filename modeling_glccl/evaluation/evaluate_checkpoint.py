@@ -225,9 +225,10 @@ def summarize(directions: Mapping[str, RankedQueries], confidence: float | None)
 
 
 def rank_table(result: EvaluationResult, queries: Mapping[str, Mapping[str, RankedQueries]]) -> pa.Table:
-    """One row per query, with the columns of docs/evaluation.md: what was asked, its rank, and what came first.
+    """One row per query, the columns of docs/evaluation.md; `queries` by post-processing, or "none", and direction.
 
-    `queries` are those of "none" or the name of a post-processing, by direction.
+    A rank is the worst among ties. What came first is, in "v2t", the video whose caption did; it is `video_id` exactly
+    where `rank` is 1.
     """
     video_ids = np.array(result.video_ids, dtype=object)
     parts = []
