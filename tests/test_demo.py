@@ -35,17 +35,11 @@ def commands(monkeypatch):
             recipe_class = {"recipe_class": ClipRecipe} if "modeling_glccl.training.pretrain_clip" in arguments else {}
             recipe = load_recipe(arguments[first], arguments[first + 1 :], **recipe_class)
             folder = Path(recipe.output_dir)
-            results = {
-                "model": "best",
-                "test": METRICS,
-                "history": [{"step": 12}],
-                "seed": 42,
-                "precision": "bf16",
-                "seconds": {"training": 1.0},
-            }
-        folder.mkdir(parents=True, exist_ok=True)
-        if "evaluate" not in arguments:
+            folder.mkdir(parents=True, exist_ok=True)
             save_recipe(recipe, folder / "recipe.yaml")
+            results = {"model": "best", "test": METRICS, "history": [{"step": 12}], "seed": 42, "precision": "bf16"}
+            results["seconds"] = {"training": 1.0}
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(json.dumps(results))
 
     monkeypatch.setattr(demo.Demo, "run", run)

@@ -2,19 +2,17 @@
 
 import io
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from ..atomic import write_whole
 from ..checkpoints import check_checkpoint, load_checkpoint, place
 from ..confidence import fit_confidence
-from ..configuration_glccl import SCORE_NAMES, GLCCLConfig
+from ..configuration_glccl import GLCCLConfig
 from ..data import load_benchmark
-from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .evaluator import EvaluationResult, evaluate
@@ -27,19 +25,13 @@ def score_captions(
 
     Arguments are [`evaluate`]'s. Videos of one group are twins: by a column `twin_group`, otherwise no two are.
     """
-    last: dict[str, Any] = {"text": None}  # all four come at once, and are asked for one after another
-
-    def score(text: GLCCLTextFeatures, video: GLCCLVideoFeatures, name: str) -> Tensor:
-        if last["text"] is not text:
-            last.update(text=text, scores=model.get_scores(text, video))
-        return last["scores"][name]
-
-    also = {name: partial(score, name=name) for name in SCORE_NAMES}
-    result = evaluate(model, processor, dataset, also=also, **options)  # pyright: ignore[reportArgumentType]
+    # [a, 4, V], in the order of `SCORE_NAMES`
+    also = {"all": lambda text, video: torch.stack(model.get_scores(text, video).to_tuple(), dim=1)}
+    result = evaluate(model, processor, dataset, also=also, **options)
     groups = np.arange(len(result.video_ids))
     if "twin_group" in dataset.column_names:
         groups = np.array(dataset["twin_group"])[result.video_rows]
-    return result, np.stack([result.also[name] for name in SCORE_NAMES]), groups
+    return result, result.also["all"].swapaxes(0, 1), groups
 
 
 def calibrate_checkpoint(

@@ -96,7 +96,7 @@ def evaluate(
         query_bank: captions of other videos, usually of the training split, that are scored against the videos for
             [`qb_norm`]. Metrics and ranks do not depend on them.
         beta: inverse temperature of the bank for cosines; it is divided by the model's exp(logit_scale), for logits.
-        also: other scores [a, V] of the same text and video features, by name: baselines that cost no encoding.
+        also: other scores [a, V] or [a, ..., V] of the same features, by name: baselines that cost no encoding.
 
     Raises:
         ValueError: a missing column, no caption, a caption that is not a string, or features that are not finite.
