@@ -36,9 +36,8 @@ from modeling_glccl.features_glccl import GLCCLVideoFeatures
 from modeling_glccl.training import load_recipe
 from modeling_glccl.training.build import build_model
 from modeling_glccl.training.full_batch import FullBatchLoss
-from modeling_glccl.training.optimization import build_optimizer, build_scheduler
+from modeling_glccl.training.optimization import build_optimizer, build_scheduler, training_step
 from modeling_glccl.training.pretrain_clip import ClipRecipe, pretrain_clip
-from modeling_glccl.training.step import training_step
 
 from .ablation.cost import ITEMS, WIDTH, WORDS, measure_cost
 from .ablation.page import STYLE

@@ -29,8 +29,7 @@ from modeling_glccl import GLCCLModel
 from modeling_glccl.convert_glccl_original_to_hf import convert_original_checkpoint, to_original_names
 from modeling_glccl.training import TrainRecipe
 from modeling_glccl.training.full_batch import FullBatchLoss
-from modeling_glccl.training.optimization import build_optimizer, build_scheduler, freeze_clip
-from modeling_glccl.training.step import training_step
+from modeling_glccl.training.optimization import build_optimizer, build_scheduler, freeze_clip, training_step
 
 LOSS_FACTOR = 16
 

@@ -105,6 +105,13 @@ def _settings(_context: click.Context, _option: click.Parameter, values: Sequenc
 
 overrides = argument("overrides", nargs=-1, metavar="[key=value]...")
 data_dir = option("--data-dir", help="folder with its annotations and videos")
+benchmark = (
+    option("--benchmark", required=True, help="such as shapes"),
+    data_dir,
+    option("--repo-id", help="dataset on the Hub, instead of a folder"),
+)
+batch_size = option("--batch-size", type=COUNT, default=32, help="videos encoded at a time")
+num_workers = option("--num-workers", type=WORKERS, default=2, help="decoding processes")
 settings = option("--set", "settings", multiple=True, callback=_settings, metavar="key=value", help="of the benchmark")
 device = option("--device", default="auto", help="auto: a GPU if there is one; or cpu, cuda, cuda:1")
 PRECISIONS = Choice(["auto", "fp32", "bf16", "fp16"])
@@ -112,8 +119,9 @@ precision = option("--precision", type=PRECISIONS, default="auto", help="auto: w
 RUNTIME = "what encodes frames and texts; onnx-int8: 1.5 to 1.9 times as fast on a CPU, [onnx]"
 runtime = option("--runtime", type=Choice(["torch", "onnx-int8"]), help=f"{RUNTIME} (default: torch)")
 shot_list = option("--shot-list", type=PATH, metavar="FILE", help="write the moments as .csv, .edl or .otio, too")
+index_path = option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index")
 searching = (
-    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    index_path,
     option("--and", "and_", multiple=True, metavar="TEXT", help="shall hold, too; may be repeated"),
     option("--not", "not_", multiple=True, metavar="TEXT", help="shall not hold; may be repeated"),
     option("--image", metavar="FILE", help="find what is like an image"),
@@ -179,9 +187,7 @@ add(
     ".evaluation.evaluate_checkpoint:evaluate_checkpoint",
     "Evaluate a CHECKPOINT, a folder or Hub repository of model and processor, on a benchmark, in both directions.",
     argument("checkpoint"),
-    option("--benchmark", required=True, help="such as shapes"),
-    data_dir,
-    option("--repo-id", help="dataset on the Hub, instead of a folder"),
+    *benchmark,
     option("--split", default="test"),
     settings,
     option("--max-frames", type=COUNT, help="frames of a video, 1 to 77 (default: the checkpoint's)"),
@@ -192,8 +198,8 @@ add(
     device,
     option("--precision", type=PRECISIONS, default="fp32", help="of products (auto: the fastest)"),
     runtime,
-    option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
-    option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
+    batch_size,
+    num_workers,
     option("--queries", type=click.IntRange(0), default=0, help="show what so many captions retrieve"),
     option("--output", "output_dir", type=FOLDER, help="folder for results.json, ranks.parquet and pictures"),
 )
@@ -202,13 +208,11 @@ add(
     ".evaluation.calibrate:calibrate_checkpoint",
     "Fit the confidence of search results to captions that a CHECKPOINT was not trained on; kept in its config.json.",
     argument("checkpoint", type=PATH),
-    option("--benchmark", required=True, help="such as shapes"),
-    data_dir,
-    option("--repo-id", help="dataset on the Hub, instead of a folder"),
+    *benchmark,
     option("--split", default="validation"),
     settings,
-    option("--batch-size", type=COUNT, default=32, help="videos encoded at a time"),
-    option("--num-workers", type=WORKERS, default=2, help="decoding processes"),
+    batch_size,
+    num_workers,
 )
 add(
     "index",
@@ -262,7 +266,7 @@ add(
     "duplicates",
     ".search.commands:duplicates_command",
     "List the near-duplicate videos of an index: re-encoded, resized or slightly trimmed copies.",
-    option("--index", "index_path", required=True, metavar="PATH", help="made by glccl index"),
+    index_path,
     option("--threshold", type=NUMBER, default=0.93, metavar="T", help="above 0, at most 1; lower finds more"),
     option("--json", "as_json", is_flag=True, help="print JSON instead"),
 )
@@ -387,18 +391,7 @@ def _print_report(report: Any) -> int:
 @runtime
 @option("--port", type=click.IntRange(0, 65535), help="default: the first that is free from 7860 on")
 @option("--mcp", is_flag=True, help="offer search, list and cut as tools of MCP, too, at /mcp")
-def serve(
-    checkpoint: str | None,
-    index: str | None,
-    videos: str | None,
-    port: int | None,
-    mcp: bool,
-    device: str,
-    precision: str,
-    runtime: str | None,
-    engine: str,
-    **options: Any,
-) -> None:
+def serve(port: int | None, mcp: bool, **options: Any) -> None:
     """Search in the browser, or over HTTP at /api, an index, or a folder of videos with a CHECKPOINT.
 
     CHECKPOINT is a folder or Hub repository.
@@ -406,9 +399,8 @@ def serve(
     from .app import build_app, launch, open_searcher
     from .serving import Access
 
-    access = Access(**options)
-    opened = open_searcher(index, checkpoint, videos, device, precision, engine, runtime)
-    launch(build_app(*opened), access, mcp, server_port=port)
+    access = Access(**{name: options.pop(name) for name in ("host", "allowed_hosts", "token", "user", "public")})
+    launch(build_app(*open_searcher(**options)), access, mcp, server_port=port)
 
 
 if __name__ == "__main__":

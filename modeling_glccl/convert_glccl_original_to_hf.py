@@ -12,7 +12,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +30,7 @@ from .video_processing_glccl import GLCCLVideoProcessor
 DROPPED = ("input_resolution", "context_length", "vocab_size", "visual_logit_weight")
 
 
-# CLIP's tensors outside of the blocks, by the names of the release; the projections are transposed.
+# CLIP's tensors outside of the blocks, by the names of the release.
 NAMES = {
     "logit_scale": "logit_scale",
     "text_projection": "text_projection.weight",
@@ -47,6 +47,7 @@ NAMES = {
     "visual.ln_post.weight": "vision_model.post_layernorm.weight",
     "visual.ln_post.bias": "vision_model.post_layernorm.bias",
 }
+TRANSPOSED = ("text_projection", "visual.proj")
 # Modules of a block of any of the transformers.
 MODULES = {
     "ln_1": "layer_norm1",
@@ -57,18 +58,10 @@ MODULES = {
 }
 
 
-class Correspondence(NamedTuple):
-    """One tensor of the release and the tensors of ours that hold its rows."""
-
-    original: str
-    ours: tuple[str, ...]
-    transposed: bool = False
-
-
 def convert_original_checkpoint(
     state_dict: Mapping[str, Tensor], model_class: type[GLCCLModel] = GLCCLModel, **config: Any
 ) -> GLCCLModel:
-    """Builds a [`GLCCLModel`] from the authors' weights, or from OpenAI CLIP's with the new layers initialised.
+    """A [`GLCCLModel`], in evaluation mode, of the authors' weights, or of OpenAI CLIP's and new layers.
 
     Every size comes from the tensors (attention heads are width // 64, EOS is the highest token id); the weights
     become float32. `visual_logit_weight`, which the release never uses, only tells the number of frames.
@@ -82,13 +75,9 @@ def convert_original_checkpoint(
         **config: values of [`GLCCLConfig`] that no tensor tells (`csc_weight=0.5`, `max_frames=64`, ...).
             `mask_padding` defaults to `False`, as in the release, for the authors' checkpoints.
 
-    Returns:
-        The model in evaluation mode.
-
     Raises:
         ValueError: entries that are no tensors; unknown or missing names, all of them listed; shapes that do not fit
-            each other, or a configuration value that they contradict; a plain CLIP that the temporal encoder cannot
-            start from.
+            each other, or a configuration value; a plain CLIP that the temporal encoder cannot start from.
     """
     if not_tensors := [name for name, value in state_dict.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"not a state dict of tensors: {', '.join(sorted(not_tensors))} hold something else")
@@ -106,9 +95,8 @@ def convert_original_checkpoint(
     temporal = _depth(state, "transformerClip") if has_new_layers else 0
     text_layers, vision_layers = _depth(state, f"{clip}transformer"), _depth(state, f"{clip}visual.transformer")
     pairs = _pairs(clip, text_layers, vision_layers, temporal, matrices if has_new_layers else [])
-    expected = {pair.original for pair in pairs}
-    if state.keys() != expected:
-        names = (state.keys() - expected, expected - state.keys())
+    if state.keys() != pairs.keys():
+        names = (state.keys() - pairs.keys(), pairs.keys() - state.keys())
         unknown, missing = (", ".join(sorted(different)) or "none" for different in names)
         hint = ""
         if "text_model." in unknown:
@@ -128,13 +116,12 @@ def convert_original_checkpoint(
                 raise ValueError(f"{name}={config[name]}, but the tensors of this checkpoint say {value}")
     model = model_class(config_class(clip_config=_clip_config(state, clip, text_layers, vision_layers), **config))
     own, weights, wrong = dict(model.named_parameters()), {}, []
-    for pair in pairs:
-        tensor = state[pair.original].T if pair.transposed else state[pair.original]
-        parts = tensor.tensor_split(len(pair.ours)) if len(pair.ours) > 1 else [tensor]
-        weights |= zip(pair.ours, parts, strict=True)
-        if any(weights[name].shape != own[name].shape for name in pair.ours):
-            shapes = [tuple(own[name].shape) for name in pair.ours]
-            wrong.append(f"{pair.original} {tuple(state[pair.original].shape)} for {pair.ours} {shapes}")
+    for original, ours in pairs.items():
+        tensor = state[original].T if original.removeprefix(clip) in TRANSPOSED else state[original]
+        weights |= zip(ours, tensor.tensor_split(len(ours)) if len(ours) > 1 else [tensor], strict=True)
+        if any(weights[name].shape != own[name].shape for name in ours):
+            shapes = [tuple(own[name].shape) for name in ours]
+            wrong.append(f"{original} {tuple(state[original].shape)} for {ours} {shapes}")
     if wrong:
         raise ValueError("tensors whose shapes do not fit the sizes that the others tell:\n" + "\n".join(wrong))
     # Not strict: a plain CLIP leaves the new layers as they are; the names were checked before.
@@ -150,23 +137,22 @@ def to_original_names(tensors: Mapping[str, Tensor], config: GLCCLConfig) -> dic
     text_layers, vision_layers = (clip[tower]["num_hidden_layers"] for tower in ("text_config", "vision_config"))
     matrices = [name.removeprefix("interaction.") for name in tensors if name.startswith("interaction.")]
     original = {}
-    for pair in _pairs("clip.", text_layers, vision_layers, config.temporal_num_hidden_layers, matrices):
-        rows = [tensors[name] for name in pair.ours]
+    pairs = _pairs("clip.", text_layers, vision_layers, config.temporal_num_hidden_layers, matrices)
+    for name, ours in pairs.items():
+        rows = [tensors[part] for part in ours]
         tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
-        original[pair.original] = tensor.T if pair.transposed else tensor
+        original[name] = tensor.T if name.removeprefix("clip.") in TRANSPOSED else tensor
     return original
 
 
 def _pairs(
     clip: str, text_layers: int, vision_layers: int, temporal_layers: int, matrices: Iterable[str]
-) -> list[Correspondence]:
-    pairs = [
-        Correspondence(clip + original, (f"clip.{ours}",), original in ("text_projection", "visual.proj"))
-        for original, ours in NAMES.items()
-    ]
-    pairs += [Correspondence(name, (f"interaction.{name}",)) for name in matrices]
+) -> dict[str, tuple[str, ...]]:
+    """A tensor of the release -> those of ours that hold its rows."""
+    pairs: dict[str, tuple[str, ...]] = {clip + original: (f"clip.{ours}",) for original, ours in NAMES.items()}
+    pairs |= {name: (f"interaction.{name}",) for name in matrices}
     if temporal_layers:
-        pairs.append(Correspondence("frame_position_embeddings.weight", ("temporal.position_embedding.weight",)))
+        pairs["frame_position_embeddings.weight"] = ("temporal.position_embedding.weight",)
     for stack, our_stack, layers in (
         (f"{clip}transformer", "clip.text_model.encoder", text_layers),
         (f"{clip}visual.transformer", "clip.vision_model.encoder", vision_layers),
@@ -174,10 +160,9 @@ def _pairs(
     ):
         for layer, kind in itertools.product(range(layers), ("weight", "bias")):
             block, our_block = f"{stack}.resblocks.{layer}", f"{our_stack}.layers.{layer}"
-            fused = tuple(f"{our_block}.self_attn.{part}_proj.{kind}" for part in "qkv")
-            pairs.append(Correspondence(f"{block}.attn.in_proj_{kind}", fused))
-            for module, ours in MODULES.items():
-                pairs.append(Correspondence(f"{block}.{module}.{kind}", (f"{our_block}.{ours}.{kind}",)))
+            fused = (f"{our_block}.self_attn.{part}_proj.{kind}" for part in "qkv")
+            pairs[f"{block}.attn.in_proj_{kind}"] = tuple(fused)
+            pairs |= {f"{block}.{module}.{kind}": (f"{our_block}.{ours}.{kind}",) for module, ours in MODULES.items()}
     return pairs
 
 
@@ -194,38 +179,26 @@ def _clip_config(state: Mapping[str, Tensor], clip: str, text_layers: int, visio
     projection_dim = state[f"{clip}text_projection"].shape[1]
     if math.isqrt(patches) ** 2 != patches:
         raise ValueError(f"visual.positional_embedding has {patches} patch positions, which is no square image")
+
+    def tower(stack: str, width: int, layers: int, **own: int) -> dict[str, int]:
+        inner = len(state[f"{clip}{stack}.resblocks.0.mlp.c_fc.weight"])
+        sizes = {"hidden_size": width, "intermediate_size": inner, "num_attention_heads": max(1, width // 64)}
+        return {**own, **sizes, "num_hidden_layers": layers, "projection_dim": projection_dim}
+
+    text = {"vocab_size": vocab_size, "max_position_embeddings": len(state[f"{clip}positional_embedding"])}
+    text |= {"bos_token_id": vocab_size - 2, "eos_token_id": vocab_size - 1, "pad_token_id": 0}
+    vision = {"num_channels": channels, "patch_size": patch_size, "image_size": math.isqrt(patches) * patch_size}
     return {
         "projection_dim": projection_dim,
-        "text_config": {
-            "vocab_size": vocab_size,
-            "hidden_size": text_width,
-            "intermediate_size": len(state[f"{clip}transformer.resblocks.0.mlp.c_fc.weight"]),
-            "num_hidden_layers": text_layers,
-            "num_attention_heads": max(1, text_width // 64),
-            "max_position_embeddings": len(state[f"{clip}positional_embedding"]),
-            "projection_dim": projection_dim,
-            "bos_token_id": vocab_size - 2,
-            "eos_token_id": vocab_size - 1,
-            "pad_token_id": 0,
-        },
-        "vision_config": {
-            "hidden_size": vision_width,
-            "intermediate_size": len(state[f"{clip}visual.transformer.resblocks.0.mlp.c_fc.weight"]),
-            "num_hidden_layers": vision_layers,
-            "num_attention_heads": max(1, vision_width // 64),
-            "num_channels": channels,
-            "patch_size": patch_size,
-            "image_size": math.isqrt(patches) * patch_size,
-            "projection_dim": projection_dim,
-        },
+        "text_config": tower("transformer", text_width, text_layers, **text),
+        "vision_config": tower("visual.transformer", vision_width, vision_layers, **vision),
     }
 
 
 def load_original_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Reads a `.safetensors` file, or any other one through `torch.load(weights_only=True)`.
 
-    Raises:
-        ValueError: the file holds more than weights (another pickle, a TorchScript archive), is damaged or a folder.
+    What holds more than weights (another pickle, a TorchScript archive), is damaged or a folder, is a ValueError.
     """
     path = Path(path)
     if (path / "config.json").exists():
@@ -265,9 +238,8 @@ def convert_file(source: str | Path, output: str | Path, tokenizer: str | None =
         # Frames are sampled as in the release where padding counts as there.
         sampling = "uniform" if model.config.mask_padding else "release"
         videos = GLCCLVideoProcessor(size=size, crop_size=size, max_frames=model.config.max_frames, sampling=sampling)
-        GLCCLProcessor(
-            clip_tokenizer, videos, max_words=model.config.max_words, mask_padding=model.config.mask_padding
-        ).save_pretrained(output)
+        processor = GLCCLProcessor(clip_tokenizer, videos, model.config.max_words, model.config.mask_padding)
+        processor.save_pretrained(output)
     names = ("max_words", "max_frames", "csc_weight", "mask_padding")
     values = ", ".join(f"{name}={getattr(model.config, name)}" for name in names)
     print(f"{source} -> {output}: {model.num_parameters():,} parameters, {values}")

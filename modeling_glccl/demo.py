@@ -26,7 +26,7 @@ from .evaluation.tables_and_plots import metrics_table, plot_recalls
 from .packaged import packaged
 from .training import load_recipe
 from .training.pretrain_clip import ClipRecipe
-from .training.recipe import differences
+from .training.run_folder import holds_results
 
 # A trained model and, in its sub-folder `clip`, the CLIP that the training started from.
 CHECKPOINT = packaged("hub", "models", "glccl-shapes")
@@ -45,11 +45,10 @@ def run_demo(output: Path) -> None:
     demo.stage("render", demo.render)
 
     def evaluate_and_save() -> dict[str, Any]:
-        model, processor = load_checkpoint(CHECKPOINT)
-        metrics = evaluate(model, processor, demo.test()).metrics
-        for part in (model, processor):
+        parts = load_checkpoint(CHECKPOINT)
+        for part in parts:
             part.save_pretrained(output / "model")
-        return metrics
+        return evaluate(*parts, demo.test()).metrics
 
     metrics = demo.stage("evaluate and save", evaluate_and_save)
     demo.show(output / "model", CHECKPOINT / "clip", metrics, "fp32")
@@ -58,11 +57,8 @@ def run_demo(output: Path) -> None:
 def run_training_demo(recipe: str, clip_recipe: str, output: Path, overrides: Sequence[str] = ()) -> None:
     """The same from nothing: renders all videos and stills, pre-trains a small CLIP and trains GLCCL on it first.
 
-    Everything that is made lies in `output`; what is there already is used.
-
-    Raises:
-        ValueError: `output` holds results of other recipes.
-        subprocess.CalledProcessError: a stage failed; the next call goes on with it.
+    All lies in `output`, whose results of other recipes are a ValueError. A stage that fails raises
+    subprocess.CalledProcessError; the next call goes on with it.
     """
     demo = TrainingDemo(recipe, clip_recipe, output, overrides)
     demo.prepare()
@@ -112,14 +108,11 @@ class Demo:
         return load_benchmark("shapes", **self.data)
 
     def show(self, checkpoint: Path, clip: Path, in_memory: Mapping[str, Any], precision: str) -> None:
-        """Prints what a saved model is good for, beside the plain CLIP that it started from.
-
-        `in_memory` are test metrics of the model before it was saved, measured in `precision`.
-        """
+        """Prints what a saved model is good for, beside its plain CLIP; `in_memory`: its metrics, in `precision`."""
         rows = self.stage("evaluate CLIP", lambda: self.evaluate_clip(clip)) | {"GLCCL, trained": in_memory}
-        command = ["-m", "modeling_glccl.cli", "evaluate", checkpoint, "--benchmark=shapes"]
+        command = ["-m", "modeling_glccl.cli", "evaluate", checkpoint, "--benchmark=shapes", "--queries=3"]
+        command += [f"--precision={precision}", f"--data-dir={self.data['data_dir']}"]
         command += [f"--set={name}={value}" for name, value in self.data.items() if name != "data_dir"]
-        command += [f"--precision={precision}", f"--data-dir={self.data['data_dir']}", "--queries=3"]
         command += [f"--output={self.output / 'evaluation'}"]
         self.stage("reload, evaluate, retrieve", lambda: self.run(command))
         reloaded = read_json(self.output / "evaluation" / "results.json")
@@ -155,10 +148,7 @@ class Demo:
             self.console.print(results_table(query, results)[0])
 
     def stage(self, name: str, run: Callable[[], Any], done: bool | None = None) -> Any:
-        """Runs a stage that is not `done`, notes its time and returns what it returns.
-
-        `done` is None for a stage that finds out itself, and is quick where nothing is left to do.
-        """
+        """Runs a stage that is not `done`, notes its time and returns what it returns; None: the stage finds out."""
         self.stages.append(name)
         self.console.rule(f"[bold]{name}[/]{' (done before)' if done else ''}", align="left")
         if done:
@@ -206,7 +196,7 @@ class TrainingDemo(Demo):
         overrides += [f"options.{name}={value}" for name, value in self.recipe.data.options.items()]
         wanted = load_recipe(self.clip_recipe_file, overrides, ClipRecipe)
         command = ["-m", "modeling_glccl.training.pretrain_clip", self.clip_recipe_file, *overrides]
-        self.stage("pre-train CLIP", lambda: self.run(command), is_result_of(wanted, self.clip))
+        self.stage("pre-train CLIP", lambda: self.run(command), holds_results(self.clip, wanted))
 
     def render(self) -> None:
         """Videos of all splits, and single frames with phrases."""
@@ -216,26 +206,10 @@ class TrainingDemo(Demo):
     def train(self, name: str, folder: Path, variant: Sequence[str] = ()) -> dict[str, Any]:
         """Trains from the CLIP checkpoint, as a user does from a downloaded one; returns results.json."""
         overrides = [*self.overrides, *variant, f"output_dir={folder}"]
-        threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
-        command = ["-m", "accelerate.commands.launch", "--num_processes=1", "--num_machines=1", "--mixed_precision=no"]
-        command += ["--dynamo_backend=no", f"--num_cpu_threads_per_process={threads}"]
-        command += ["--module", "modeling_glccl.cli", "train", self.recipe_file, *overrides]
-        done = is_result_of(load_recipe(self.recipe_file, overrides), folder)
+        done = holds_results(folder, load_recipe(self.recipe_file, overrides))
+        command = ["-m", "modeling_glccl.cli", "train", self.recipe_file, *overrides]
         self.stage(f"train {name}", lambda: self.run(command), done)
         return read_json(folder / "results.json")
-
-
-def is_result_of(recipe: Any, folder: Path) -> bool:
-    """Whether a folder holds the results of a recipe; raises ValueError if they are those of another one."""
-    if not (folder / "results.json").exists():
-        return False
-    changed = differences(load_recipe(folder / "recipe.yaml", recipe_class=type(recipe)), recipe)
-    if changed:
-        changes = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        raise ValueError(
-            f"{folder} holds the results of another recipe ({changes}): choose another --output or delete it"
-        )
-    return True
 
 
 def read_json(path: Path) -> Any:

@@ -58,10 +58,9 @@ def resolve_device(device: str = "auto") -> torch.device:
 
 
 def resolve_precision(precision: str, device: str = "auto", training: bool = False) -> str:
-    """`precision` itself, and for "auto" what the device computes fastest.
+    """`precision` itself, and for "auto" what the device computes fastest: "bf16" where it has such products.
 
-    That is "bf16" where it has such products; else "fp32" on a CPU, where bf16 may be 70 times slower, and for
-    training; else "fp16".
+    Else "fp32" on a CPU, where bf16 may be 70 times slower, and for training; else "fp16".
     """
     if precision not in (known := ("auto", "fp32", "bf16", "fp16")):
         raise ValueError(f"precision={precision!r} is unknown; take {', '.join(known)}")

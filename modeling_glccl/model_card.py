@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -37,16 +37,7 @@ TITLES = {
     "lsmdc": "LSMDC",
 }
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
-
-
-class Test(NamedTuple):
-    """What results.json says of the test; of `models`, the first was not chosen by it."""
-
-    benchmark: str
-    dataset: str | None
-    split: str
-    size: dict[str, int]
-    models: list[dict[str, Any]]
+TAGS = ("glccl", "text-to-video-retrieval", "video-text-retrieval", "video-search", "clip", "custom_code")
 
 
 def make_card(
@@ -80,21 +71,33 @@ def make_card(
     except KeyError as error:
         raise ValueError(f"{source} lacks {error}: {NOT_OURS}") from error
     name = repo_id.split("/")[-1]
-    datasets = [dataset or recipe.get("data", {}).get("repo_id"), test and test.dataset]
+    datasets = [dataset or recipe.get("data", {}).get("repo_id"), test and test["dataset"]]
     data = ModelCardData(
         language="en",
         license=license,
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        tags=[
-            *("glccl", "text-to-video-retrieval", "video-text-retrieval", "video-search", "clip", "custom_code"),
-            "sentence-transformers",
-        ],
+        tags=[*TAGS, "sentence-transformers"],
         base_model=base_model or _base_model(recipe),
         datasets=sorted({name for name in datasets if name and "/" in name}) or None,
         metrics=["recall"],
         model_name=name,
-        eval_results=_eval_results(test) if test else None,
+        eval_results=[
+            EvalResult(
+                task_type="feature-extraction",
+                task_name=f"{DIRECTIONS[direction]} retrieval",
+                dataset_type=test["dataset"] or test["benchmark"],
+                dataset_name=test["benchmark"],
+                dataset_split=test["split"],
+                metric_type=f"{direction}_{metric}",
+                metric_name=f"{DIRECTIONS[direction]} {metric}",
+                metric_value=round(value, 2),
+            )
+            for direction, values in test["models"][0]["test"].items()  # not of what was chosen by the test set
+            for metric, value in values.items()
+        ]
+        if test
+        else None,
     )
     snippet, output = _example(folder, repo_id, query, videos)
     weights = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
@@ -122,17 +125,18 @@ def make_card(
     return str(ModelCard(text))
 
 
-def _test(found: dict[str, Any], dataset: str | None) -> Test | None:
+def _test(found: dict[str, Any], dataset: str | None) -> dict[str, Any] | None:
+    """What results.json says of the test; of `models`, the first was not chosen by it."""
     if "metrics" in found:  # of `glccl evaluate`
         dataset = dataset or found.get("settings", {}).get("benchmark_options", {}).get("repo_id")
-        return Test(found["benchmark"], dataset, found["split"], found, [{"test": found["metrics"]}])
-    if not found:
-        return None
-    data = found["recipe"]["data"]
+        about = {"benchmark": found["benchmark"], "split": found["split"], "size": found}
+        return about | {"dataset": dataset, "models": [{"test": found["metrics"]}]}
+    data = found["recipe"]["data"] if found else {}
     models = [part for part in (found, found.get("best_on_test", {})) if "test" in part]
     if not models:
         return None
-    return Test(data["benchmark"], dataset or data["repo_id"], data["test_split"], found["test_size"], models)
+    about = {"benchmark": data["benchmark"], "split": data["test_split"], "size": found["test_size"]}
+    return about | {"dataset": dataset or data["repo_id"], "models": models}
 
 
 def _base_model(recipe: dict[str, Any]) -> str | None:
@@ -141,24 +145,6 @@ def _base_model(recipe: dict[str, Any]) -> str | None:
     name = start.get("clip") or start.get("checkpoint") or ""
     is_folder = name.count("/") != 1 or name.startswith((".", "/")) or Path(name).exists()
     return None if is_folder else name
-
-
-def _eval_results(test: Test) -> list[EvalResult]:
-    """For the metadata: only results of the model that was not chosen by the test set."""
-    return [
-        EvalResult(
-            task_type="feature-extraction",
-            task_name=f"{DIRECTIONS[direction]} retrieval",
-            dataset_type=test.dataset or test.benchmark,
-            dataset_name=test.benchmark,
-            dataset_split=test.split,
-            metric_type=f"{direction}_{metric}",
-            metric_name=f"{DIRECTIONS[direction]} {metric}",
-            metric_value=round(value, 2),
-        )
-        for direction, values in test.models[0]["test"].items()
-        for metric, value in values.items()
-    ]
 
 
 def _example(folder: Path, repo_id: str, query: str | None, videos: Sequence[str | Path]) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Video
-from torch import Tensor
 
 from .checkpoints import load_checkpoint
 from .features_glccl import GLCCLTextFeatures
@@ -32,24 +31,14 @@ class GLCCLSearch:
     """mteb's SearchProtocol: the corpus is encoded once, every query is scored exactly against all of it."""
 
     def __init__(
-        self,
-        model_name: str,
-        revision: str | None = None,
-        device: str | None = None,
-        num_workers: int = 0,
-        **unused: Any,
+        self, model_name: str, revision: str | None = None, device: str | None = None, num_workers: int = 0, **unused
     ):
         model, processor = load_checkpoint(model_name)
         self.pipe, self.num_workers = TextVideoRetrievalPipeline(model, processor, device=device), num_workers
         count = model.num_parameters()
-        self.mteb_model_meta = model_meta(
-            model_name,
-            revision=revision,
-            n_parameters=count,
-            memory_usage_mb=round(count * 4 / 2**20, 1),
-            max_tokens=processor.max_words,
-            embed_dim=model.config.width,
-        )
+        known = {"n_parameters": count, "memory_usage_mb": round(count * 4 / 2**20, 1)}
+        known |= {"max_tokens": processor.max_words, "embed_dim": model.config.width}
+        self.mteb_model_meta = model_meta(model_name, revision=revision, **known)
 
     def index(self, corpus: Dataset, *, encode_kwargs: Any, **unused: Any) -> None:
         """Encodes a corpus with the columns `id` and `text` or `video`."""
@@ -72,35 +61,28 @@ class GLCCLSearch:
             scores = self.pipe.similarity(asked, self.corpus)
         else:
             scores = self.pipe.similarity(self.corpus, asked).T
-        return {
-            query: self._best(row, query, top_k, top_ranked) for query, row in zip(queries["id"], scores, strict=True)
-        }
-
-    def _best(
-        self, scores: Tensor, query: str, top_k: int, top_ranked: dict[str, list[str]] | None
-    ) -> dict[str, float]:
-        if top_ranked is not None:
-            among = set(top_ranked.get(query, ())) & set(self.ids)
-            scores = scores.masked_fill(~torch.tensor([document in among for document in self.ids]), -torch.inf)
-            top_k = min(top_k, len(among))
-        values, places = scores.topk(min(top_k, len(scores)))
-        return {self.ids[place]: value for place, value in zip(places.tolist(), values.tolist(), strict=True)}
+        found = {}
+        for query, row in zip(queries["id"], scores, strict=True):
+            places = torch.arange(len(self.ids))
+            if top_ranked is not None:
+                among = set(top_ranked.get(query, ()))
+                places = torch.tensor([document in among for document in self.ids]).nonzero().flatten()
+            values, best = row[places].topk(min(top_k, len(places)))
+            found[query] = {self.ids[places[i]]: value for i, value in zip(best, values.tolist(), strict=True)}
+        return found
 
     def _encode(self, rows: Dataset, encode_kwargs: Any) -> Any:
         """Features of all rows; files of videos come batch by batch, undecoded."""
-        shown = {"show_progress_bar": encode_kwargs.get("show_progress_bar", False)}
-        batch_size = encode_kwargs.get("batch_size", 32)
-        if {"image", "audio"} & set(rows.column_names) or ("text" in rows.column_names) == (
-            "video" in rows.column_names
-        ):
+        options = {"batch_size": 32, "show_progress_bar": False}
+        options = {name: encode_kwargs.get(name, value) for name, value in options.items()}
+        given = {"text", "video", "image", "audio"} & set(rows.column_names)
+        if given == {"text"}:
+            return self.pipe.encode_query(list(rows["text"]), **options)
+        if given != {"video"}:
             raise ValueError(f"GLCCL reads a text or a video, and these rows have {rows.column_names}")
-        if "text" in rows.column_names:
-            return self.pipe.encode_query(list(rows["text"]), batch_size=batch_size, **shown)
         if isinstance(rows.features["video"], Video):
             rows = rows.cast_column("video", Video(decode=False))
-        batches: Any = rows.iter(batch_size)
-        parts = [
-            self.pipe.encode_document(batch["video"], batch_size=batch_size, num_workers=self.num_workers, **shown)
-            for batch in batches
-        ]
+        batches: Any = rows.iter(options["batch_size"])
+        options["num_workers"] = self.num_workers
+        parts = [self.pipe.encode_document(batch["video"], **options) for batch in batches]
         return parts[0].concatenate(parts)

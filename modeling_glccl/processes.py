@@ -18,13 +18,9 @@ PATIENCE = timedelta(hours=6)
 def make_accelerator(precision: str, device: str = "auto", **settings: Any) -> Accelerator:
     """The accelerator of this process, which knows all that were launched.
 
-    Args:
-        precision: "fp32", or the autocast "bf16" or "fp16".
-        device: "auto", what the launcher gave, or that of a single process, such as "cpu" or "cuda:1".
-        **settings: further arguments of `Accelerator`.
-
-    Raises:
-        ValueError: the launcher started more processes than accelerate found. Each would train alone.
+    `precision` is "fp32", or the autocast "bf16" or "fp16"; `device` "auto", what the launcher gave, or that of a
+    single process, such as "cpu" or "cuda:1". More processes launched than accelerate found, of which each would train
+    alone, are a ValueError.
     """
     if device != "auto":
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(resolve_device(device))  # accelerate takes it from there alone

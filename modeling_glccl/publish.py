@@ -103,10 +103,8 @@ def collect(
 ) -> dict[str, Path | bytes]:
     """The files of a checkpoint that make it load anywhere by its name alone: name on the Hub -> file or content.
 
-    Code that the configuration names and the folder lacks, as in this repository, is that of this package.
-
-    `card` is the content of README.md, by default the folder's own; `more` are further files for the top level of the
-    repository, such as a handler or a feature file.
+    Code that the configuration names and the folder lacks, as in this repository, is that of this package. `card` is
+    the content of README.md, by default the folder's own; `more` are further files, such as a handler.
 
     Raises:
         FileNotFoundError: no folder, or a file is missing without which the model would not load.
@@ -169,17 +167,11 @@ def push(
     revision: str | None = None,
     repo_type: str = "model",
     message: str = "Upload GLCCL model, processor, code and card",
-    api: HfApi | None = None,
 ) -> tuple[CommitInfo, bool]:
     """Uploads everything in one commit. Called again after an interruption, it uploads what is not there yet.
 
-    Args:
-        files: name in the repository -> file or content, as of [`collect`].
-        repo_id: "owner/name"; made if it does not exist, and so is the branch `revision`.
-        api: the Hub and token to use; by default those of the environment.
-
-    Returns:
-        The commit, and whether it is a new one: with nothing changed it is the last one.
+    `files` are as of [`collect`]; the repository `repo_id` ("owner/name") and branch `revision` are made if needed.
+    Returns the commit, and whether it is a new one: with nothing changed it is the last one.
 
     Raises:
         ValueError: `repo_id` is not of the form owner/name, the Hub refuses the card, or the repository is public and
@@ -187,7 +179,7 @@ def push(
         OSError: no token or a wrong one, no permission, no connection, no space, a file that cannot be read.
     """
     _check_target(repo_id, upload=False)
-    api = api or HfApi()
+    api = HfApi()
     try:
         api.whoami()
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
@@ -199,10 +191,8 @@ def push(
         before = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
         present = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)) - files.keys()
         stale = [name for name in present if any(fnmatch(name, pattern) for pattern in REPLACED)]
-        operations = [
-            *(CommitOperationAdd(name, content) for name, content in files.items()),
-            *(CommitOperationDelete(name) for name in stale),
-        ]
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations += [CommitOperationDelete(name) for name in stale]
         commit = api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message, revision=revision)
     except LocalTokenNotFoundError as error:
         raise OSError(NO_TOKEN) from error

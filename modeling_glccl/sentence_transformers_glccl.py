@@ -59,10 +59,8 @@ class GLCCLModule(nn.Module):
     def preprocess(self, inputs: list[Any], prompt: str | None = None, **unused: Any) -> dict[str, Tensor]:
         """Inputs of the model, of texts or of videos: paths, arrays, lists of frames, `{"video": ...}`.
 
-        A string is a video if such a file exists, or if it is named like one.
-
-        Raises:
-            ValueError: both in one batch; a video that cannot be read.
+        A string is a video if such a file exists, or if it is named like one. Raises ValueError for both in one batch,
+        or a video that cannot be read.
         """
         inputs = [next(iter(one.values())) if isinstance(one, dict) and len(one) == 1 else one for one in inputs]
         videos = [not isinstance(one, str) or _names_a_video(one) for one in inputs]

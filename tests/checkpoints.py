@@ -7,7 +7,7 @@ import torch
 from models import tiny_config
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor, GLCCLVideoProcessor
-from modeling_glccl.training.tokenizer import train_clip_tokenizer
+from modeling_glccl.training.tokenizer import token_ids, train_clip_tokenizer
 
 
 def save_tiny_checkpoint(
@@ -16,11 +16,7 @@ def save_tiny_checkpoint(
     """Random weights of this seed, a tokenizer made of the captions, 4 frames of 16 pixels and at most 32 words."""
     tokenizer = train_clip_tokenizer(captions, vocab_size=600)
     clip = tiny_config().clip_config.to_dict()
-    clip["text_config"] |= {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    clip["text_config"] |= token_ids(tokenizer)
     values = tiny_config(clip_config=clip, max_words=32, **config).to_dict()
     values.pop("model_type")
     torch.manual_seed(seed)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from huggingface_hub import constants
 
 
 def pytest_configure(config):
@@ -32,6 +33,28 @@ def fresh_state():
 def shapes_dir(tmp_path_factory) -> Path:
     """Where the videos of the shapes benchmark are rendered once."""
     return tmp_path_factory.mktemp("shapes")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny GLCCL of random weights, for tests that leave it as it is."""
+    from checkpoints import save_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("shared") / "checkpoint"
+    save_tiny_checkpoint(folder, ["a red ball bounces", "a blue square slides to the left"])
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine, which huggingface_hub takes for its own, with a token that may write."""
+    import hub_server
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    with hub_server.local_hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        yield hub
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from modeling_glccl.training.tokenizer import train_clip_tokenizer
+from modeling_glccl.training.tokenizer import token_ids, train_clip_tokenizer
 
 FAMILY_NAMES = ("clip", "gelu_clip", "metaclip_2", "siglip")
 LETTERS = "abcdefghijklmnopqrstuvwxyz,.'"
@@ -43,8 +43,7 @@ def plain_model(name: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTo
         model = SiglipModel(SiglipConfig(text_config=text, vision_config=_VISION))
     else:
         tokenizer = train_clip_tokenizer(["a red ball rolls", "two dogs run"], vocab_size=540)
-        text = {**_TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": 77, "pad_token_id": 0}
-        text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        text = {**_TEXT, **token_ids(tokenizer), "max_position_embeddings": 77, "pad_token_id": 0}
         activation = {"hidden_act": "gelu" if name == "gelu_clip" else "quick_gelu"}
         config = CLIPConfig(text_config=text | activation, vision_config=_VISION | activation, projection_dim=32)
         model = CLIPModel(config)
@@ -72,8 +71,7 @@ def save_deep_clip(folder: Path, captions: list[str]) -> Path:
     """A tiny random CLIP with the four text layers that a temporal encoder of four starts from, and its tokenizer."""
     tokenizer = train_clip_tokenizer(captions, vocab_size=600)
     width = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**width, **ids, "num_hidden_layers": 4, "vocab_size": len(tokenizer)}
+    text = {**width, **token_ids(tokenizer), "num_hidden_layers": 4}
     vision = {**width, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
     torch.manual_seed(0)
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)

@@ -13,7 +13,19 @@ from torch.nn.parallel import DistributedDataParallel
 from modeling_glccl.training.full_batch import FullBatchLoss
 
 
-def main(output: Path, chunk: int, peer: str = "") -> None:
+def make_model(head: str):
+    """A tiny model in training that has no dropout."""
+    return tiny_model(csc_weight=0.5) if head == "glccl" else peer_model(head).train()
+
+
+def step(model, losses) -> dict[str, torch.Tensor]:
+    """The losses and, by the names of the model's parameters, their gradients."""
+    losses.loss.backward()
+    values = {name: losses[name].detach() for name in ("loss", "csc_loss", "auxiliary_loss") if name in losses}
+    return values | {name: weight.grad for name, weight in model.named_parameters()}
+
+
+def main(output: Path, chunk: int, head: str) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -25,22 +37,18 @@ def main(output: Path, chunk: int, peer: str = "") -> None:
     part["pixel_values_videos"] = part["pixel_values_videos"][:, :slots]
     part["padding_mask_videos"] = part["padding_mask_videos"][:, :slots]
 
-    model = peer_model(peer).train() if peer else tiny_model(csc_weight=0.5)
+    model = make_model(head)
     full_batch_loss = FullBatchLoss(model, chunk or None)
     wrapped = DistributedDataParallel(full_batch_loss)
-    losses = wrapped(**part)
-    losses.loss.backward()
+    results = step(model, wrapped(**part))
     if rank == 0:
-        results = {name: weight.grad for name, weight in model.named_parameters()}
-        results |= {name: losses[name].detach() for name in ("loss", "csc_loss", "auxiliary_loss") if name in losses}
-        results["world_size"] = torch.tensor(world_size)
-        save_file(results, output)
+        save_file(results | {"world_size": torch.tensor(world_size)}, output)
 
     if rank == 1:
         part = {name: values[1:] for name, values in part.items()}
     if world_size > 1:
         with pytest.raises(ValueError, match="as many pairs as the others"):
             full_batch_loss(**part)
-    del losses, wrapped  # before the process group: gloo may wait for a wrapper that outlives it
+    del wrapped  # before the process group: gloo may wait for a wrapper that outlives it
     dist.barrier()
     dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """Tiny random configurations, models and inputs shared by the tests."""
 
+import numpy as np
 import torch
 
 from modeling_glccl import GLCCLConfig, GLCCLModel
@@ -94,6 +95,15 @@ def random_features(
     )
     frame_mask = torch.arange(frame_slots) < torch.tensor(frames)[:, None]
     return text, GLCCLVideoFeatures(frames=noise(len(frames), frame_slots, width), frame_mask=frame_mask)
+
+
+def random_ranking(captions_per_video, distractors: int = 0, tied: bool = False, seed: int = 0):
+    """Similarities [A, V] and the video of each caption, of videos with these numbers of captions, in mixed order."""
+    generator = np.random.default_rng(seed)
+    video_index = generator.permutation(np.repeat(np.arange(len(captions_per_video)), captions_per_video))
+    similarity = generator.normal(size=(len(video_index), len(captions_per_video) + distractors))
+    similarity[np.arange(len(video_index)), video_index] += 1
+    return (similarity.round() if tied else similarity), video_index
 
 
 def full_batch() -> dict[str, torch.Tensor]:

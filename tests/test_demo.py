@@ -35,17 +35,11 @@ def commands(monkeypatch):
             recipe_class = {"recipe_class": ClipRecipe} if "modeling_glccl.training.pretrain_clip" in arguments else {}
             recipe = load_recipe(arguments[first], arguments[first + 1 :], **recipe_class)
             folder = Path(recipe.output_dir)
-            results = {
-                "model": "best",
-                "test": METRICS,
-                "history": [{"step": 12}],
-                "seed": 42,
-                "precision": "bf16",
-                "seconds": {"training": 1.0},
-            }
-        folder.mkdir(parents=True, exist_ok=True)
-        if "evaluate" not in arguments:
+            folder.mkdir(parents=True, exist_ok=True)
             save_recipe(recipe, folder / "recipe.yaml")
+            results = {"model": "best", "test": METRICS, "history": [{"step": 12}], "seed": 42, "precision": "bf16"}
+            results["seconds"] = {"training": 1.0}
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(json.dumps(results))
 
     monkeypatch.setattr(demo.Demo, "run", run)
@@ -64,7 +58,7 @@ def test_training_runs_each_stage_once(commands, tmp_path, capsys):
     pretrain, train, evaluate = commands
     assert "modeling_glccl.training.pretrain_clip" in pretrain
     assert f"output_dir={tmp_path / 'clip'}" in pretrain
-    assert train[:2] == ["-m", "accelerate.commands.launch"]
+    assert train[:4] == ["-m", "modeling_glccl.cli", "train", "shapes"]
     assert f"model.clip={tmp_path / 'clip'}" in train
     assert evaluate[:4] == ["-m", "modeling_glccl.cli", "evaluate", str(tmp_path / "model" / "best")]
     assert "--precision=bf16" in evaluate  # as in training, or the metrics would differ from those in memory
@@ -74,7 +68,7 @@ def test_training_runs_each_stage_once(commands, tmp_path, capsys):
 
     commands.clear()
     demo.run_training_demo(*arguments(tmp_path))
-    assert [command[1] for command in commands] == ["modeling_glccl.cli"]
+    assert [command[2] for command in commands] == ["evaluate"]
 
 
 def test_an_unfinished_stage_goes_on(commands, tmp_path):
@@ -82,14 +76,14 @@ def test_an_unfinished_stage_goes_on(commands, tmp_path):
     (tmp_path / "model" / "results.json").unlink()
     commands.clear()
     demo.run_training_demo(*arguments(tmp_path))
-    assert [command[1] for command in commands] == ["accelerate.commands.launch", "modeling_glccl.cli"]
+    assert [command[2] for command in commands] == ["train", "evaluate"]
 
 
 def test_time_of_an_interrupted_stage_counts(commands, tmp_path, monkeypatch):
     run = demo.Demo.run
 
     def fail(self, arguments):
-        if "accelerate.commands.launch" in arguments:
+        if "train" in arguments:
             raise subprocess.CalledProcessError(1, arguments)
         run(self, arguments)
 

@@ -1,7 +1,6 @@
 """A checkpoint under the real mteb: a task of generated clips in both directions, equal to `glccl evaluate`."""
 
 import pytest
-from checkpoints import save_tiny_checkpoint
 from datasets import Dataset, Video
 from videos import write_video
 
@@ -10,13 +9,6 @@ from modeling_glccl.evaluation import evaluate
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed")
 CAPTIONS = [f"{colour} {shape}" for colour in ("red", "green", "blue") for shape in ("ball", "star", "square", "ring")]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mteb") / "checkpoint"
-    save_tiny_checkpoint(folder, CAPTIONS)
-    return folder
 
 
 @pytest.fixture(scope="module")

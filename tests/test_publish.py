@@ -6,7 +6,7 @@ import pytest
 import torch
 from checkpoints import save_tiny_checkpoint
 from families import save_plain
-from hub_server import READ_TOKEN, TOKEN, local_hub
+from hub_server import READ_TOKEN, TOKEN
 from huggingface_hub import HfApi, constants
 from remote_code import nearly_equal, run_without_package
 from videos import write_video
@@ -18,14 +18,6 @@ from modeling_glccl.publish import collect, push
 
 CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n# A model\n"
 CAPTIONS = ["a red ball bounces", "a blue square slides"]
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with local_hub() as hub:
-        hub.api = HfApi(endpoint=hub.url, token=TOKEN)
-        yield hub
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def test_everything_goes_up_in_one_commit_and_nothing_else(hub, checkpoint, tmp_
     (checkpoint / "notes.txt").write_text("private")
     (tmp_path / "handler.py").write_text("# handler")
     files = collect(checkpoint, more=[tmp_path / "handler.py"])
-    commit, changed = push(files, "someone/model", api=hub.api)
+    commit, changed = push(files, "someone/model")
 
     repository = hub.repositories["model", "someone/model"]
     assert changed
@@ -60,9 +52,9 @@ def test_everything_goes_up_in_one_commit_and_nothing_else(hub, checkpoint, tmp_
 
 
 def test_a_second_push_makes_a_commit_only_of_what_changed(hub, checkpoint):
-    first, _ = push(collect(checkpoint), "someone/model", private=True, api=hub.api)
+    first, _ = push(collect(checkpoint), "someone/model", private=True)
     assert hub.repositories["model", "someone/model"].private
-    again, changed = push(collect(checkpoint), "someone/model", private=True, api=hub.api)
+    again, changed = push(collect(checkpoint), "someone/model", private=True)
     assert not changed
     assert again.oid == first.oid
 
@@ -73,7 +65,7 @@ def test_a_second_push_makes_a_commit_only_of_what_changed(hub, checkpoint):
     with pytest.raises(ValueError, match=r"holds model\.safetensors and model\.safetensors\.index\.json"):
         collect(checkpoint)
     (checkpoint / "model.safetensors").unlink()
-    _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
+    _, changed = push(collect(checkpoint), "someone/model")
     assert changed
     files = hub.repositories["model", "someone/model"].files()
     assert "model.safetensors" not in files
@@ -107,17 +99,18 @@ def logit(folder, video):
 
 
 @pytest.mark.slow
-def test_it_loads_in_another_process_at_every_revision(hub, checkpoint, tmp_path):
+def test_it_loads_in_another_process_at_every_revision(hub, checkpoint, tmp_path, monkeypatch):
     video = str(write_video(tmp_path / "video.mp4", 12))
-    first, _ = push(collect(checkpoint), "someone/model", api=hub.api)
+    first, _ = push(collect(checkpoint), "someone/model")
     expected = {first.oid: logit(checkpoint, video)}
     save_tiny_checkpoint(checkpoint, CAPTIONS, seed=1)
-    _, changed = push(collect(checkpoint), "someone/model", revision="second/try", api=hub.api)
+    _, changed = push(collect(checkpoint), "someone/model", revision="second/try")
     assert changed
     expected |= {"main": expected[first.oid], "second/try": logit(checkpoint, video)}
     assert expected["main"] != expected["second/try"]
 
     (tmp_path / "client").mkdir()
+    monkeypatch.delenv("HF_TOKEN")
     environment = hub.environment(tmp_path / "client" / "cache", token=None)
     printed = run_without_package(LOAD, tmp_path / "client", video, *expected, **environment)
     assert nearly_equal(json.loads(printed), {revision: [value, value] for revision, value in expected.items()})
@@ -127,11 +120,11 @@ def test_an_interrupted_push_goes_on_where_it_stopped(hub, checkpoint):
     save_in_shards(checkpoint)
     hub.fail("POST", "/commit/", 500, "the lights went out")
     with pytest.raises(OSError, match="the lights went out"):
-        push(collect(checkpoint), "someone/model", api=hub.api)
+        push(collect(checkpoint), "someone/model")
     sent = hub.paths("PUT")
     assert len(sent) > 2
     assert hub.repositories["model", "someone/model"].files().keys() == {".gitattributes"}
-    _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
+    _, changed = push(collect(checkpoint), "someone/model")
     assert changed
     assert hub.paths("PUT") == sent  # no weights were sent twice
 
@@ -148,10 +141,12 @@ def test_an_interrupted_push_goes_on_where_it_stopped(hub, checkpoint):
     ],
 )
 def test_what_the_hub_refuses_is_explained(hub, checkpoint, token, repo_id, message, monkeypatch, tmp_path):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises((OSError, ValueError), match=message):
-        push(collect(checkpoint), repo_id, api=HfApi(endpoint=hub.url, token=token))
+        push(collect(checkpoint), repo_id)
     assert not hub.repositories
 
 
@@ -179,26 +174,28 @@ def test_a_full_disk_at_the_hub_is_explained_and_what_arrived_is_not_sent_again(
     save_in_shards(checkpoint)
     hub.quota = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) // 2
     with pytest.raises(OSError, match=r"(?s)safetensors'.*storage limit is reached.*goes on from there"):
-        push(collect(checkpoint), "someone/model", api=hub.api)
+        push(collect(checkpoint), "someone/model")
     assert hub.repositories["model", "someone/model"].files().keys() == {".gitattributes"}
     arrived, sent = set(hub.objects), len(hub.paths("PUT"))
     assert arrived
     hub.quota = None
-    _, changed = push(collect(checkpoint), "someone/model", api=hub.api)
+    _, changed = push(collect(checkpoint), "someone/model")
     assert changed
     assert not arrived & {path.removeprefix("/lfs/") for path in hub.paths("PUT")[sent:]}
 
 
 def test_what_is_public_already_is_not_pushed_to_as_private(hub, checkpoint):
-    hub.api.create_repo("someone/model", private=False)
+    HfApi().create_repo("someone/model", private=False)
     with pytest.raises(ValueError, match="someone/model is public already"):
-        push(collect(checkpoint), "someone/model", private=True, api=hub.api)
+        push(collect(checkpoint), "someone/model", private=True)
     assert hub.repositories["model", "someone/model"].files().keys() == {".gitattributes"}
 
 
-def test_no_connection_is_explained(checkpoint):
+def test_no_connection_is_explained(checkpoint, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(OSError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
-        push(collect(checkpoint), "someone/model", api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN))
+        push(collect(checkpoint), "someone/model")
 
 
 def test_incomplete_checkpoints_are_refused(checkpoint, capsys):
@@ -250,8 +247,6 @@ def test_no_code_of_the_folder_runs(checkpoint, tmp_path, capsys):
 
 
 def test_the_command_uploads_only_when_told_to(hub, checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
     (checkpoint / "notes.txt").write_text("private")
     assert main(["publish", str(checkpoint), "someone/model"]) == 0
     assert not hub.requests

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from checkpoints import save_tiny_checkpoint
 from paths import REPOSITORY
 from remote_code import nearly_equal, run_without_package
 from transformers import pipeline
@@ -16,13 +15,6 @@ from modeling_glccl.publish import collect
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 CAPTIONS = ["a red ball bounces", "a blue square slides to the left"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sentence_transformers") / "checkpoint"
-    save_tiny_checkpoint(folder, CAPTIONS)
-    return folder
 
 
 @pytest.fixture(scope="module")

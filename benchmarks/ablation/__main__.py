@@ -21,11 +21,12 @@ from rich.console import Console
 from transformers.utils import logging
 
 from modeling_glccl.training import load_recipe, train
-from modeling_glccl.training.loop import load_splits
+from modeling_glccl.training.build import load_splits
 from modeling_glccl.training.pretrain_clip import ClipRecipe
+from modeling_glccl.training.run_folder import holds_results
 
 from .analysis import analyse
-from .grid import Grid, Run, holds_results, load_grid
+from .grid import Grid, Run, load_grid
 from .page import write_report
 
 

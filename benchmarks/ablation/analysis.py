@@ -15,7 +15,7 @@ from modeling_glccl.evaluation import cmc_curve, evaluate, retrieval_metrics
 from modeling_glccl.evaluation.evaluate_checkpoint import override_settings
 from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.peers import FOUR_SCORES
-from modeling_glccl.training.loop import load_splits
+from modeling_glccl.training.build import load_splits
 
 from .grid import Run
 

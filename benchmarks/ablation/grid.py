@@ -11,8 +11,8 @@ from huggingface_hub.dataclasses import strict
 
 from modeling_glccl.peers import HEADS
 from modeling_glccl.training import Recipe, load_recipe
-from modeling_glccl.training.loop import MAY_CHANGE
 from modeling_glccl.training.recipe import differences
+from modeling_glccl.training.run_folder import holds_results
 
 SWITCHES = ("glim_global", "glim_local", "csc_weight")
 
@@ -162,18 +162,6 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
                 raise ValueError(f"variant {variant!r}: {error}") from error
             runs[variant, seed] = Run(variant, seed, recipe, folder, counts)
     return Grid(settings, path.parent / settings.clip_recipe if settings.clip_recipe else None, runs)
-
-
-def holds_results(folder: Path, recipe: Any) -> bool:
-    """Whether a folder holds the results of a recipe; ValueError if it holds those of another one."""
-    if not (folder / "results.json").exists():
-        return False
-    changed = differences(load_recipe(folder / "recipe.yaml", recipe_class=type(recipe)), recipe)
-    changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in MAY_CHANGE]
-    if changes:
-        changes = "; ".join(changes)
-        raise ValueError(f"{folder} holds the results of another recipe ({changes}): delete it, or change output_dir")
-    return True
 
 
 def slug(name: str) -> str:

@@ -18,7 +18,6 @@ modeling_glccl.py hides the package of that name.
 """
 
 import base64
-import binascii
 import logging
 import math
 import os
@@ -92,18 +91,18 @@ class EndpointHandler:
         return {"error": {"code": code, "message": message[:1000]}}
 
     def _answer(self, data: dict[str, Any], deadline: float) -> dict[str, Any]:
-        inputs = data.get("inputs") if isinstance(data, dict) else None
-        parameters = data.get("parameters") or {} if isinstance(data, dict) else {}
+        data = data if isinstance(data, dict) else {}
+        inputs, parameters = data.get("inputs"), data.get("parameters") or {}
         if isinstance(inputs, str):
             inputs = {"query": inputs}
         if not isinstance(inputs, dict) or not isinstance(parameters, dict):
             raise RequestError("bad_request", 'send {"inputs": {...}, "parameters": {...}}, see handler.py')
-        allowed = {"query", "videos", "texts"}
-        if unknown := set(inputs) - allowed:
-            raise RequestError("bad_request", f"inputs has {sorted(unknown)}; known are {sorted(allowed)}")
-        allowed = {"top_k", "moments", "index", "words"}
-        if unknown := set(parameters) - allowed:
-            raise RequestError("bad_request", f"parameters has {sorted(unknown)}; known are {sorted(allowed)}")
+        for name, values, known in (
+            ("inputs", inputs, {"query", "videos", "texts"}),
+            ("parameters", parameters, {"top_k", "moments", "index", "words"}),
+        ):
+            if unknown := set(values) - known:
+                raise RequestError("bad_request", f"{name} has {sorted(unknown)}; known are {sorted(known)}")
         try:
             if "query" in inputs:
                 return {"results": self._rank(inputs["query"], inputs.get("videos"), parameters, deadline)}
@@ -150,14 +149,9 @@ class EndpointHandler:
             index = self._encode(video_id, video, deadline)
             counted = index.features.frame_mask[0]
             times = index.timestamps[0][: int(counted.sum())].tolist()
-            embeddings.append(
-                {
-                    "id": video_id,
-                    "frames": index.features.frames[0][counted].tolist(),
-                    "timestamps": [None if math.isnan(seconds) else seconds for seconds in times],
-                    "duration": index.durations[0].item(),
-                }
-            )
+            embedding = {"id": video_id, "frames": index.features.frames[0][counted].tolist()}
+            embedding["timestamps"] = [None if math.isnan(seconds) else seconds for seconds in times]
+            embeddings.append(embedding | {"duration": index.durations[0].item()})
         return embeddings
 
     def _encode(self, video_id: str, video: Any, deadline: float) -> Any:
@@ -183,10 +177,11 @@ class EndpointHandler:
             raise RequestError("bad_request", f"{name} must be a list of strings, at least one")
         if len(texts) > (limit := self.limits["GLCCL_MAX_TEXTS"]):
             raise RequestError("too_many", f"{name} has {len(texts)} texts; at most {limit} are allowed")
-        for place, text in enumerate(texts):
-            if len(text) > (limit := self.limits["GLCCL_MAX_CHARACTERS"]):
+        limit = self.limits["GLCCL_MAX_CHARACTERS"]
+        for place, length in enumerate(map(len, texts)):
+            if length > limit:
                 raise RequestError(
-                    "too_large", f"{name}[{place}] has {len(text)} characters; at most {limit} are allowed"
+                    "too_large", f"{name}[{place}] has {length} characters; at most {limit} are allowed"
                 )
         return texts
 
@@ -212,15 +207,13 @@ class EndpointHandler:
             if total > (limit := self.limits["GLCCL_MAX_REQUEST_BYTES"]):
                 raise RequestError("too_large", f"up to {name} the videos have {total} bytes; {limit} are allowed")
             found.append((str(video.get("id", place)), content))
-        return [(video_id, self._bytes(video_id, content)) for video_id, content in found]
-
-    def _bytes(self, video_id: str, content: Any) -> Any:
-        if isinstance(content, Path):
-            return content
-        try:
-            return base64.b64decode(content, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError("bad_input", f"the base64 of video {video_id} is damaged: {error}") from error
+        for place, (video_id, content) in enumerate(found):
+            if isinstance(content, str):
+                try:
+                    found[place] = video_id, base64.b64decode(content, validate=True)
+                except ValueError as error:
+                    raise RequestError("bad_input", f"the base64 of video {video_id} is damaged: {error}") from error
+        return found
 
     def _allowed_path(self, name: str, path: str) -> Path:
         if self.video_root is None:

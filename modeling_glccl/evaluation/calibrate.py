@@ -2,19 +2,17 @@
 
 import io
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from ..atomic import write_whole
 from ..checkpoints import check_checkpoint, load_checkpoint, place
 from ..confidence import fit_confidence
-from ..configuration_glccl import SCORE_NAMES, GLCCLConfig
+from ..configuration_glccl import GLCCLConfig
 from ..data import load_benchmark
-from ..features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from .evaluator import EvaluationResult, evaluate
@@ -23,25 +21,17 @@ from .evaluator import EvaluationResult, evaluate
 def score_captions(
     model: GLCCLModel, processor: GLCCLProcessor, dataset: Any, **options: Any
 ) -> tuple[EvaluationResult, np.ndarray, np.ndarray]:
-    """The evaluation of a dataset, its four scores [4, A, V], and which videos are twins [V].
+    """The evaluation of a dataset, its four scores [4, A, V], and a group for each video [V].
 
-    Args:
-        model, processor, dataset: as [`evaluate`]'s, as are the options; with a column `twin_group`, videos that have
-            the same value there are twins, and otherwise no two are.
+    Arguments are [`evaluate`]'s. Videos of one group are twins: by a column `twin_group`, otherwise no two are.
     """
-    last: dict[str, Any] = {"text": None}  # all four come at once, and are asked for one after another
-
-    def score(text: GLCCLTextFeatures, video: GLCCLVideoFeatures, name: str) -> Tensor:
-        if last["text"] is not text:
-            last.update(text=text, scores=model.get_scores(text, video))
-        return last["scores"][name]
-
-    also = {name: partial(score, name=name) for name in SCORE_NAMES}
-    result = evaluate(model, processor, dataset, also=also, **options)  # pyright: ignore[reportArgumentType]
+    # [a, 4, V], in the order of `SCORE_NAMES`
+    also = {"all": lambda text, video: torch.stack(model.get_scores(text, video).to_tuple(), dim=1)}
+    result = evaluate(model, processor, dataset, also=also, **options)
     groups = np.arange(len(result.video_ids))
     if "twin_group" in dataset.column_names:
         groups = np.array(dataset["twin_group"])[result.video_rows]
-    return result, np.stack([result.also[name] for name in SCORE_NAMES]), groups
+    return result, result.also["all"].swapaxes(0, 1), groups
 
 
 def calibrate_checkpoint(
@@ -55,8 +45,7 @@ def calibrate_checkpoint(
 ) -> list[float]:
     """Fits `confidence_weights` to captions that were not trained on, and writes them into the config.json.
 
-    Raises:
-        ValueError: no folder of a GLCCL model, as a plain CLIP is not, whose configuration has no place for them.
+    ValueError: no folder of a GLCCL model; the configuration of a plain CLIP has no place for them.
     """
     file = Path(checkpoint) / "config.json"
     if check_checkpoint(checkpoint) != GLCCLConfig.model_type or not file.exists():

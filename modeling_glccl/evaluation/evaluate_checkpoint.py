@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 from rich.console import Console
 
@@ -17,10 +18,9 @@ from ..peers import CLIP4ClipModel
 from ..processes import make_accelerator
 from ..processing_glccl import GLCCLProcessor
 from ..runtime import with_runtime
-from .evaluator import evaluate
+from .evaluator import EvaluationResult, evaluate, read_captions
 from .metrics import RankedQueries, bootstrap_intervals, cmc_curve, retrieval_queries, summarize_ranks
-from .post_processing import POST_PROCESSING, post_process
-from .rank_table import rank_table
+from .post_processing import POST_PROCESSING, dual_softmax, qb_norm
 from .retrieved_videos import retrieve
 from .tables_and_plots import metrics_table, plot_cmc, plot_retrievals, retrieval_tables
 
@@ -59,11 +59,8 @@ def evaluate_checkpoint(
         output_dir: folder for results.json, ranks.parquet, cmc.png and, with `queries`, retrieved.png.
         **options: further arguments of [`load_benchmark`].
 
-    Returns:
-        The content of results.json on the main process, None on the others.
-
-    Raises:
-        ValueError: a value that does not fit the checkpoint, an unknown post-processing, no training captions.
+    Returns the content of results.json on the main process, None on the others. Raises ValueError for a value that
+    does not fit the checkpoint, an unknown post-processing, or no training captions.
     """
     if post_processing not in (None, *POST_PROCESSING):
         raise ValueError(f"post_processing={post_processing!r} must be one of {', '.join(POST_PROCESSING)}")
@@ -75,7 +72,9 @@ def evaluate_checkpoint(
     # One process renders or downloads; the others find it done.
     with accelerator.main_process_first():
         dataset = load_benchmark(benchmark, split=split, **options)
-        bank = training_captions(benchmark, options) if post_processing == "qb_norm" else []
+        bank = []  # every training caption, as often as it is there
+        if post_processing == "qb_norm":
+            bank = read_captions(load_benchmark(benchmark, split="train", **{**options, "with_videos": False}))[2]
     model, processor = load_checkpoint(checkpoint)
     model = with_runtime(model.to(accelerator.device), runtime or "torch")
     override_settings(model, processor, max_frames, max_words, mask_padding)
@@ -97,9 +96,11 @@ def evaluate_checkpoint(
     assert result.similarity is not None
     ranked = {"none": retrieval_queries(result.similarity, result.video_index)}
     if post_processing:
-        scores = post_process(post_processing, result.similarity, result.query_bank)
+        # QB-Norm has a bank of captions, and so text-to-video alone.
+        bank = result.query_bank
+        scores = {"t2v": qb_norm(result.similarity, bank)} if bank else dual_softmax(result.similarity)
         ranked[post_processing] = {
-            direction: retrieval_queries(matrix, result.video_index)[direction] for direction, matrix in scores.items()
+            way: retrieval_queries(matrix, result.video_index)[way] for way, matrix in scores.items()
         }
     ranked |= {name: retrieval_queries(matrix, result.video_index) for name, matrix in result.also.items()}
     summaries = {name: summarize(directions, confidence) for name, directions in ranked.items()}
@@ -146,8 +147,8 @@ def evaluate_checkpoint(
         activated = int(result.query_bank.activated.sum())
         results["post_processing"] |= {"beta": BETA, "bank_captions": result.query_bank.size, "activated": activated}
     trained = " (zero-shot)" if model.config.zero_shot else ""
-    labels = {"none": f"{checkpoint}{trained}"} | {name: name for name in result.also}
-    labels |= {name: f"+ {POST_PROCESSING[name]}" for name in ranked if name in POST_PROCESSING}
+    labels = {name: f"+ {POST_PROCESSING[name]}" if name in POST_PROCESSING else name for name in ranked}
+    labels["none"] = f"{checkpoint}{trained}"
     title = f"{benchmark} {split}: {len(result.captions)} captions, {len(result.video_ids)} videos"
     intervals = None
     if confidence is not None:
@@ -158,10 +159,8 @@ def evaluate_checkpoint(
     if output_dir:
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        pyarrow.parquet.write_table(
-            rank_table(result, {name: ranks for name, ranks in ranked.items() if name not in result.also}),
-            output_dir / "ranks.parquet",
-        )
+        table = rank_table(result, {name: ranks for name, ranks in ranked.items() if name not in result.also})
+        pyarrow.parquet.write_table(table, output_dir / "ranks.parquet")
         curves = {
             labels[name]: {way: cmc_curve(asked.ranks(), len(asked.videos)) for way, asked in directions.items()}
             for name, directions in ranked.items()
@@ -204,39 +203,53 @@ def override_settings(
             raise ValueError(f"max_frames={max_frames} must lie in 1..{config.max_positions}, the frame positions")
         processor.video_processor.max_frames = max_frames
     if max_words is not None:
-        if not 3 <= max_words <= config.max_words:
-            raise ValueError(
-                f"max_words={max_words} must lie in 3..{config.max_words}: the checkpoint's learned word matrices "
-                "have no rows for more"
-            )
+        if not 3 <= max_words <= (most := config.max_words):
+            raise ValueError(f"max_words={max_words} must lie in 3..{most}: the learned matrices have no more rows")
         processor.max_words = max_words
     if not config.mask_padding and processor.max_words != config.max_words:
         raise ValueError(
-            f"max_words={processor.max_words} needs mask_padding: with mask_padding=False padding is scored too, and "
-            f"texts have exactly the checkpoint's {config.max_words} slots"
+            f"max_words={processor.max_words} needs mask_padding: else padding is scored too, and texts have exactly "
+            f"the checkpoint's {config.max_words} slots"
         )
-
-
-def training_captions(benchmark: str, options: Mapping[str, Any]) -> list[str]:
-    """All captions of the training split, none left out where they repeat: QB-Norm's bank."""
-    dataset = load_benchmark(benchmark, split="train", **{**options, "with_videos": False})
-    if "captions" in dataset.column_names:
-        captions = [caption for several in dataset["captions"] for caption in several]
-    else:
-        captions = cast(list[str], [*dataset["caption"]])
-    if not captions:
-        raise ValueError(f"{benchmark} has no training captions here, and QB-Norm's query bank is made of them")
-    return captions
 
 
 def summarize(directions: Mapping[str, RankedQueries], confidence: float | None) -> dict[str, Any]:
     """`metrics` by direction and, if asked for, `confidence` with the intervals and how they were drawn."""
-    ranks = {direction: queries.ranks() for direction, queries in directions.items()}
-    summary: dict[str, Any] = {"metrics": {direction: summarize_ranks(values) for direction, values in ranks.items()}}
+    ranks = {way: queries.ranks() for way, queries in directions.items()}
+    summary: dict[str, Any] = {"metrics": {way: summarize_ranks(values) for way, values in ranks.items()}}
     if confidence is not None:
-        intervals = {
-            direction: bootstrap_intervals(values, confidence, **BOOTSTRAP) for direction, values in ranks.items()
-        }
-        summary["confidence"] = {"level": confidence, "method": "percentile bootstrap over queries", **BOOTSTRAP}
-        summary["confidence"] |= {"intervals": intervals}
+        drawn = {"level": confidence, "method": "percentile bootstrap over queries", **BOOTSTRAP}
+        intervals = {way: bootstrap_intervals(values, confidence, **BOOTSTRAP) for way, values in ranks.items()}
+        summary["confidence"] = {**drawn, "intervals": intervals}
     return summary
+
+
+def rank_table(result: EvaluationResult, queries: Mapping[str, Mapping[str, RankedQueries]]) -> pa.Table:
+    """One row per query, the columns of docs/evaluation.md; `queries` by post-processing, or "none", and direction.
+
+    A rank is the worst among ties. What came first is, in "v2t", the video whose caption did; it is `video_id` exactly
+    where `rank` is 1.
+    """
+    video_ids = np.array(result.video_ids, dtype=object)
+    parts = []
+    for name, directions in queries.items():
+        for direction, ranked in directions.items():
+            count, top1 = len(ranked.target), ranked.top1()
+            right = ranked.videos[ranked.target]
+            rows, captions = result.video_rows[right], [None] * count
+            if direction == "t2v":
+                rows, captions = result.caption_rows, result.captions
+            columns = {
+                "post_processing": [name] * count,
+                "direction": [direction] * count,
+                "query": np.arange(count),
+                "row": rows,
+                "caption": captions,
+                "video_id": video_ids[right],
+                "rank": ranked.ranks(),
+                "score": ranked.target_scores().astype("float64"),
+                "top1_video_id": video_ids[ranked.videos[top1]],
+                "top1_score": ranked.scores[np.arange(count), top1].astype("float64"),
+            }
+            parts.append(pa.table(columns))
+    return pa.concat_tables(parts, promote_options="default")  # no caption at all has a type of its own

@@ -45,8 +45,7 @@ class EvaluationResult:
         captions: A strings, in the order of the rows.
         caption_rows: [A] int64, the row of each caption in the dataset.
         video_index: [A] int64, the position of each caption's video in `video_ids`.
-        seconds: wall time of "videos" (decode and encode), "texts" (encode and score) and, if there is one, of the
-            "query bank".
+        seconds: wall time of "videos" (decode and encode), "texts" (encode and score) and the "query bank", if any.
         similarity: [A, V] float32 logits; on the main process only.
         ranks: {"t2v": [A], "v2t": [videos with captions]} int64, 1 = best; on the main process only.
         query_bank: for [`qb_norm`], with `query_bank` captions; on the main process only.
@@ -81,15 +80,13 @@ def evaluate(
 ) -> EvaluationResult:
     """Scores every caption of a dataset against every distinct video of it.
 
-    Each video and each text is encoded once, however many rows a video has. Every process encodes a slice of the
-    videos and receives the features of all; it then encodes a slice of the texts and scores them against all videos.
-    Memory: 4 V Nf D bytes of frame features on the CPU of every process and on its device; the scores of its own
-    texts, and on the main process 4 A V bytes for all of them.
+    Each video and each text is encoded once. Every process encodes a slice of the videos and receives the features of
+    all, then encodes a slice of the texts and scores them against all videos. Memory: 4 V Nf D bytes of frame features
+    on the CPU of every process and on its device; on the main process 4 A V bytes of scores.
 
     Args:
-        model: has `get_text_features`, `get_video_features` and `similarity`, as [`GLCCLModel`]. It leaves in the
-            mode (training or evaluation) in which it came.
-        processor: turns texts and videos into inputs of the model, as [`GLCCLProcessor`].
+        model: leaves in the mode (training or evaluation) in which it came.
+        processor: turns texts and videos into its inputs.
         dataset: columns `video_id`, `caption` (or `captions`, lists; none for a video that is only a distractor),
             `video` (whatever the processor takes) and, where only a part of a video counts, `start` and `end`.
         accelerator: for several processes or mixed precision.
@@ -98,18 +95,14 @@ def evaluate(
         progress: shows progress bars, on the main process.
         query_bank: captions of other videos, usually of the training split, that are scored against the videos for
             [`qb_norm`]. Metrics and ranks do not depend on them.
-        beta: inverse temperature of the bank on the scale of cosines; it is divided by exp(logit_scale) of the model,
-            by which logits are larger.
-        also: other scores [a, V] of the same text and video features, by name: baselines that cost no encoding.
-
-    Returns:
-        An [`EvaluationResult`] on every process.
+        beta: inverse temperature of the bank for cosines; it is divided by the model's exp(logit_scale), for logits.
+        also: other scores [a, V] or [a, ..., V] of the same features, by name: baselines that cost no encoding.
 
     Raises:
         ValueError: a missing column, no caption, a caption that is not a string, or features that are not finite.
     """
-    index = _index(dataset)
-    video_ids, video_rows, captions, _, video_index = index
+    index = read_captions(dataset)
+    _, video_rows, captions, _, video_index = index
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     autocast = accelerator.autocast if accelerator else nullcontext
     model = accelerator.unwrap_model(model) if accelerator else model
@@ -148,9 +141,7 @@ def evaluate(
 
             started = time.perf_counter()
             functions = [model.similarity, *(also or {}).values()]
-            nothing = [np.zeros((0, len(video_ids)), "float32")] * len(functions)
-            blocks = zip(nothing, *scores(captions, "texts", functions), strict=True)
-            matrices = [_gather([*rows], accelerator, everywhere=False) for rows in blocks]
+            blocks = _gather([*scores(captions, "texts", functions)], accelerator, everywhere=False)
             seconds["texts"] = time.perf_counter() - started
 
             bank = None
@@ -167,14 +158,14 @@ def evaluate(
     if rank > 0:
         (metrics,) = _gather([], accelerator)
         return EvaluationResult(metrics, *index, seconds)
-    similarity, *others = map(np.concatenate, matrices)
+    similarity, *others = map(np.concatenate, zip(*blocks, strict=True))
     ranks = retrieval_ranks(similarity, video_index)
     (metrics,) = _gather([{way: summarize_ranks(values) for way, values in ranks.items()}], accelerator)
     named = dict(zip(also or {}, others, strict=True))
     return EvaluationResult(metrics, *index, seconds, similarity, ranks, bank, named)
 
 
-def _index(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarray, np.ndarray]:
+def read_captions(dataset: Dataset) -> tuple[list[str], np.ndarray, list[str], np.ndarray, np.ndarray]:
     """The distinct videos and all captions: video_ids, video_rows, captions, caption_rows, video_index."""
     several = "captions" in dataset.column_names
     for column in ("video_id", "captions" if several else "caption"):

@@ -14,12 +14,9 @@ DIRECTIONS = {"t2v": "text-to-video", "v2t": "video-to-text"}
 def retrieval_metrics(
     similarity: np.ndarray | Tensor, video_index: np.ndarray | Tensor | list[int]
 ) -> dict[str, dict[str, float]]:
-    """R@1, R@5, R@10 (percent), median and mean rank (1 = best), in both directions.
+    """{"t2v": {"R@1", "R@5", "R@10" (percent), "MdR", "MnR" (median and mean rank, 1 = best)}, "v2t": {...}}.
 
     Arguments, errors and what is ranked are those of [`retrieval_ranks`].
-
-    Returns:
-        {"t2v": {"R@1", "R@5", "R@10", "MdR", "MnR"}, "v2t": {...}}.
 
     Example:
 
@@ -161,16 +158,14 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Confidence intervals of the metrics of one direction: percentile bootstrap over its queries.
 
-    Draws Q of the Q queries with replacement, again and again, and takes the middle `level` percent of each metric.
-    They say how far the metrics depend on which queries were asked, with candidates, weights and training fixed.
-    Captions of one video count as independent queries, which makes text-to-video intervals of benchmarks with several
-    captions per video narrower than they should be.
+    The middle `level` percent of each metric over `resamples` draws of Q of the Q queries with replacement: how far it
+    depends on which queries were asked, all else fixed. Captions of one video count as independent queries, which
+    makes text-to-video intervals of benchmarks with several captions per video narrower than they should be.
 
     Args:
         ranks: [Q] integers, 1 = best, of one direction of [`retrieval_ranks`].
         level: percent, between 0 and 100.
-        resamples: how often queries are drawn.
-        seed: of the draws; the same seed gives the same intervals.
+        seed: of the draws.
 
     Returns:
         Low and high end of "R@1", "R@5", "R@10" (percent), "MdR" and "MnR".
@@ -185,8 +180,5 @@ def bootstrap_intervals(
         raise ValueError(f"{resamples} resamples of {ranks.size} ranks: at least one of each is needed")
     generator = np.random.default_rng(seed)
     drawn = [summarize_ranks(generator.choice(ranks, len(ranks))) for _ in range(resamples)]
-    tail = (100 - level) / 2
-    return {
-        metric: tuple(np.percentile([metrics[metric] for metrics in drawn], (tail, 100 - tail)).tolist())
-        for metric in drawn[0]
-    }
+    tails = (100 - level) / 2, (100 + level) / 2
+    return {name: tuple(np.percentile([metrics[name] for metrics in drawn], tails).tolist()) for name in METRICS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 # Name on the command line and in files -> name in tables and pictures.
 POST_PROCESSING = {"qb_norm": "QB-Norm", "dual_softmax": "DSL"}
@@ -13,19 +14,19 @@ POST_PROCESSING = {"qb_norm": "QB-Norm", "dual_softmax": "DSL"}
 def dual_softmax(similarity: np.ndarray) -> dict[str, np.ndarray]:
     """DSL at test time (arXiv 2109.04290): every score times the softmax of the other direction.
 
-    A score counts more if the video prefers this caption to the other captions. That looks at ALL test queries before
-    it answers one, and assumes that each video is somebody's answer: results are not comparable with plain ones.
+    A score counts more if the video prefers this caption to the others. That looks at ALL test queries before it
+    answers one, and assumes that each video is somebody's answer: results are not comparable with plain ones.
 
     Args:
-        similarity: [A, V] logits, that is times exp(logit_scale); the temperature is then 1, as the authors of DSL
-            use it at test time. (A weight lifts a negative logit towards 0 when it is small, as in the original.)
+        similarity: [A, V] logits, that is times exp(logit_scale): then the temperature is 1, as its authors use it at
+            test time. (A small weight lifts a negative logit towards 0, as in the original.)
 
     Returns:
-        {"t2v": [A, V] logits times the softmax over captions, "v2t": [A, V] logits times the softmax over videos},
-        float64: so no weight above exp(-700) is rounded to zero, which would make ties.
+        {"t2v": [A, V] logits times the softmax over captions, "v2t": over videos}, float64: no weight above exp(-700)
+        is rounded to zero, which would make ties.
     """
-    similarity = np.asarray(similarity, "float64")
-    return {"t2v": similarity * _softmax(similarity, axis=0), "v2t": similarity * _softmax(similarity, axis=1)}
+    scores = torch.from_numpy(np.asarray(similarity, "float64"))
+    return {way: (scores * scores.softmax(dim=dim)).numpy() for dim, way in enumerate(("t2v", "v2t"))}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,10 @@ class QueryBank:
 
     @classmethod
     def from_similarity(cls, similarity: np.ndarray, beta: float = 20.0) -> QueryBank:
-        """The bank of scores [Q, V].
+        """The bank of scores [Q, V] of its queries and the TEST videos.
 
-        Args:
-            similarity: [Q, V] of the bank's queries and the TEST videos.
-            beta: inverse temperature. 20, the value of QB-Norm's authors, is for cosine similarities. Logits are
-                exp(logit_scale) times as large: for them it is 20 / exp(logit_scale).
-
-        Raises:
-            ValueError: no query, or a beta that is not positive.
+        `beta` 20, the value of QB-Norm's authors, is for cosine similarities; for logits, exp(logit_scale) times as
+        large, it is 20 / exp(logit_scale). Raises ValueError for no query, or a beta that is not positive.
         """
         similarity = np.asarray(similarity, "float64")
         if similarity.ndim != 2 or not similarity.size:
@@ -60,12 +56,8 @@ class QueryBank:
 
     def merge(self, other: QueryBank) -> QueryBank:
         """The bank of both banks' queries, which were scored against the same videos with the same beta."""
-        return QueryBank(
-            self.beta,
-            np.logaddexp(self.log_sum, other.log_sum),
-            self.activated | other.activated,
-            self.size + other.size,
-        )
+        log_sum, activated = np.logaddexp(self.log_sum, other.log_sum), self.activated | other.activated
+        return QueryBank(self.beta, log_sum, activated, self.size + other.size)
 
 
 def qb_norm(similarity: np.ndarray, bank: QueryBank) -> np.ndarray:
@@ -76,14 +68,11 @@ def qb_norm(similarity: np.ndarray, bank: QueryBank) -> np.ndarray:
 
     Args:
         similarity: [A, V] scores of the test queries, on the scale of the bank's.
-        bank: of the training captions and the same V videos.
+        bank: of the training captions and the same V videos; of another number of videos it is a ValueError.
 
     Returns:
         [A, V] float64, the logarithm of that quotient divided by beta (s minus what the bank gives the video), which
         ranks the same and cannot overflow; rows to which it is not applied are as they were.
-
-    Raises:
-        ValueError: the bank has scores for another number of videos.
 
     Example:
 
@@ -102,16 +91,3 @@ def qb_norm(similarity: np.ndarray, bank: QueryBank) -> np.ndarray:
         raise ValueError(f"the bank has scores for {len(bank.log_sum)} videos, similarity is {similarity.shape}")
     applied = bank.activated[similarity.argmax(axis=1)]
     return np.where(applied[:, None], similarity - bank.log_sum / bank.beta, similarity)
-
-
-def post_process(name: str, similarity: np.ndarray, bank: QueryBank | None = None) -> dict[str, np.ndarray]:
-    """Scores of logits [A, V], for each direction of the method: QB-Norm with captions as its bank has "t2v" alone."""
-    if name == "dual_softmax":
-        return dual_softmax(similarity)
-    assert bank is not None
-    return {"t2v": qb_norm(similarity, bank)}
-
-
-def _softmax(values: np.ndarray, axis: int) -> np.ndarray:
-    weights = np.exp(values - values.max(axis=axis, keepdims=True))
-    return weights / weights.sum(axis=axis, keepdims=True)

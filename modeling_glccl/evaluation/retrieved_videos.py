@@ -47,22 +47,19 @@ def retrieve(
     process. Where the dataset has columns `events` (with `start` and `end` in seconds) and `caption_events` (which of
     them the caption is about), the described frames are marked.
     """
-    image_mean, image_std = (
-        np.array(values, "float32")
-        for values in (processor.video_processor.image_mean, processor.video_processor.image_std)
-    )
+    settings = processor.video_processor
+    mean, std = (np.array(values, "float32") for values in (settings.image_mean, settings.image_std))
     assert result.similarity is not None, "only the main process has the scores"
     retrieved = {}
     for query in queries:
         caption, row = result.captions[query], dataset[int(result.caption_rows[query])]
         best = np.argsort(-result.similarity[query], kind="stable")[:top_k]
-        videos = video_inputs(
-            processor, [dataset[int(result.video_rows[video])] for video in best], return_metadata=True
-        )
+        rows = [dataset[int(result.video_rows[video])] for video in best]
+        videos = video_inputs(processor, rows, return_metadata=True)
         timestamps = [metadata["timestamps"] for metadata in videos.pop("video_metadata")]
         text = model.get_text_features(**processor(text=[caption], return_tensors="pt").to(model.device))
         weights = model.frame_weights(text, model.get_video_features(**videos.to(model.device))).sentence[0]
-        pixels = videos["pixel_values_videos"].movedim(2, -1).cpu().numpy() * image_std + image_mean
+        pixels = videos["pixel_values_videos"].movedim(2, -1).cpu().numpy() * std + mean
         retrieved[caption] = []
         for position, video in enumerate(best):
             real = videos["padding_mask_videos"][position].bool().cpu().numpy()

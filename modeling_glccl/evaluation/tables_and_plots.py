@@ -28,10 +28,8 @@ def metrics_table(
 ) -> Table:
     """One row per model and direction, for the terminal.
 
-    Args:
-        metrics: model name -> what [`retrieval_metrics`] returns; what is not known may be left out.
-        title: of the table.
-        intervals: model name -> direction -> what [`bootstrap_intervals`] returns, in rows below the values.
+    `metrics`: model name -> what [`retrieval_metrics`] returns; what is not known may be left out. `intervals`, shown
+    in rows below: model name -> direction -> what [`bootstrap_intervals`] returns.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
@@ -57,8 +55,8 @@ def retrieval_tables(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Group:
         cells = []
         for rank, video in enumerate(videos, start=1):
             table.add_column(f"{rank}", no_wrap=True)
-            label = f"{video.video_id}\n{video.score:.1f}{' ✓' if video.correct else ''}"
-            cells.append(Text(label, style="bold green" if video.correct else ""))
+            mark, style = (" ✓", "bold green") if video.correct else ("", "")
+            cells.append(Text(f"{video.video_id}\n{video.score:.1f}{mark}", style=style))
         table.add_row(*cells)
         tables.append(table)
     return Group(*tables)
@@ -78,34 +76,21 @@ def plot_retrievals(queries: Mapping[str, Sequence[RetrievedVideo]]) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     for column, (query, videos) in enumerate(queries.items()):
         left = (label + column * (label + strip)) / width
-        figure.text(
-            left + strip / 2 / width,
-            1 - 0.4 * header / height,
-            fill(f"“{query}”", 60),
-            fontsize=12,
-            fontweight="bold",
-            color=INK,
-            ha="center",
-            va="center",
-        )
+        title: dict[str, Any] = {"fontsize": 12, "fontweight": "bold", "color": INK, "ha": "center", "va": "center"}
+        figure.text(left + strip / 2 / width, 1 - 0.4 * header / height, fill(f"“{query}”", 60), **title)
         for rank, video in enumerate(videos, start=1):
             top = height - header - (rank - 1) * pitch
             box = (left, (top - strip_height) / height, strip / width, strip_height / height)
             _plot_strip(figure.add_axes(box, xlim=(-0.5, slots - 0.5)), video, rank)
             box = (left, (top - strip_height - bars) / height, strip / width, 0.92 * bars / height)
             _plot_weights(figure.add_axes(box, xlim=(-0.5, slots - 0.5)), video)
-    figure.legend(
-        handles=[
-            Patch(facecolor="white", edgecolor=CORRECT, linewidth=2.5, label="the video the query describes"),
-            Patch(color=DESCRIBED, label="frame weight, frame of a described event"),
-            Patch(color=OTHER, label="frame weight, any other frame"),
-            Line2D([], [], color=FAINT, linewidth=0.8, linestyle=":", label="equal weights"),
-        ],
-        loc="lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=10,
-    )
+    handles = [
+        Patch(facecolor="white", edgecolor=CORRECT, linewidth=2.5, label="the video the query describes"),
+        Patch(color=DESCRIBED, label="frame weight, frame of a described event"),
+        Patch(color=OTHER, label="frame weight, any other frame"),
+        Line2D([], [], color=FAINT, linewidth=0.8, linestyle=":", label="equal weights"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=10)
     return figure
 
 
@@ -166,10 +151,8 @@ def plot_cmc(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             if direction not in directions:
                 continue
             recalls = directions[direction]
-            longest = max(longest, len(recalls))
-            (line,) = axes.plot(
-                np.arange(1, len(recalls) + 1), recalls, color=MODELS[model % len(MODELS)], marker=".", markevery=[0]
-            )
+            longest, style = max(longest, len(recalls)), {"marker": ".", "markevery": [0]}
+            (line,) = axes.plot(range(1, len(recalls) + 1), recalls, color=MODELS[model % len(MODELS)], **style)
             labels.setdefault(label, line)
         ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if rank <= longest]
         axes.set(xlabel="rank", xscale="log")

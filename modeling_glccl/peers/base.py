@@ -1,6 +1,7 @@
 """What the peers share: GLCCL's encoders, losses and interface, with something else in the place of GLIM and AOSM."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,30 +83,17 @@ def score_in_blocks(
     floats_per_pair: int,
     memory_budget: int = 2**26,
 ) -> Tensor:
-    """Scores of all pairs, block by block.
+    """Scores of all pairs, [..., A, V], block by block, each of `memory_budget` bytes at most.
 
-    Args:
-        score: `score(*text block, *video block)` -> [..., a, v].
-        text: tensors of A rows each.
-        video: tensors of V rows each.
-        floats_per_pair: float32 numbers that `score` makes for one pair.
-        memory_budget: bytes that a block may take. Where there are several and gradients are wanted, the backward pass
-            computes each again.
-
-    Returns:
-        [..., A, V].
+    `score(*text block, *video block)` gives [..., a, v] and makes `floats_per_pair` float32 numbers for a pair; `text`
+    are tensors of A rows, `video` of V. With gradients the backward pass computes each of several blocks again.
     """
     pairs = max(1, memory_budget // (4 * floats_per_pair))
     videos = min(len(video[0]), pairs)
     texts = min(len(text[0]), pairs // videos)
-    several = texts < len(text[0]) or videos < len(video[0])
-    rows = []
-    for text_block in zip(*(tensor.split(texts) for tensor in text), strict=True):
-        row = []
-        for video_block in zip(*(tensor.split(videos) for tensor in video), strict=True):
-            if several and torch.is_grad_enabled():
-                row.append(checkpoint(score, *text_block, *video_block, use_reentrant=False))
-            else:
-                row.append(score(*text_block, *video_block))
-        rows.append(torch.cat(row, dim=-1))
+    if torch.is_grad_enabled() and (texts < len(text[0]) or videos < len(video[0])):
+        score = partial(checkpoint, score, use_reentrant=False)
+    text_blocks = zip(*(tensor.split(texts) for tensor in text), strict=True)
+    video_blocks = [*zip(*(tensor.split(videos) for tensor in video), strict=True)]
+    rows = [torch.cat([score(*texts, *videos) for videos in video_blocks], dim=-1) for texts in text_blocks]
     return torch.cat(rows, dim=-2)

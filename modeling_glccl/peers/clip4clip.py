@@ -45,7 +45,7 @@ def mean_of_real_frames(video: GLCCLVideoFeatures) -> Tensor:
     """[V, D] float32: the normalised mean of the normalised real frames."""
     real = video.frame_mask[..., None]
     frames = normalize(video.frames.float().masked_fill(~real, 0.0), dim=-1)
-    return normalize(frames.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1), dim=-1)
+    return normalize(frames.sum(dim=1) / real.sum(dim=1), dim=-1)
 
 
 class CLIP4ClipInteraction(nn.Module):

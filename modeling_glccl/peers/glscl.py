@@ -121,8 +121,7 @@ class GLSCLInteraction(nn.Module):
         check_inputs(text, video, self.config.width)
         with torch.autocast(logit_scale.device.type, enabled=False):
             scale = logit_scale.float().exp()
-            products, weights = self._weigh(text, video)
-            frames = video.frames.float().masked_fill(~video.frame_mask[..., None], 0.0)
+            frames, products, weights = self._weigh(text, video)
             # |z|^2 = a^T G a with the Gram matrix G of a video's frames: z itself, [A, V, D], is not needed.
             squared = ((weights.transpose(0, 1) @ (frames @ frames.mT)).transpose(0, 1) * weights).sum(dim=-1)
             norms = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
@@ -135,13 +134,13 @@ class GLSCLInteraction(nn.Module):
 
     def frame_weights(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> GLCCLFrameWeights:
         """The weights of the global score, sentence [A, V, Nf]; words have none."""
-        return GLCCLFrameWeights(sentence=self._weigh(text, video)[1])
+        return GLCCLFrameWeights(sentence=self._weigh(text, video)[-1])
 
-    def _weigh(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> tuple[Tensor, Tensor]:
-        """[A, V, Nf] products of sentences and frames, and the softmax over the latter; padded frames have 0."""
+    def _weigh(self, text: GLCCLTextFeatures, video: GLCCLVideoFeatures) -> tuple[Tensor, Tensor, Tensor]:
+        """The frames, and [A, V, Nf] their products with sentences and the softmax over them; all 0 where padded."""
         frames = video.frames.float().masked_fill(~video.frame_mask[..., None], 0.0)
         products = torch.einsum("ad,vmd->avm", text.sentence.float(), frames)
-        return products, masked_softmax(products / self.config.glim_temperature, video.frame_mask)
+        return frames, products, masked_softmax(products / self.config.glim_temperature, video.frame_mask)
 
 
 class GLSCLModel(PeerModel):

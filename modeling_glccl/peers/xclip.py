@@ -100,9 +100,8 @@ class XCLIPInteraction(nn.Module):
         frame_mask = counted_slots(video.frame_mask, config.mask_padding)
         for name, mask, most in (("word", word_mask, config.max_words), ("frame", frame_mask, config.max_frames)):
             if mask.shape[1] > most and mask[:, most:].any():
-                raise ValueError(
-                    f"{int(mask.sum(1).max())} {name}s but X-CLIP's matrices over {name}s have max_{name}s={most} rows"
-                )
+                found = int(mask.sum(1).max())
+                raise ValueError(f"{found} {name}s but X-CLIP's matrices over {name}s have max_{name}s={most} rows")
             if (mask[:, 1:] & ~mask[:, :-1]).any():
                 raise ValueError(f"the {name} mask must count the leading slots of each row: padding follows")
         return word_mask, frame_mask

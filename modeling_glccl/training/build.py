@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from ..checkpoints import MODELS, check_checkpoint, load_checkpoint
+from ..configuration_glccl import GLCCLConfig
 from ..data import load_benchmark
 from ..data.collate import RetrievalCollator, part_quietly
 from ..data.frame_cache import with_frame_cache
@@ -21,7 +22,7 @@ from ..peers import FIXED_CONFIG, HEADS
 from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
 from .recipe import Recipe
-from .tokenizer import train_clip_tokenizer
+from .tokenizer import token_ids, train_clip_tokenizer
 
 
 def check_start(recipe: Recipe) -> None:
@@ -126,7 +127,6 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
     frames = recipe.data.processor
     if settings.checkpoint:
         model, processor = load_checkpoint(settings.checkpoint, **config)
-        model = model.float()
         model.config.zero_shot = False
         processor.max_words, processor.mask_padding = model.config.max_words, model.config.mask_padding
         frames = {"max_frames": model.config.max_frames, **frames}
@@ -137,22 +137,12 @@ def build_model(recipe: Recipe, captions: Iterable[str]) -> tuple[GLCCLModel, GL
     else:
         tokenizer = train_clip_tokenizer(captions, settings.vocab_size)
         clip = config.get("clip_config") or {}
-        text = clip.get("text_config", {}) | {
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-        config_class = model_class.config_class
-        assert config_class is not None
-        config["clip_config"] = clip | {"text_config": text}
+        config["clip_config"] = clip | {"text_config": clip.get("text_config", {}) | token_ids(tokenizer)}
+        config_class = cast(type[GLCCLConfig], model_class.config_class)
         model = model_class(config_class(**config))
         side = model.config.clip_config.vision_config.image_size
         values = {"size": side, "crop_size": side, "max_frames": model.config.max_frames, **frames}
-        processor = GLCCLProcessor(
-            tokenizer,
-            GLCCLVideoProcessor(**values),
-            max_words=model.config.max_words,
-            mask_padding=model.config.mask_padding,
-        )
+        videos = GLCCLVideoProcessor(**values)
+        processor = GLCCLProcessor(tokenizer, videos, model.config.max_words, model.config.mask_padding)
     model.set_attn_implementation(settings.attn_implementation)
     return model, processor

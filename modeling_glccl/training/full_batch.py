@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.utils.checkpoint import checkpoint
 
 from ..features_glccl import GLCCLVideoFeatures
@@ -21,8 +22,8 @@ from ..modeling_glccl import GLCCLModel, GLCCLOutput
 class FullBatchLoss(nn.Module):
     """Wraps a model so that calling it gives the losses of the batch of all processes together.
 
-    `grad_cache_chunk` texts and videos are encoded at a time (gradient cache; `None`: all). The activations of one
-    chunk are alive at once; the backward pass encodes each chunk again. The gradient is that of the whole batch.
+    `grad_cache_chunk` texts and videos are encoded at a time (gradient cache; `None`: all), and again in the backward
+    pass: the activations of one chunk are alive at once, and the gradient is that of the whole batch.
     """
 
     def __init__(self, model: GLCCLModel, grad_cache_chunk: int | None = None):
@@ -40,14 +41,12 @@ class FullBatchLoss(nn.Module):
         """Losses of B = world_size * b pairs, of which this process holds b.
 
         Args:
-            input_ids: [b, Nw] int64.
+            input_ids, attention_mask: [b, Nw] int64.
             pixel_values_videos: [b, Nf, 3, H, W]; Nf may differ between processes.
-            attention_mask: [b, Nw].
             padding_mask_videos: [b, Nf].
 
         Returns:
-            loss, contrastive_loss and csc_loss of the full batch, the same values on every process. Backpropagate
-            `loss`, and average gradients over processes.
+            The losses, the same values on every process. Backpropagate `loss`, and average gradients over processes.
 
         Raises:
             ValueError: the processes hold different numbers of pairs; what [`GLCCLModel`] raises.
@@ -62,11 +61,11 @@ class FullBatchLoss(nn.Module):
         if world_size > 1:
             video = gather_videos(video)
         scores = model.get_scores(text, video)
-        logits, csc_scores = scores.logits, model.csc_inputs(scores) if csc_weight else None
+        csc_scores = model.csc_inputs(scores) if csc_weight else None
         if world_size > 1:
-            contrastive, csc = sharded_losses(logits, csc_scores, variant)
+            contrastive, csc = sharded_losses(scores.logits, csc_scores, variant)
         else:
-            contrastive = contrastive_loss(logits)
+            contrastive = contrastive_loss(scores.logits)
             csc = None if csc_scores is None else csc_loss(csc_scores, variant)
         loss = contrastive if csc is None else contrastive + csc_weight * csc
         if auxiliary is not None:
@@ -76,14 +75,9 @@ class FullBatchLoss(nn.Module):
     def _encode(self, encode: Callable, values: Tensor, mask: Tensor | None):
         if self.grad_cache_chunk is None:
             return encode(values, mask)
-        chunks = [
-            checkpoint(encode, *chunk, use_reentrant=False)
-            for chunk in zip(
-                values.split(self.grad_cache_chunk),
-                [None] * len(values) if mask is None else mask.split(self.grad_cache_chunk),
-                strict=False,
-            )
-        ]
+        parts = values.split(self.grad_cache_chunk)
+        masks = [None] * len(parts) if mask is None else mask.split(self.grad_cache_chunk)
+        chunks = [checkpoint(encode, *chunk, use_reentrant=False) for chunk in zip(parts, masks, strict=True)]
         return chunks[0].concatenate(chunks)
 
 
@@ -95,65 +89,39 @@ def gather_videos(video: GLCCLVideoFeatures) -> GLCCLVideoFeatures:
     counts, slots = torch.stack(all_sizes).unbind(dim=-1)
     counts = counts[:, 0].tolist()
     if len(set(counts)) > 1:
-        raise ValueError(
-            f"every process must hold as many pairs as the others; got {counts}. Drop the last incomplete batch "
-            "(drop_last=True)"
-        )
+        raise ValueError(f"a process must hold as many pairs as the others; got {counts}: use drop_last=True")
     gathered, rank = {}, dist.get_rank()
     for (name, value), most in zip(video.tensors().items(), slots.amax(dim=0).tolist(), strict=True):
         # Each process fills in its rows and adds zeros elsewhere.
         rows = rank * len(value), (len(counts) - 1 - rank) * len(value)
         padding = *[0] * (2 * value.ndim - 3), most - value.shape[1], *rows
-        gathered[name] = _AllReduce.apply(F.pad(value.to(torch.uint8) if name == "frame_mask" else value, padding))
-    gathered["frame_mask"] = gathered["frame_mask"].bool()
-    return type(video)(**gathered)
+        gathered[name] = all_reduce(F.pad(value.to(torch.uint8) if name == "frame_mask" else value, padding))
+    return type(video)(**gathered | {"frame_mask": gathered["frame_mask"].bool()})
 
 
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the pairs of all processes of a tensor that is one over those of each; gradients flow back."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    return mean if world_size == 1 else _AllReduce.apply(mean) / world_size
+    return mean if world_size == 1 else all_reduce(mean) / world_size
 
 
 def sharded_losses(logits: Tensor, scores: Tensor | None, variant: str = "paper") -> tuple[Tensor, Tensor | None]:
     """Contrastive and CSC loss of B x B scores of which every process holds its own b rows.
 
-    Args:
-        logits: [b, B], the rows of this process, in the order of the ranks.
-        scores: [S, b, B], the scores behind them, or `None` without CSC.
-        variant: of the CSC loss.
-
-    Returns:
-        The values of `contrastive_loss` and `csc_loss` of the full matrices. Their gradients, averaged over
-        processes, are the true ones.
+    `logits` [b, B] are the rows of this process, in the order of the ranks; `scores` [S, b, B] those behind them, or
+    `None` without CSC. The gradients of what is returned, averaged over processes, are the true ones.
     """
     rows, columns = logits.shape
     own = torch.arange(rows, device=logits.device)
     target = own + dist.get_rank() * rows
     highest = logits.detach().amax(dim=0)
     dist.all_reduce(highest, dist.ReduceOp.MAX)
-    column_normaliser = highest + _AllReduce.apply((logits - highest).exp().sum(dim=0)).log()
+    column_normaliser = highest + all_reduce((logits - highest).exp().sum(dim=0)).log()
     matching = logits[own, target]
     over_rows = logits.logsumexp(dim=1) - matching
     over_columns = column_normaliser[target] - matching
-    contrastive = _AllReduce.apply((over_rows + over_columns).sum()) / (2 * columns)
+    contrastive = all_reduce((over_rows + over_columns).sum()) / (2 * columns)
     if scores is None:
         return contrastive, None
-    matching, others = _AllReduce.apply(csc_sums(scores, target, variant))
+    matching, others = all_reduce(csc_sums(scores, target, variant))
     return contrastive, (matching / columns) / (others / columns**2)
-
-
-class _AllReduce(torch.autograd.Function):
-    """Sums a tensor over processes; so does the backward pass with its gradient."""
-
-    @staticmethod
-    def forward(ctx, tensor):
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad

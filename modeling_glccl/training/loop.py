@@ -1,5 +1,7 @@
 """A training run from its recipe to its results, in the order in which things happen: [`train`]."""
 
+import io
+import json
 import os
 import sys
 import time
@@ -14,6 +16,7 @@ from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..atomic import write_whole
 from ..checkpoints import load_checkpoint
 from ..environment import describe_environment, resolve_precision
 from ..evaluation import evaluate
@@ -22,22 +25,18 @@ from ..processes import make_accelerator
 from ..publish import collect, push
 from .build import build_loader, build_model, cache_frames, check_batches, check_start, load_splits
 from .full_batch import FullBatchLoss
-from .optimization import add_lora, build_optimizer, build_scheduler, freeze_clip
-from .progress import Progress
+from .optimization import add_lora, build_optimizer, build_scheduler, freeze_clip, training_step
 from .recipe import Recipe
-from .run_folder import MAY_CHANGE, RunFolder
-from .step import training_step
+from .run_folder import Progress, RunFolder
 
 
 def train(recipe: Recipe) -> dict[str, Any]:
     """Trains and evaluates what a recipe describes, and continues a run that was interrupted.
 
     Writes into `output_dir`: `last` (model, processor and training state of the newest checkpoint), `best` (model and
-    processor of the epoch with the highest validation R@1), `logs` (TensorBoard), `recipe.yaml` and `results.json`.
-    Where validation and test are the same split the result is that of `last`, and `best` only stands beside it.
-
-    Returns:
-        The content of `results.json`.
+    processor of the epoch with the highest validation R@1), `logs` (TensorBoard), `recipe.yaml` and `results.json`,
+    whose content it returns. Where validation and test are the same split the result is that of `last`, and `best`
+    only stands beside it.
 
     Raises:
         ValueError: `output_dir` holds a run of another recipe or a user's files, another training is at work there,
@@ -61,8 +60,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
             "one process trains on the CPU: accelerate launch starts no more there, whatever --num_processes says; "
             "torchrun --nproc_per_node N starts N"
         )
-    progress = Progress(num_processes=accelerator.num_processes)
     check_start(recipe)
+    processes = accelerator.num_processes
+    progress = Progress(processes, recipe.train.pairs_per_process(processes) * processes)
     with RunFolder(recipe, accelerator) as folder:
         if recipe.push_to_hub and accelerator.is_main_process:
             HfApi().create_repo(recipe.push_to_hub, exist_ok=True)  # fails now rather than after the training
@@ -106,14 +106,14 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
     losses_of, optimizer, loader = accelerator.prepare(losses_of, optimizer, loader)
     steps = min(len(loader) * recipe.train.epochs, recipe.train.max_steps or sys.maxsize)
     scheduler = build_scheduler(optimizer, recipe.train, steps)
-    pairs_per_step = recipe.train.pairs_per_process(accelerator.num_processes) * accelerator.num_processes
 
     # Where the run stands
     accelerator.register_for_checkpointing(scheduler, progress)
     if folder.begin():
-        done = f"{folder.path}: {progress.epoch} epochs and {progress.step} steps are done"
-        going_on = f"continuing at epoch {progress.epoch + 1}, step {progress.step + 1} of {steps}"
-        accelerator.print(f"{done}, testing again" if progress.step == steps else f"{folder.path}: {going_on}")
+        told = f"continuing at epoch {progress.epoch + 1}, step {progress.step + 1} of {steps}"
+        if progress.step == steps:
+            told = f"{progress.epoch} epochs and {progress.step} steps are done, testing again"
+        accelerator.print(f"{folder.path}: {told}")
         folder.saved_step = progress.step
     accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
 
@@ -131,8 +131,7 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
             )
             progress.end_step(losses["loss"], time.perf_counter() - started)
             accelerator.log({f"train/{name}": value for name, value in losses.items()}, step=progress.step)
-            described = progress.describe(selection, pairs_per_step)
-            bar.set_postfix_str(f"loss {losses['loss']:.3f}, {described}", refresh=False)
+            bar.set_postfix_str(f"loss {losses['loss']:.3f}, {progress.describe(selection)}", refresh=False)
             bar.update()
             if progress.step == steps:
                 break
@@ -152,13 +151,12 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
                 folder.save_model(folder.best, model, processor)
         folder.save(model, processor, progress.step)
         if accelerator.is_main_process:
-            described = progress.describe(selection, pairs_per_step)
-            bar.write(f"epoch {row['epoch']}: mean loss {row['loss']:.4f}, {described}")
+            bar.write(f"epoch {row['epoch']}: mean loss {row['loss']:.4f}, {progress.describe(selection)}")
     bar.close()
 
     # Results: of the chosen model, loaded as a user would
     chosen = folder.best if selection == "validation" else folder.last
-    results = summarize(recipe, progress, chosen, pairs_per_step)
+    results = summarize(recipe, progress, chosen)
     if "test" in splits:
         started = time.perf_counter()
         tested, _ = load_checkpoint(chosen)
@@ -172,7 +170,9 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
         best = results["best_on_test"]
         recall = f"R@1 {best['test']['t2v']['R@1']:.1f} (epoch {best['epoch']})"
         accelerator.print(f"selected on the test split, for comparison with published figures: {recall}")
-    folder.save_results(results, chosen)
+    if accelerator.is_main_process:
+        for place in (chosen, folder.path):  # the one is beside the model that they are about
+            write_whole(place / "results.json", io.BytesIO((json.dumps(results, indent=2) + "\n").encode()))
     accelerator.wait_for_everyone()
     # DistributedDataParallel must be gone before end_training closes the process group: else it may hang there.
     losses_of, optimizer, loader = accelerator.free_memory(losses_of, optimizer, loader)
@@ -180,9 +180,9 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
     return results
 
 
-def summarize(recipe: Recipe, progress: Progress, chosen: Path, pairs_per_step: int) -> dict[str, Any]:
+def summarize(recipe: Recipe, progress: Progress, chosen: Path) -> dict[str, Any]:
     """`results.json` of a finished training, but for the test of the chosen model, `best` or `last`."""
-    best = next((row for row in progress.history if row["epoch"] == progress.best_epoch), {})
+    best = progress.history[progress.best_epoch - 1] if progress.best_epoch else {}
     validated = chosen.name == "best"
     results = {
         "model": chosen.name,
@@ -193,7 +193,7 @@ def summarize(recipe: Recipe, progress: Progress, chosen: Path, pairs_per_step: 
         "seed": recipe.seed,
         "precision": resolve_precision(recipe.train.precision, training=True),
         "processes": progress.num_processes,
-        "samples_per_second": progress.samples_per_second(pairs_per_step),
+        "samples_per_second": progress.samples_per_second,
         "seconds": {"training": progress.training_seconds},
         **describe_environment(),
         "recipe": asdict(recipe),
@@ -206,6 +206,3 @@ def summarize(recipe: Recipe, progress: Progress, chosen: Path, pairs_per_step: 
             "test": best["test"],
         }
     return results
-
-
-__all__ = ["MAY_CHANGE", "load_splits", "train"]

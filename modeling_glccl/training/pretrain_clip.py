@@ -2,10 +2,9 @@
 
 It stands for the CLIP that GLCCL starts from, where none can be downloaded:
 
-    python -m modeling_glccl.training.pretrain_clip recipes/shapes_clip.yaml
+    python -m modeling_glccl.training.pretrain_clip recipes/shapes_clip.yaml [key=value ...]
 """
 
-import argparse
 import json
 import math
 import shlex
@@ -33,7 +32,7 @@ from ..processing_glccl import GLCCLProcessor
 from ..video_processing_glccl import GLCCLVideoProcessor
 from .optimization import MAX_LOGIT_SCALE
 from .recipe import at_least, check_config, load_recipe, save_recipe
-from .tokenizer import train_clip_tokenizer
+from .tokenizer import token_ids, train_clip_tokenizer
 
 
 @strict
@@ -70,8 +69,7 @@ class ClipRecipe:
 def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     """Trains the model that a recipe describes and saves model and tokenizer into `output_dir`.
 
-    Raises:
-        ValueError: `output_dir` holds something else than the result of such a training, which is replaced.
+    It replaces the result of such a training; anything else there is a ValueError.
     """
     folder = Path(recipe.output_dir)
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -95,13 +93,7 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalise.image_mean, normalise.image_std))
     images = torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
-    text_config = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": 0,
-        **recipe.clip_config.get("text_config", {}),
-    }
+    text_config = {**token_ids(tokenizer), "pad_token_id": 0, **recipe.clip_config.get("text_config", {})}
     vision_config = {"image_size": size, **recipe.clip_config.get("vision_config", {})}
     config: dict[str, Any] = recipe.clip_config | {"text_config": text_config, "vision_config": vision_config}
     model = CLIPModel(CLIPConfig(**config)).train()
@@ -187,18 +179,12 @@ def _initialise_for_a_short_training(model: CLIPModel) -> None:
             projection.weight.mul_(0.1)
 
 
-def main() -> int:
+def main() -> None:
     """The command line: a recipe and overrides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file, or shapes_clip")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_args()
-
-    def command() -> None:
-        pretrain_clip(load_recipe(arguments.recipe, arguments.overrides, ClipRecipe))
-
-    return run(command, "pretrain_clip", shlex.join(sys.argv), goes_on=False)
+    pretrain_clip(load_recipe(sys.argv[1], sys.argv[2:], ClipRecipe))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit(__doc__)
+    sys.exit(run(main, "pretrain_clip", shlex.join(sys.argv), goes_on=False))

@@ -179,7 +179,9 @@ class Recipe:
     push_to_hub: str | None = None
 
     def validate_push(self):
-        """The code of the model can travel with it."""
+        """The name is one of the Hub, and the code of the model can travel with it."""
+        if self.push_to_hub and self.push_to_hub.count("/") != 1:
+            raise ValueError(f"push_to_hub={self.push_to_hub!r} must be of the form owner/name")
         if self.push_to_hub and self.model.head != "glccl":
             raise ValueError(
                 f"push_to_hub={self.push_to_hub!r}: a model with model.head={self.model.head} needs this package and "
@@ -197,8 +199,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
         recipe_class: the dataclass to fill.
 
     Raises:
-        ValueError: an unknown key (the error names the nearest known one), a value of the wrong type or out of its
-            range, an override that is not `key=value`.
+        ValueError: an unknown key (with the nearest known one), a value of another type or out of its range, an
+            override that is not `key=value`.
         FileNotFoundError: no such file.
     """
     values = _parse(read_text(find_recipe(path)), str(path)) or {}
@@ -228,11 +230,11 @@ def save_recipe(recipe: Any, path: str | Path) -> None:
     Path(path).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
 
 
-def differences(recipe: Any, other: Any) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two recipes of a class, with both values."""
+def differences(recipe: Any, other: Any) -> dict[str, str]:
+    """Dotted keys whose values differ between two recipes of a class, and how: "train.epochs: 3 -> 4"."""
     values, others = dict(_flat(asdict(recipe), "")), dict(_flat(asdict(other), ""))
-    keys = dict.fromkeys([*values, *others])
-    return {key: (values.get(key), others.get(key)) for key in keys if values.get(key) != others.get(key)}
+    pairs = {key: (values.get(key), others.get(key)) for key in values | others}
+    return {key: f"{key}: {old!r} -> {new!r}" for key, (old, new) in pairs.items() if old != new}
 
 
 def _flat(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -290,7 +292,6 @@ def _known_keys(recipe_class: Any, prefix: str) -> Iterator[str]:
 def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> Any:
     """Fills a recipe class from nested mappings, with errors that name the dotted key."""
     types = {f.name: f.type for f in fields(recipe_class)}
-    arguments = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in types:
@@ -298,10 +299,9 @@ def _build(recipe_class: Any, values: dict, prefix: str, known: list[str]) -> An
         if is_dataclass(types[name]):
             if not isinstance(value, dict):
                 raise ValueError(f"{key} must be a mapping of keys; got {value!r}")
-            value = _build(types[name], value, f"{key}.", known)
-        arguments[name] = value
+            values = values | {name: _build(types[name], value, f"{key}.", known)}
     try:
-        return recipe_class(**arguments)
+        return recipe_class(**values)
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"{prefix}{_one_line(error)}") from error
 

@@ -1,10 +1,9 @@
-"""`output_dir` of a run: one run at a time writes there, and deletes nothing but what runs wrote there."""
+"""What a run keeps: how far it is, and `output_dir`, where one run at a time writes and deletes what runs wrote."""
 
-import io
-import json
 import os
 import platform
 import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import ProcessorMixin
 
-from ..atomic import recover_folder, replace_folder, room_for, write_whole
+from ..atomic import recover_folder, replace_folder, room_for
 from ..modeling_glccl import GLCCLModel
 from .optimization import merged
 from .recipe import Recipe, differences, load_recipe, save_recipe
@@ -37,12 +36,26 @@ MAY_CHANGE = {
 LOCK_PATIENCE = 10
 
 
+def holds_results(folder: Path, recipe: Any) -> bool:
+    """Whether a folder holds the results of a recipe; raises ValueError if they are those of another one."""
+    if not (folder / "results.json").exists():
+        return False
+    if changes := "; ".join(_changes(recipe, folder).values()):
+        raise ValueError(f"{folder} holds the results of another recipe ({changes}): delete it, or choose another")
+    return True
+
+
+def _changes(recipe: Any, folder: Path) -> dict[str, str]:
+    """By key, in which steps differ between the recipe of a folder and this one."""
+    changed = differences(load_recipe(folder / "recipe.yaml", recipe_class=type(recipe)), recipe)
+    return {key: change for key, change in changed.items() if key not in MAY_CHANGE}
+
+
 class RunFolder:
     """What the loop asks of `output_dir`, written by the main process; a context in which no other training writes.
 
-    Raises:
-        ValueError: on entering, in every process: another training is at work there, the folder holds the run of
-            another recipe, or files of a user under the names that a run writes.
+    Entering raises ValueError, in every process, where another training is at work, or for the run of another recipe
+    or files of a user under the names that a run writes.
     """
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator):
@@ -87,12 +100,7 @@ class RunFolder:
         mark.write_text(f"process {os.getpid()} on {platform.node()}\n")
         for name in FOLDERS:
             recover_folder(self.path / name)
-        if self.recipe.resume and self.last.exists():
-            self._compare()
-
-    def _compare(self) -> None:
-        changed = differences(load_recipe(self.last / "recipe.yaml"), self.recipe)
-        changed = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
+        changed = _changes(self.recipe, self.last) if self.recipe.resume and self.last.exists() else {}
         if not changed:
             return
         advice = "choose another output_dir, or resume=false to replace that run"
@@ -101,8 +109,7 @@ class RunFolder:
                 "the learning rate would have taken another course. To train the model further, start a new run with "
                 f"model.checkpoint={self.last} model.clip=null and another output_dir; resume=false replaces this one"
             )
-        changes = "; ".join(f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        raise ValueError(f"{self.path} holds a run of another recipe ({changes}): {advice}")
+        raise ValueError(f"{self.path} holds a run of another recipe ({'; '.join(changed.values())}): {advice}")
 
     def begin(self) -> bool:
         """Restores the state of the run that is here, if it is to go on, else clears what it left; whether it did."""
@@ -143,12 +150,6 @@ class RunFolder:
         self.save_model(self.last, model, processor, state=True)
         self.saved_step = step
 
-    def save_results(self, results: dict[str, Any], chosen: Path) -> None:
-        """Writes `results.json`, also beside the model that it is about."""
-        if self.accelerator.is_main_process:
-            for folder in (chosen, self.path):
-                write_whole(folder / "results.json", io.BytesIO((json.dumps(results, indent=2) + "\n").encode()))
-
     def kept(self, step: int) -> str:
         """What a run that is stopped after `step` steps leaves, for whoever stopped it."""
         if self.saved_step is not None:
@@ -156,3 +157,64 @@ class RunFolder:
         else:
             kept = "no checkpoint was written yet, what was rendered or cached is kept"
         return f"stopped after step {step}: {kept}; the same command goes on from there"
+
+
+@dataclass
+class Progress:
+    """Counts steps and epochs, and remembers every epoch; saved with every checkpoint."""
+
+    num_processes: int
+    pairs_per_step: int  # of all processes
+    epoch: int = 0  # epochs that are complete
+    step_in_epoch: int = 0  # steps of the next one that are done
+    step: int = 0  # of all epochs
+    training_seconds: float = 0.0  # in steps, without evaluating and saving
+    loss_sum: float = 0.0  # of the steps in this epoch
+    best_epoch: int | None = None  # counted from 1, the first with `best_recall`
+    best_recall: float | None = None  # the highest R@1, text to video, of the split that is evaluated after each epoch
+    history: list[dict] = field(default_factory=list)  # a row for every epoch
+
+    def end_step(self, loss: float, seconds: float) -> None:
+        """Counts a step."""
+        self.step += 1
+        self.step_in_epoch += 1
+        self.loss_sum += loss
+        self.training_seconds += seconds
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Counts an epoch; returns its row of the history, for further values."""
+        self.epoch += 1
+        row = {"epoch": self.epoch, "step": self.step, "loss": self.loss_sum / self.step_in_epoch}
+        self.step_in_epoch, self.loss_sum = 0, 0.0
+        self.history.append(row)
+        return row
+
+    def is_best(self, recall: float) -> bool:
+        """Whether this epoch's R@1 is higher than that of all before, and then notes it."""
+        best = self.best_recall is None or recall > self.best_recall
+        if best:
+            self.best_epoch, self.best_recall = self.epoch, recall
+        return best
+
+    def describe(self, selection: str | None) -> str:
+        """R@1 of the last evaluation and the speed."""
+        recalls = [f"R@1 {row[selection]['t2v']['R@1']:.1f}, " for row in self.history if selection in row]
+        return f"{''.join(recalls[-1:])}{self.samples_per_second:.0f} samples/s"
+
+    @property
+    def samples_per_second(self) -> float:
+        """Pairs of all processes in a second of training."""
+        return self.step * self.pairs_per_step / self.training_seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """For accelerate's checkpoints."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For accelerate's checkpoints."""
+        if state["num_processes"] != self.num_processes:
+            raise ValueError(
+                f"the checkpoint was written by {state['num_processes']} processes and this run has "
+                f"{self.num_processes}: the batches would differ. Use as many, or resume=false to start over"
+            )
+        self.__dict__.update(state)

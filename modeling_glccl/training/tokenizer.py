@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -18,8 +19,8 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int = 1024) -> CLI
     """Learns byte-pair merges from captions and lays out the vocabulary as CLIP's.
 
     Ids: 256 bytes, 256 bytes that end a word, the merges in the order learnt, BOS, EOS. As every byte is known, no
-    text is unknown; and as EOS has the highest id, models that look for the highest id find it too. There are
-    `vocab_size` tokens at most, which is at least 514, and fewer if the captions offer fewer merges.
+    text is unknown; models that look for the highest id find EOS. `vocab_size`, at least 514, is the most: there are
+    fewer tokens if the captions offer fewer merges.
     """
     alphabet = sorted(ByteLevel.alphabet())
     tokens = alphabet + [byte + END_OF_WORD for byte in alphabet]
@@ -40,3 +41,9 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int = 1024) -> CLI
     tokens = dict.fromkeys([*tokens, *map("".join, merges), str(clip.bos_token), str(clip.eos_token)])
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges)  # pyright: ignore[reportArgumentType]
+
+
+def token_ids(tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """What the configuration of a text tower says of its tokenizer."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return {"vocab_size": len(tokenizer), **ids}

@@ -87,7 +87,7 @@ def by_hand(checkpoint, dataset, query_bank=()):
 
 
 @pytest.mark.parametrize("benchmark", [*miniatures.BENCHMARKS, "shapes"])
-def test_runs_on_a_miniature_of_every_benchmark(checkpoint, data_dir, tmp_path, benchmark):
+def test_runs_on_a_miniature_of_every_benchmark(checkpoint, data_dir, tmp_path, capsys, benchmark):
     more = SHAPES if benchmark == "shapes" else ()
     results, ranks = run(checkpoint, benchmark, data_dir, tmp_path, *more)
     options = {option.split("=")[1]: int(option.split("=")[2]) for option in more}
@@ -104,6 +104,8 @@ def test_runs_on_a_miniature_of_every_benchmark(checkpoint, data_dir, tmp_path, 
     for direction, values in expected.ranks.items():
         assert ranks["rank"][ranks["direction"] == direction].tolist() == values.tolist()
     assert (tmp_path / "cmc.png").read_bytes().startswith(b"\x89PNG")
+    printed, counts = capsys.readouterr().out, f"{results['captions']} captions, {results['videos']} videos"
+    assert all(text in printed for text in ("text-to-video", "video-to-text", "R@1", "MnR", counts))
 
 
 def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, tmp_path):
@@ -217,8 +219,10 @@ def test_qb_norm_is_reported_beside_the_plain_result(checkpoint, data_dir, tmp_p
     assert corrected["rank"].tolist() == expected_ranks.tolist()
     np.testing.assert_allclose(corrected["score"], expected[range(20), result.video_index], rtol=0, atol=1e-4)
     assert len(ranks[ranks["post_processing"] == "none"]) == 22
-    assert "+ QB-Norm" in capsys.readouterr().out
-    assert (tmp_path / "retrieved.png").exists()
+    printed = capsys.readouterr().out
+    assert "+ QB-Norm" in printed
+    assert f"“{ranks['caption'][0][:20]}" in printed
+    assert (tmp_path / "retrieved.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_dual_softmax_is_reported_beside_the_plain_result(checkpoint, data_dir, tmp_path, capsys):

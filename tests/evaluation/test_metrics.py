@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from models import random_ranking
 
 from modeling_glccl.evaluation import bootstrap_intervals, cmc_curve, retrieval_metrics, retrieval_ranks
 from modeling_glccl.evaluation.metrics import retrieval_queries, summarize_ranks
+
+COUNTS = (3, 1, 4, 1, 2, 2, 4, 1, 3)  # captions of nine videos
 
 
 def naive_ranks(similarity, video_index):
@@ -29,11 +32,8 @@ def naive_ranks(similarity, video_index):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("distractors", [0, 3])
 def test_ranks_equal_the_naive_loop(tied, distractors):
-    rng = np.random.default_rng(0)
-    video_index = rng.permutation(np.repeat(np.arange(9), rng.integers(1, 5, 9)))
-    similarity = rng.normal(size=(len(video_index), 9 + distractors)).astype("float32")
-    if tied:
-        similarity = similarity.round()
+    similarity, video_index = random_ranking(COUNTS, distractors, tied)
+    similarity = similarity.astype("float32")
     expected = naive_ranks(similarity, video_index)
     for ranks in (
         retrieval_ranks(similarity, video_index),
@@ -77,18 +77,9 @@ def test_bad_input_is_named(similarity, video_index, message):
         retrieval_metrics(similarity, video_index)
 
 
-def random_case(tied: bool = False):
-    """Nine videos of 1 to 4 captions and two without, in mixed order."""
-    rng = np.random.default_rng(3)
-    video_index = rng.permutation(np.repeat(np.arange(9), rng.integers(1, 5, 9)))
-    similarity = rng.normal(size=(len(video_index), 11))
-    similarity[np.arange(len(video_index)), video_index] += 1.5
-    return (similarity.round() if tied else similarity), video_index
-
-
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_first_answer_is_the_right_one_exactly_at_rank_one(tied):
-    similarity, video_index = random_case(tied)
+    similarity, video_index = random_ranking(COUNTS, distractors=2, tied=tied)
     for queries in retrieval_queries(similarity, video_index).values():
         top1, rows = queries.top1(), np.arange(len(queries.target))
         assert ((top1 == queries.target) == (queries.ranks() == 1)).all()
@@ -106,7 +97,7 @@ def test_all_ties_leave_no_query_with_the_right_first_answer():
 
 
 def test_cmc_is_the_recall_at_every_rank():
-    similarity, video_index = random_case()
+    similarity, video_index = random_ranking(COUNTS, distractors=2)
     metrics = retrieval_metrics(similarity, video_index)
     for (direction, ranks), candidates in zip(retrieval_ranks(similarity, video_index).items(), (11, 9), strict=True):
         curve = cmc_curve(ranks, candidates)

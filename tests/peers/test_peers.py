@@ -4,11 +4,9 @@ import json
 from functools import partial
 from typing import Any
 
-import full_batch_worker
 import pytest
 import torch
-from launched import launch
-from models import full_batch, random_features, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
+from models import random_features, tiny_batch, tiny_config, tiny_model, tiny_text, tiny_video
 from peer_models import PEERS, peer_config, peer_model
 from reference import reference_contrastive_loss
 from reference_peers import (
@@ -20,7 +18,6 @@ from reference_peers import (
     reference_xclip,
     reference_xpool,
 )
-from safetensors.torch import load_file
 from torch.nn.functional import normalize
 from transformers import AutoModel, CLIPModel
 
@@ -28,7 +25,6 @@ from modeling_glccl import GLCCLModel
 from modeling_glccl.checkpoints import MODELS, load_checkpoint
 from modeling_glccl.peers import FOUR_SCORES, HEADS, base, glscl, xclip, xpool
 from modeling_glccl.training import train
-from modeling_glccl.training.full_batch import FullBatchLoss
 
 SCALE = torch.tensor(2.0, dtype=torch.float64)
 
@@ -51,10 +47,14 @@ def assert_close(ours, expected):
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_clip4clip_is_its_twin_and_knows_no_padding(mask_padding):
-    module, _ = interaction("clip4clip_meanp", mask_padding=mask_padding)
+@pytest.mark.parametrize(
+    ("head", "twin"), [("clip4clip_meanp", lambda weights: reference_clip4clip), ("xpool", reference_xpool)]
+)
+def test_clip4clip_which_knows_no_padding_and_xpool_are_their_twins(head, twin, mask_padding):
+    module, weights = interaction(head, mask_padding=mask_padding)
     text, video = features()
-    assert_close(module(text, video, SCALE).logits, SCALE.exp() * reference_pairs(reference_clip4clip, text, video))
+    expected = SCALE.exp() * reference_pairs(twin(weights), text, video, mask_padding)
+    assert_close(module(text, video, SCALE).logits, expected)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
@@ -67,14 +67,6 @@ def test_xclip_is_its_twin(mask_padding, temperature):
     expected = SCALE.exp() * reference_pairs(reference_xclip(weights, temperature), text, video, mask_padding)
     assert_close(torch.stack(scores.to_tuple()), expected)
     assert_close(scores.logits, expected.mean(dim=0))
-
-
-@pytest.mark.parametrize("mask_padding", [True, False])
-def test_xpool_is_its_twin(mask_padding):
-    module, weights = interaction("xpool", mask_padding=mask_padding)
-    text, video = features()
-    expected = SCALE.exp() * reference_pairs(reference_xpool(weights), text, video, mask_padding)
-    assert_close(module(text, video, SCALE).logits, expected)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
@@ -333,32 +325,3 @@ def test_a_recipe_knows_the_settings_of_its_head(tiny, overrides, message):
         tiny(*overrides)
     assert tiny("model.head=glscl", "model.config.num_queries=4").model.config["num_queries"] == 4
     assert tiny("model.head=xclip", "model.config.csc_weight=0.1").model.head == "xclip"
-
-
-def step(model, chunk=None):
-    model.train()
-    losses = FullBatchLoss(model, chunk)(**full_batch())
-    losses.loss.backward()
-    values = {name: value.detach() for name, value in losses.items() if name in ("loss", "auxiliary_loss")}
-    return {name: weight.grad for name, weight in model.named_parameters()} | values
-
-
-def assert_same_step(ours, expected):
-    for name, value in expected.items():
-        torch.testing.assert_close(ours[name], value, rtol=0, atol=2e-5 * max(1, value.abs().max().item()))
-
-
-@pytest.mark.parametrize("head", ["glscl", "xclip"])
-def test_a_step_does_not_depend_on_chunks(head):
-    plain = peer_model(head).train()
-    output = plain(**full_batch(), return_loss=True)
-    output.loss.backward()
-    expected = {name: weight.grad for name, weight in plain.named_parameters()} | {"loss": output.loss.detach()}
-    assert_same_step(step(peer_model(head)), expected)
-    assert_same_step(step(peer_model(head), chunk=3), expected)
-
-
-@pytest.mark.parametrize("head", ["glscl", "xclip"])
-def test_a_step_does_not_depend_on_the_number_of_processes(tmp_path, head):
-    launch(full_batch_worker.main, 2, tmp_path / "step.safetensors", 0, head)
-    assert_same_step(load_file(tmp_path / "step.safetensors"), step(peer_model(head)))

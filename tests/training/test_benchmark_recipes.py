@@ -8,9 +8,8 @@ from paths import REPOSITORY
 
 from modeling_glccl import GLCCLModel
 from modeling_glccl.training import load_recipe, train
-from modeling_glccl.training.bert_adam import BertAdam
 from modeling_glccl.training.build import build_model
-from modeling_glccl.training.optimization import build_optimizer, freeze_clip
+from modeling_glccl.training.optimization import BertAdam, build_optimizer, freeze_clip
 
 RECIPES = {
     path.stem: path

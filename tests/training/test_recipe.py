@@ -70,9 +70,7 @@ def test_no_is_a_word(recipe_file):
         ("train.adam_beta2=1", "adam_beta2=1 must be less than 1"),
         ("train.adam_epsilon=-1e-6", "adam_epsilon=-1e-06 must be at least 0"),
         ("train.lora_rank=0", "train.lora_rank=0 must be at least 1"),
-        ("train.lora_rank=-1", "train.lora_rank=-1 must be at least 1"),
         ("train.lora_rank=3.5", "lora_rank"),
-        ("train.lora_rank='8'", "lora_rank"),
         ("train.freeze_layer_num=-1", "freeze_layer_num=-1 must be at least 0"),
         ("train.total_batch_size=0", "total_batch_size=0 must be at least 1"),
         ("model.head=x_clip", "head.*x_clip"),
@@ -81,6 +79,7 @@ def test_no_is_a_word(recipe_file):
         ("data=shapes", "data must be a mapping.*shapes"),
         ("output_dir.x=1", "output_dir holds the value 'runs/x'"),
         ("resume=2", "resume.*2"),
+        ("push_to_hub=shapes", r"^push_to_hub='shapes' must be of the form owner/name$"),
         ("train.batch_size", "not of the form key=value"),
         ("train.learning_rate=fast", r"^train\.learning_rate: 'fast' is none of float, int$"),
         ("train.learning_rate=1e999", r"^train\.learning_rate=inf must be finite$"),
@@ -204,9 +203,9 @@ def test_a_saved_recipe_is_read_back_equal(recipe_file, tmp_path):
 def test_differences_name_dotted_keys(recipe_file):
     other = load_recipe(recipe_file, ["train.epochs=4", "model.config.max_frames=6", "seed=1"])
     assert differences(load_recipe(recipe_file), other) == {
-        "train.epochs": (3, 4),
-        "model.config.max_frames": (None, 6),
-        "seed": (42, 1),
+        "train.epochs": "train.epochs: 3 -> 4",
+        "model.config.max_frames": "model.config.max_frames: None -> 6",
+        "seed": "seed: 42 -> 1",
     }
 
 
