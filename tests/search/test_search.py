@@ -14,7 +14,7 @@ import pytest
 import torch
 from models import random_features
 from peer_models import peer_model
-from search_data import CAPTIONS, contents, synthetic_records
+from search_data import CAPTIONS, contents, counts, synthetic_records, update
 from torch.nn.functional import normalize
 from videos import write_video
 
@@ -27,16 +27,6 @@ from modeling_glccl.search import index as index_module
 from modeling_glccl.search.fingerprint import describe_model
 from modeling_glccl.search.queries import Query
 from modeling_glccl.search.ranking import encode_queries, exact_logits, one_frame_logits, prepare_text, proxy_vectors
-
-pytest_plugins = ["search_fixtures"]
-
-
-def counts(report) -> dict[str, int]:
-    return {name: value for name, value in vars(report).items() if value and name != "seconds"}
-
-
-def update(index, folder, **options) -> dict[str, int]:
-    return counts(index.update(folder, progress=False, num_workers=1, **options))
 
 
 @pytest.fixture
@@ -137,23 +127,6 @@ def test_frames_that_are_the_same_are_encoded_once(checkpoint, mask_padding, mon
     for (job, _), frames, counted in zip(batch, expected.frames, expected.frame_mask, strict=True):
         (clip,) = job.record.clips
         torch.testing.assert_close(torch.tensor(clip.frames), frames[counted].half(), atol=2e-3, rtol=2e-3)
-
-
-def test_the_shortlist_loses_little(index, monkeypatch):
-    monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
-    monkeypatch.setattr(candidates, "SHORTLIST", 300)
-    index._store.commit(synthetic_records(2000))
-    exact = index.search_batch(CAPTIONS, k=10, exhaustive=True)
-    shortlisted = index.search_batch(CAPTIONS, k=10)
-    common = 0
-    for full, short in zip(exact, shortlisted, strict=True):
-        scores = {result.video_id: result.score for result in full}
-        common += sum(result.video_id in scores for result in short)
-        for result in short:
-            if result.video_id in scores:
-                assert result.score == pytest.approx(scores[result.video_id], abs=1e-3)
-        assert [result.score for result in short] == sorted((result.score for result in short), reverse=True)
-    assert common >= 36  # of 40
 
 
 def test_long_videos_do_not_crowd_out_the_others(index, monkeypatch):
