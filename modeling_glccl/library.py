@@ -289,7 +289,8 @@ class Library:
                 _check_image(image)
             if video:
                 check_video(video, deadline)
-            parts = request.model_dump(include={"and_", "not_", "words"}) | {"image": image, "video": video}
+            parts: dict[str, Any] = request.model_dump(include={"and_", "not_", "words"})
+            parts |= {"image": image, "video": video}
             # Thresholds are about frames; and fused ranks of one index do not compare with scores of another.
             least = request.model_dump(include={"min_score", "min_confidence"}, exclude_none=True)
             no_words = request.no_words or bool(least or others)
@@ -333,9 +334,9 @@ class Library:
 
     def near_duplicates(self, threshold: float) -> list[list[Duplicate]]:
         """The same with paths, for the page."""
-        if len(self.index) > serving.MAX_COMPARED:
-            raise RequestError(f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates.")
         with self.turn("duplicates"):
+            if len(self.index) > serving.MAX_COMPARED:
+                raise RequestError(f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates.")
             return self.index.duplicates(threshold)
 
     def moments(self, request: MomentRequest) -> tuple[str, BinaryIO]:

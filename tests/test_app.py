@@ -35,7 +35,7 @@ from modeling_glccl.app import (  # noqa: E402
 )
 from modeling_glccl.cli import main  # noqa: E402
 from modeling_glccl.features_glccl import Moment  # noqa: E402
-from modeling_glccl.library import Library, SearchRequest  # noqa: E402
+from modeling_glccl.library import FAULT, Library, SearchRequest  # noqa: E402
 from modeling_glccl.search import SearchResult  # noqa: E402
 from modeling_glccl.search.rendering import group_words  # noqa: E402
 from modeling_glccl.search.words import Cue  # noqa: E402
@@ -422,6 +422,8 @@ def test_near_duplicates_are_shown_in_groups(checkpoint, folder, tmp_path, monke
     assert str(tmp_path) not in page
     monkeypatch.setattr(serving, "MAX_COMPARED", 1)
     assert find(0.93) == "More than 1 videos: use the command glccl duplicates."
+    shutil.rmtree(app.library.index.path)
+    assert find(0.93) == FAULT
 
 
 def test_what_to_search_must_be_said(tmp_path):
