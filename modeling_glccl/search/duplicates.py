@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .candidates import Snapshot
+from .candidates import Snapshot, frames_of
 from .shards import take_snapshot
 from .store import Store, explained
 
@@ -131,8 +131,8 @@ def _frames(
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """Of some videos, all frames float32 [n, D] of all clips, of norm 1, and their weights."""
     rows = snapshot.take(np.concatenate(list(clips_of.values())), ["frames", "num_frames"])
-    frames = rows["frames"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1, width)
-    counted = np.arange(frames.shape[1]) < rows["num_frames"].to_numpy()[:, None]
+    frames, num_frames = frames_of(rows, width)
+    counted = np.arange(frames.shape[1]) < num_frames[:, None]
     found, start = {}, 0
     for video, clips in clips_of.items():
         part = slice(start, start + len(clips))

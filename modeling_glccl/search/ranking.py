@@ -30,11 +30,8 @@ _AGGREGATIONS = ["word_logit_weight", "word_frame_logit_weight", "word_frame_mat
 
 
 def encode_queries(model: GLCCLModel, processor: GLCCLProcessor, queries: list[str]) -> list[GLCCLTextFeatures]:
-    """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D].
-
-    Raises:
-        ValueError: an empty query, or one of more than `MAX_CHARACTERS`.
-    """
+    """Features of every query by itself, without padding of its batch: sentence [1, D], words [1, Nw, D]. Raises
+    ValueError for an empty query, or one of more than `MAX_CHARACTERS`."""
     for query in queries:
         if not query.strip():
             raise ValueError("the query is empty; say what happens in the video")

@@ -18,8 +18,6 @@ from modeling_glccl.search.clips import ClipSettings, read_clips
 from modeling_glccl.search.shots import FrameChanges, find_cuts
 from modeling_glccl.video_decoding_glccl import MAX_PACKETS, decode_video
 
-pytest_plugins = ["search_fixtures"]
-
 BLACK = np.zeros((48, 64, 3), np.uint8)
 
 
