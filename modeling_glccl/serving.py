@@ -72,7 +72,7 @@ class Access(AuthenticationBackend):
         checks = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
         if self.token or self.user:
             checks.append(Middleware(AuthenticationMiddleware, backend=self, on_error=_ask))
-        return [*checks, Middleware(_BodyLimit)]
+        return [*checks, Middleware(_limit_bodies)]
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser]:
         """Raises AuthenticationError for whoever presents neither token nor user."""
@@ -105,13 +105,10 @@ def _ask(conn: HTTPConnection, _: Exception) -> Response:
     return _refuse(conn.scope["path"], 401, message, header)
 
 
-class _BodyLimit:
+def _limit_bodies(app: ASGIApp) -> ASGIApp:
     """Refuses larger requests than uploads, than those of the API, or than queries may be."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         path, limit = scope.get("path", ""), MAX_BODY_BYTES
         if path.rstrip("/").endswith("/upload"):
             limit = MAX_VIDEOS * MAX_VIDEO_BYTES
@@ -121,4 +118,6 @@ class _BodyLimit:
         if length.isdecimal() and int(length) > limit:
             refusal = _refuse(path, 413, f"the request has {int(length):,} bytes; at most {limit:,} are allowed")
             return await refusal(scope, receive, send)
-        return await RequestBodyLimitMiddleware(self._app, limit)(scope, receive, send)
+        return await RequestBodyLimitMiddleware(app, limit)(scope, receive, send)
+
+    return limited

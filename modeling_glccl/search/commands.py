@@ -120,6 +120,8 @@ def search_command(
     The options are those of `VideoIndex.search` and `_search`.
     """
     shown = {name: options.pop(name) for name in ("as_json", "html_path", "open_page", "shot_list")}
+    if queries is not None and (shown["html_path"] or shown["open_page"] or shown["shot_list"]):
+        raise ValueError("--queries prints lines of JSON: leave out --html, --open and --shot-list")
     if shown["shot_list"]:
         check_shot_list(shown["shot_list"])
     index = VideoIndex.open(index_path, device=device, precision=precision)

@@ -96,9 +96,8 @@ def picture_weights(frames: torch.Tensor) -> torch.Tensor:
 def _pooled(pooled: torch.Tensor, videos: np.ndarray, count: int) -> torch.Tensor:
     """float32 [V, D], the mean of the pooled vectors of each video's clips, of norm 1."""
     sums = torch.zeros(count, pooled.shape[1])
-    for start in range(0, len(videos), 1 << 16):
-        part = slice(start, start + (1 << 16))
-        sums.index_add_(0, torch.from_numpy(videos[part]), pooled[part].float())
+    for numbers, vectors in zip(torch.from_numpy(videos).split(1 << 16), pooled.split(1 << 16), strict=True):
+        sums.index_add_(0, numbers, vectors.float())
     return torch.nn.functional.normalize(sums, dim=1)
 
 

@@ -276,10 +276,8 @@ class VideoIndex:
         recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
             self._store.change_checkpoint(given)
-        settings = IngestSettings(
-            searcher.model, searcher.processor, self._store.clip_settings, num_workers, batch_size
-        )
-        report = Counter()
+        clips, report = self._store.clip_settings, Counter()
+        settings = IngestSettings(searcher.model, searcher.processor, clips, num_workers, batch_size)
         jobs = plan(self._store, files, retry_failed, report)
         ingest(self._store, jobs, partial(finish, settings=settings), len(files), report, progress)
         if not searcher.processor.video_processor.deadline:  # with one, this process opens no video

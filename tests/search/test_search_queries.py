@@ -263,6 +263,8 @@ def test_queries_of_a_file(search, indexed, library, still, tmp_path):
         assert f"{file}, line 3: {problem}" in printed or (f"{file}, line 3: " in printed and problem in printed)
     file.write_bytes(b"\xff")
     assert "queries.jsonl: is not UTF-8" in search("--queries", file)[1]
+    for option in (("--html", "a.html"), ("--open",), ("--shot-list", "a.csv")):
+        assert "--queries prints lines of JSON: leave out" in search("--queries", file, *option)[1]
 
 
 def test_without_a_query_it_asks(search, monkeypatch, indexed):
