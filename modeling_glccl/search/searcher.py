@@ -72,21 +72,16 @@ class Searcher:
             table = self._store.open_words() if any(query.words for query in queries) else None
         # Of the filters, `where` alone can tell clips of one video apart.
         said = [self._said(table, snapshot, query, max(k, FUSED), moments, bool(filters.where)) for query in queries]
-        # What has frames to be scored, and how many videos are wanted by them.
-        counts = [max(k, FUSED) if by_words else k for by_words in said]
-        asked = [(query, count) for query, count in zip(queries, counts, strict=True) if query.parts]
-        if exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS:
-            scored = self._score(snapshot, np.arange(len(snapshot)), [query for query, _ in asked])
-        else:
-            scored = []
-            for query, count in asked:
-                clips = snapshot.candidates(self.model, query, count + FOLLOWING)
-                scored += self._score(snapshot, clips, [query])
-        found, lists = [], iter(scored)
-        for query, by_words, count in zip(queries, said, counts, strict=True):
-            by_frames = []
+        every = exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS
+        together = [query for query in queries if query.parts] if every else []
+        scored, found = iter(self._score(snapshot, np.arange(len(snapshot)), together)), []
+        for query, by_words in zip(queries, said, strict=True):
+            count, by_frames = max(k, FUSED) if by_words else k, []
             if query.parts:
-                clips, keys, scores, rows = next(lists)
+                if not every:
+                    clips = snapshot.candidates(self.model, query, count + FOLLOWING)
+                    scored = iter(self._score(snapshot, clips, [query]))
+                clips, keys, scores, rows = next(scored)
                 order = np.argsort(-scores, kind="stable")
                 best = order[first_of_each(keys[order], 1)][: count + FOLLOWING]
                 taken = None if rows is None else rows.take(best[:count])

@@ -490,19 +490,6 @@ def test_the_last_clip_reads_to_the_end_of_the_file(long_video, processor):
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
 
 
-def test_clips_that_another_process_decodes_are_the_same(long_video, processor, monkeypatch):
-    settings = clips.ClipSettings(10, 6)
-    expected = list(clips.read_clips(str(long_video), processor, settings, []))
-    monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("this process opens a video"))
-    monkeypatch.setattr(processor.video_processor, "deadline", time.monotonic() + 300)
-    found = list(clips.read_clips(str(long_video), processor, settings, []))
-    assert len(found) == 4
-    for clip, wanted in zip(found, expected, strict=True):
-        assert (clip.start, clip.end, clip.duration) == (wanted.start, wanted.end, wanted.duration)
-        assert torch.equal(clip.pixels, wanted.pixels)
-        assert clip.times.tolist() == wanted.times.tolist()
-
-
 def test_another_model_is_refused_with_the_reason(indexed, videos, tmp_path, model, processor, checkpoint):
     path = tmp_path / "my.index"
     assert len(VideoIndex.open(path, model, processor)) == 5
