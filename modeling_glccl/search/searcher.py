@@ -73,8 +73,9 @@ class Searcher:
         # Of the filters, `where` alone can tell clips of one video apart.
         said = [self._said(table, snapshot, query, max(k, FUSED), moments, bool(filters.where)) for query in queries]
         every = exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS
-        together = [query for query in queries if query.parts] if every else []
-        scored, found = iter(self._score(snapshot, np.arange(len(snapshot)), together)), []
+        together = [query for query in queries if query.parts]
+        scored = iter(self._score(snapshot, np.arange(len(snapshot)), together) if every else [])
+        found = []
         for query, by_words in zip(queries, said, strict=True):
             count, by_frames = max(k, FUSED) if by_words else k, []
             if query.parts:
