@@ -6,8 +6,8 @@ import json
 import logging
 import mimetypes
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Annotated, Any, cast
 from urllib.parse import quote
@@ -18,21 +18,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import AnyUrl, BaseModel, ValidationError
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import serving
 from .library import (
-    DuplicatesAnswer,
+    FAULT,
     DuplicatesRequest,
     Library,
     ListRequest,
     MomentRequest,
     RequestError,
-    SearchAnswer,
     SearchRequest,
-    VideosAnswer,
     explain,
 )
+from .packaged import install_line
 
 _NULL = {"type": "null"}
 _DOCS = """<!doctype html>
@@ -62,29 +60,13 @@ class Problem(BaseModel):
 def http_api(library: Library) -> FastAPI:
     """The HTTP API, to be mounted below /api; every error is `{"detail": LINE}`."""
     about = "Video search with GLCCL. Errors are an object whose `detail` is one line."
-    problem = {"description": "what is wrong, in one line", "model": Problem}
-    api = FastAPI(
-        title="Video search",
-        description=about,
-        docs_url=None,
-        redoc_url=None,
-        responses={"4XX": problem, "5XX": problem},
-    )
+    problem: dict[str, Any] = {"description": "what is wrong, in one line", "model": Problem}
+    errors: dict[int | str, dict[str, Any]] = {"4XX": problem, "5XX": problem}
+    api = FastAPI(title="Video search", description=about, docs_url=None, redoc_url=None, responses=errors)
 
-    @api.post("/search")
-    def search(request: SearchRequest) -> SearchAnswer:
-        """Finds videos, and the moment in each, with a sentence or an example: the k best, best first."""
-        return library.search(request)
-
-    @api.get("/videos")
-    def videos(request: Annotated[ListRequest, Query()]) -> VideosAnswer:
-        """Lists the videos of the library that pass the filters, by path, a page at a time."""
-        return library.videos(request)
-
-    @api.get("/duplicates")
-    def duplicates(request: Annotated[DuplicatesRequest, Query()]) -> DuplicatesAnswer:
-        """Finds groups of near-duplicate videos of the library, those most alike first."""
-        return library.duplicates(request)
+    api.post("/search")(library.search)
+    api.get("/videos")(library.videos)
+    api.get("/duplicates")(library.duplicates)
 
     @api.get("/moments", response_class=StreamingResponse)
     def moments(request: Annotated[MomentRequest, Query()]) -> StreamingResponse:
@@ -106,10 +88,7 @@ def http_api(library: Library) -> FastAPI:
             logging.exception("the index cannot be read")
             raise RequestError("the index cannot be read; the server's log says more", 503) from error
 
-    @api.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> str:
-        """Counts and seconds of requests, of the page and of the API, in Prometheus' text format."""
-        return library.metrics()
+    api.get("/metrics", response_class=PlainTextResponse)(library.metrics)
 
     @api.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -128,7 +107,7 @@ def http_api(library: Library) -> FastAPI:
 
     @api.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "this is a fault of the server, whose log says more"}, 500)
+        return JSONResponse({"detail": FAULT}, 500)
 
     return api
 
@@ -159,10 +138,11 @@ def mcp_server(library: Library) -> tuple[Route, Callable[[Any], AbstractAsyncCo
     """The same as tools of the Model Context Protocol, at /mcp: the route, and what runs beside the server."""
     try:
         from mcp import types
+        from mcp.server.fastmcp.server import StreamableHTTPASGIApp
         from mcp.server.lowlevel import Server
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     except ImportError as error:
-        raise ImportError(f"MCP needs its library: pip install 'modeling_glccl[mcp]' ({error})") from error
+        raise ImportError(f"MCP needs its library: {install_line('mcp')} ({error})") from error
     operations: dict[str, tuple[type[BaseModel], Callable[[Any], Any]]] = {
         "search": (SearchRequest, library.search),
         "videos": (ListRequest, library.videos),
@@ -192,7 +172,7 @@ def mcp_server(library: Library) -> tuple[Route, Callable[[Any], AbstractAsyncCo
             raise
         except Exception as error:
             logging.exception("%s failed", name)
-            raise RequestError("this is a fault of the server, whose log says more", 500) from error
+            raise RequestError(FAULT, 500) from error
         if isinstance(answer, BaseModel):
             return answer.model_dump(mode="json")
         title, file = answer
@@ -204,19 +184,4 @@ def mcp_server(library: Library) -> tuple[Route, Callable[[Any], AbstractAsyncCo
             )
         return [types.EmbeddedResource(type="resource", resource=content)]
 
-    @asynccontextmanager
-    async def run(_: Any) -> AsyncIterator[None]:
-        async with manager.run():
-            yield
-
-    return Route("/mcp", _Asgi(manager.handle_request)), run
-
-
-class _Asgi:
-    """What a route takes for an application, where it would take a function for one of a request."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    return Route("/mcp", StreamableHTTPASGIApp(manager)), lambda _: manager.run()

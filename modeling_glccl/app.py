@@ -165,9 +165,7 @@ def players_html(query: str | None, results: Sequence[SearchResult], processor: 
             f'<a class="do" href="{html.escape(moment_url(result, exact=True))}" download>Download moment</a></p>'
             f"{table}</article>"
         )
-    if not articles:
-        return "There is no such video."
-    return f'{STYLE}{_GRID}<div class="glccl">{"".join(articles)}</div>'
+    return f'{STYLE}{_GRID}<div class="glccl">{"".join(articles)}</div>' if articles else "There is no such video."
 
 
 def duplicates_html(groups: Sequence[Sequence[Duplicate]]) -> str:
@@ -251,10 +249,9 @@ def build_app(
         try:
             request = SearchRequest.model_validate(values | {"k": min(k + 1, serving.MAX_RESULTS)})
             found = library.find(request, [uploads.index] if uploads else [], **files)
-        except ValidationError as error:
-            return _message(explain(error.errors())), "", gr.Button(visible=False), None, uploads
-        except RequestError as error:
-            return _message(error), "", gr.Button(visible=False), None, uploads
+        except (ValidationError, RequestError) as error:
+            fault = explain(error.errors()) if isinstance(error, ValidationError) else str(error)
+            return _message(fault), "", gr.Button(visible=False), None, uploads
         page = players_html(request.query, found[:k], index.processor)
         note = doubt(request.query, index.processor).capitalize()
         return note, page, gr.Button(visible=len(found) > k), (given, files, k), uploads
@@ -307,20 +304,10 @@ def build_app(
                 # Not gr.Number, which shows None as 0.
                 for name, label in (("min_duration", "Seconds, at least"), ("max_duration", "Seconds, at most")):
                     fields[name] = gr.Textbox(label=label, placeholder="any", elem_id=name)
-                fields["min_confidence"] = gr.Slider(
-                    0,
-                    1,
-                    0,
-                    step=0.05,
-                    label="Confidence, at least",
-                    visible=index.model.config.confidence_weights is not None,
-                )
-            example = _upload(
-                label="Find videos like this image or video",
-                file_types=["image", "video"],
-                elem_id="example",
-                height=120,
-            )
+                label, calibrated = "Confidence, at least", index.model.config.confidence_weights is not None
+                fields["min_confidence"] = gr.Slider(0, 1, 0, step=0.05, label=label, visible=calibrated)
+            label = "Find videos like this image or video"
+            example = _upload(label=label, file_types=["image", "video"], elem_id="example", height=120)
         submits = [field.submit for field in fields.values() if hasattr(field, "submit")]
         events = [button.click, example.upload, *submits]
         if examples:
@@ -394,17 +381,13 @@ def open_searcher(
     return opened, folder
 
 
-def _message(error: object) -> str:
-    return f"**This did not work:** {html.escape(str(error))}"
+def _message(fault: str) -> str:
+    return f"**This did not work:** {html.escape(fault)}"
 
 
 async def _send_video(request: Request) -> Response:
     path = path_of(request.path_params["name"])
     return FileResponse(path) if os.path.isfile(path) else Response(status_code=404)
-
-
-async def _not_found(_: Request) -> Response:
-    return Response(status_code=404)
 
 
 def launch(page: Page, access: serving.Access, mcp: bool = False, **options: Any) -> Any:
@@ -416,12 +399,11 @@ def launch(page: Page, access: serving.Access, mcp: bool = False, **options: Any
         mcp: whether the API's functions are tools of MCP, too, at /mcp.
         **options: of Gradio's `launch`.
     """
-    # Gradio would fetch addresses.
     routes: list[BaseRoute] = [
         Route("/videos/{name}", _send_video),
-        Route("/gradio_api/file=http{rest:path}", _not_found),
+        Route("/gradio_api/file=http{rest:path}", Response(status_code=404)),  # Gradio would fetch addresses
+        Mount("/api", http_api(page.library)),
     ]
-    routes.append(Mount("/api", http_api(page.library)))
     settings: dict[str, Any] = {"routes": routes, "middleware": access.middleware()}
     if mcp:
         route, settings["lifespan"] = mcp_server(page.library)

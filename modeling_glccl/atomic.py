@@ -24,14 +24,18 @@ def write_whole(path: Path, source: BinaryIO, replace: bool = True) -> None:
         with partial.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
-            _to_disk(file.fileno())
+            os.fsync(file.fileno())  # or a machine that loses power may keep the new name and lose the content
         if replace:
             partial.replace(path)
-        else:
-            _rename_to_new(partial, path)
-    except BaseException:
+            return
+        try:
+            os.link(partial, path)
+        except OSError:  # also of a file system without hard links
+            if os.path.lexists(path):
+                raise FileExistsError(f"{path} exists; nothing is overwritten") from None
+            partial.rename(path)
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -56,7 +60,7 @@ def folder_to_disk(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            _to_disk(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -78,23 +82,5 @@ def room_for(path: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, f"no space left for {path}; what was complete is kept ({error})") from error
 
 
-def _rename_to_new(partial: Path, path: Path) -> None:
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise FileExistsError(f"{path} exists; nothing is overwritten") from None
-    except OSError:  # a file system without hard links
-        if path.exists():
-            raise FileExistsError(f"{path} exists; nothing is overwritten") from None
-        partial.rename(path)
-    else:
-        partial.unlink()
-
-
 def _aside(target: Path) -> Path:
     return target.with_name(f"{target.name}.old")
-
-
-def _to_disk(descriptor: int) -> None:
-    """Before the new name is: else a machine that loses power may keep the name and lose the content."""
-    os.fsync(descriptor)

@@ -11,22 +11,16 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple
 from urllib.parse import urlencode
 
+from fastapi import Query
 from PIL import Image
-from pydantic import (
-    Base64Bytes,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from . import serving
 from .arguments import MAX_CHARACTERS
@@ -35,9 +29,10 @@ from .search import Duplicate, SearchResult, VideoIndex
 from .search.filters import NothingPassesError
 from .search.index import ORDERS
 from .search.queries import split_span
-from .search.rendering import results_json
+from .search.rendering import file_date, results_json
 from .video_streams_glccl import VideoDecodeError
 
+FAULT = "this is a fault of the server, whose log says more"
 _SECRET = secrets.token_bytes(16)
 _known: dict[str, "Known"] = {}  # what may be watched and cut, under a name that tells nothing
 # Not EPS, for one, which another program would run.
@@ -234,33 +229,30 @@ class Library:
         """
         started, outcome = time.monotonic(), "failed"
         places, turn, deadline = self._places[operation], self._turns[operation], started + serving.TIMEOUT_SECONDS
-        held = False
         try:
             if not places.acquire(blocking=False):
                 raise RequestError(f"{serving.MAX_WAITING} such requests wait already: try again later", 429)
             try:
-                if not (held := turn.acquire(timeout=serving.TIMEOUT_SECONDS)):
+                if not turn.acquire(timeout=serving.TIMEOUT_SECONDS):
                     raise RequestError(f"it was not its turn within {serving.TIMEOUT_SECONDS:g} s: try again", 503)
-                yield deadline
-                outcome = "answered"
+                try:
+                    yield deadline
+                    outcome = "answered"
+                finally:
+                    turn.release()
             finally:
                 places.release()
-                if held:
-                    turn.release()
-        except NothingPassesError:
-            outcome = "refused"
-            raise RequestError("no video passes the filters") from None
-        except RequestError:
-            outcome = "refused"
-            raise
         except (ValueError, OSError) as error:
-            text = str(error)
+            text = "no video passes the filters" if isinstance(error, NothingPassesError) else str(error)
             for path, name in (files or {}).items():
                 text = text.replace(path, name)
-            if re.search(r"(^|[\s'\"(=])(/|\w+://)", text) or not isinstance(error, ValueError):
+            named = not isinstance(error, RequestError) and re.search(r"(^|[\s'\"(=])(/|\w+://)", text)
+            if named or not isinstance(error, ValueError):
                 logging.exception("%s failed", operation)
-                raise RequestError("this is a fault of the server, whose log says more", 500) from error
+                raise RequestError(FAULT, 500) from error
             outcome = "refused"
+            if isinstance(error, RequestError):
+                raise
             raise RequestError(text) from error
         finally:
             self._counts[operation, outcome] += 1
@@ -282,20 +274,13 @@ class Library:
             names[self.index.path] = "the library"
         with self.turn("search", names) as deadline:
             indexes, holder, like = [self.index, *others], self.index, None
+            given = [request.query, request.and_, image, video, request.like, request.words]
             if request.min_confidence is not None:
                 if self.index.model.config.confidence_weights is None:
                     raise RequestError("min_confidence: the model is not calibrated, so nothing has a confidence")
-                if (
-                    request.query is None
-                    or request.and_
-                    or request.not_
-                    or image
-                    or video
-                    or request.like
-                    or request.words
-                ):
+                if request.query is None or request.not_ or any(given[1:]):
                     raise RequestError("min_confidence: only searches with one sentence have confidences")
-            if not (request.query or request.and_ or image or video or request.like or request.words):
+            if not any(given):
                 raise RequestError("query: say what happens in the video, or give an example")
             if request.like is not None:
                 holder, like = self._example(request.like, indexes)
@@ -304,26 +289,18 @@ class Library:
                 _check_image(image)
             if video:
                 check_video(video, deadline)
-            examples = {"image": image, "video": video, "like": like}
+            parts: dict[str, Any] = request.model_dump(include={"and_", "not_", "words"})
+            parts |= {"image": image, "video": video}
             # Thresholds are about frames; and fused ranks of one index do not compare with scores of another.
-            scored = request.min_score is not None or request.min_confidence is not None or bool(others)
-            queries = holder.encode(
-                [request.query],
-                and_=request.and_,
-                not_=request.not_,
-                words=request.words,
-                no_words=request.no_words or scored,
-                deadline=deadline,
-                **examples,
-            )
-            scores: dict[str, Any] = {"min_score": request.min_score, "min_confidence": request.min_confidence}
-            options, found, nothing = self._filters(request) | scores, [], 0
+            least = request.model_dump(include={"min_score", "min_confidence"}, exclude_none=True)
+            no_words = request.no_words or bool(least or others)
+            queries = holder.encode([request.query], **parts, like=like, no_words=no_words, deadline=deadline)
+            options, found, passed = self._filters(request) | least, [], False
             for index in indexes:
-                try:
+                with suppress(NothingPassesError):
                     found += index.search_features(queries, request.k, moments=True, **options)[0]
-                except NothingPassesError:
-                    nothing += 1
-            if nothing == len(indexes):
+                    passed = True
+            if not passed:
                 raise NothingPassesError
             return sorted(sorted(found, key=ORDERS["score"])[: request.k], key=ORDERS[request.sort])
 
@@ -336,30 +313,30 @@ class Library:
                     files[name] = os.path.join(folder, name)
                     Path(files[name]).write_bytes(content)
             results = self.find(request, **files)
-        answers = []
-        for row, result in zip(results_json(results), results, strict=True):
-            more = vars(_video(vars(result))) | {"moment_url": moment_url(result)}
-            answers.append(Found.model_validate(row | more))
+        answers = [
+            Found(**_named(row), moment_url=moment_url(result))
+            for row, result in zip(results_json(results), results, strict=True)
+        ]
         return SearchAnswer(results=answers)
 
-    def videos(self, request: ListRequest) -> VideosAnswer:
+    def videos(self, request: Annotated[ListRequest, Query()]) -> VideosAnswer:
         """Lists the videos of the library that pass the filters, by path, a page at a time."""
         with self.turn("videos"):
             rows = self.index.videos(**self._filters(request))
         page = rows[request.offset : request.offset + request.k]
-        return VideosAnswer(total=len(rows), videos=[_video(row) for row in page])
+        videos = [Video(**_named(row), date=file_date(row["mtime_ns"])) for row in page]
+        return VideosAnswer(total=len(rows), videos=videos)
 
-    def duplicates(self, request: DuplicatesRequest) -> DuplicatesAnswer:
+    def duplicates(self, request: Annotated[DuplicatesRequest, Query()]) -> DuplicatesAnswer:
         """Finds groups of near-duplicate videos of the library, those most alike first."""
         groups = self.near_duplicates(request.threshold)[: serving.MAX_RESULTS]
-        named = [[NearDuplicate(**_named(vars(video)), score=video.score) for video in group] for group in groups]
-        return DuplicatesAnswer(groups=named)
+        return DuplicatesAnswer(groups=[[NearDuplicate(**_named(vars(video))) for video in group] for group in groups])
 
     def near_duplicates(self, threshold: float) -> list[list[Duplicate]]:
         """The same with paths, for the page."""
-        if len(self.index) > serving.MAX_COMPARED:
-            raise RequestError(f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates.")
         with self.turn("duplicates"):
+            if len(self.index) > serving.MAX_COMPARED:
+                raise RequestError(f"More than {serving.MAX_COMPARED:,} videos: use the command glccl duplicates.")
             return self.index.duplicates(threshold)
 
     def moments(self, request: MomentRequest) -> tuple[str, BinaryIO]:
@@ -420,8 +397,8 @@ class Library:
 
     def _filters(self, request: VideosRequest) -> dict[str, Any]:
         """As the index takes them: a folder is one below the common folder of all videos."""
-        names = ("folder", "ids", "since", "until", "min_duration", "max_duration")
-        filters = {name: value for name in names if (value := getattr(request, name)) is not None}
+        names = {"folder", "ids", "since", "until", "min_duration", "max_duration"}
+        filters = request.model_dump(include=names, exclude_none=True)
         if "folder" in filters:
             paths = [os.path.dirname(row["path"]) for row in self.index.videos()]
             filters["folder"] = os.path.join(os.path.commonpath(paths or ["/"]), filters["folder"].lstrip("/"))
@@ -452,24 +429,19 @@ def _check_image(path: str) -> None:
 def moment_url(result: SearchResult, exact: bool = False) -> str:
     """Of the file of its moment, relative to the server."""
     assert result.moment is not None
-    name, span = public_name(result.video_id, result.path), {"start": result.moment.start, "end": result.moment.end}
-    values = {"video_id": name} | {key: f"{value:.3f}" for key, value in span.items()}
-    return f"api/moments?{urlencode(values | ({'exact': 'true'} if exact else {}))}"
+    start, end, _ = result.moment
+    span = {"video_id": public_name(result.video_id, result.path), "start": f"{start:.3f}", "end": f"{end:.3f}"}
+    return f"api/moments?{urlencode(span | ({'exact': 'true'} if exact else {}))}"
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """With what stands for the path, which no answer has a field for."""
     name, moment = public_name(row["video_id"], row["path"]), row.get("moment")
-    return {
+    return row | {
         "video_id": name if os.path.isabs(row["video_id"]) else row["video_id"],
         "name": Path(row["path"]).name,
-        "duration": row["duration"],
-        "url": f"videos/{name}" + (f"#t={moment.start:.2f},{moment.end:.2f}" if moment else ""),
+        "url": f"videos/{name}" + (f"#t={moment['start']:.2f},{moment['end']:.2f}" if moment else ""),
     }
-
-
-def _video(row: dict[str, Any]) -> Video:
-    changed = datetime.fromtimestamp(row["mtime_ns"] / 1e9).astimezone().isoformat(timespec="seconds")
-    return Video(**_named(row), date=changed)
 
 
 def explain(errors: Sequence[Any], within: int = 0) -> str:

@@ -33,37 +33,25 @@ MAX_WAITING = 32  # requests
 
 
 @dataclass
-class Access:
-    """Who is let in.
+class Access(AuthenticationBackend):
+    """Who is let in. Raises ValueError for a host that others can reach with neither token nor user, nor `public`."""
 
-    Args:
-        host: the address to listen at.
-        allowed_hosts: names, beside `host` and those of this machine itself, under which the server may be called.
-            Others are refused: a page elsewhere could have its own name lead here.
-        token: what visitors must present, as `Authorization: Bearer TOKEN`, or as the password that a browser asks.
-        user: NAME:PASSWORD that visitors may present instead.
-        public: whether anyone may come in who can reach `host`.
-
-    Raises:
-        ValueError: neither token nor user for a host that others can reach, unless it is public.
-    """
-
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # the address to listen at
+    # Names, beside `host` and those of this machine itself, under which the server may be called. Others are refused:
+    # a page elsewhere could have its own name lead here.
     allowed_hosts: Sequence[str] = ()
-    token: str | None = None
-    user: str | None = None
-    public: bool = False
+    token: str | None = (
+        None  # that visitors must present, as `Authorization: Bearer TOKEN`, or to a browser as password
+    )
+    user: str | None = None  # NAME:PASSWORD that visitors may present instead
+    public: bool = False  # whether anyone may come in who can reach `host`
 
     def __post_init__(self):
         if self.user and not all(self.user.partition(":")):
             raise ValueError("the user must have the form NAME:PASSWORD")
         for name in self.allowed_hosts:
-            if (
-                "/" in name
-                or name.count(":") == 1
-                or "*" in name[1:]
-                or (name[:1] == "*" and name[1:2] not in ("", "."))
-            ):
+            rest = name.removeprefix("*.")
+            if name != "*" and ({"/", "*"} & set(rest) or rest.count(":") == 1):
                 raise ValueError(
                     f"allowed host {name}: pass a name alone, such as videos.example.org, or *.example.org"
                 )
@@ -83,15 +71,11 @@ class Access:
         hosts = [f"[{name}]" if ":" in name else name for name in names]
         checks = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
         if self.token or self.user:
-            checks.append(Middleware(AuthenticationMiddleware, backend=_Credentials(self), on_error=_ask))
-        return [*checks, Middleware(_BodyLimit)]
-
-
-class _Credentials(AuthenticationBackend):
-    def __init__(self, access: Access):
-        self._access = access
+            checks.append(Middleware(AuthenticationMiddleware, backend=self, on_error=_ask))
+        return [*checks, Middleware(_limit_bodies)]
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser]:
+        """Raises AuthenticationError for whoever presents neither token nor user."""
         scheme, _, given = conn.headers.get("authorization", "").partition(" ")
         user = password = b""
         if scheme.lower() == "bearer":
@@ -100,7 +84,7 @@ class _Credentials(AuthenticationBackend):
             with suppress(binascii.Error, ValueError):
                 user = base64.b64decode(given)
             password = user.partition(b":")[2]
-        wanted = (password, self._access.token), (user, self._access.user)
+        wanted = (password, self.token), (user, self.user)
         # All are compared, and in a time that does not tell how much of a secret was right.
         known = any([secrets.compare_digest(a, b.encode()) for a, b in wanted if b])
         if not known and conn.scope["path"] != "/gradio_api/startup-events":  # which Gradio calls when it starts
@@ -121,13 +105,10 @@ def _ask(conn: HTTPConnection, _: Exception) -> Response:
     return _refuse(conn.scope["path"], 401, message, header)
 
 
-class _BodyLimit:
+def _limit_bodies(app: ASGIApp) -> ASGIApp:
     """Refuses larger requests than uploads, than those of the API, or than queries may be."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         path, limit = scope.get("path", ""), MAX_BODY_BYTES
         if path.rstrip("/").endswith("/upload"):
             limit = MAX_VIDEOS * MAX_VIDEO_BYTES
@@ -137,4 +118,6 @@ class _BodyLimit:
         if length.isdecimal() and int(length) > limit:
             refusal = _refuse(path, 413, f"the request has {int(length):,} bytes; at most {limit:,} are allowed")
             return await refusal(scope, receive, send)
-        return await RequestBodyLimitMiddleware(self._app, limit)(scope, receive, send)
+        return await RequestBodyLimitMiddleware(app, limit)(scope, receive, send)
+
+    return limited

@@ -61,17 +61,14 @@ def find_videos(folder: str | os.PathLike) -> FoundVideos:
     """The videos of a folder and its sub-folders, if it has any; raises FileNotFoundError if it is no folder."""
     found = FoundVideos(os.fspath(folder))
     if not os.path.isdir(folder):
-        exists = os.path.exists(folder)
-        what = "is a file, but a folder of videos was expected" if exists else "no such folder of videos"
-        raise FileNotFoundError(f"{folder}: {what}")
-    for path in walk_files(folder, on_error=lambda error: found.unreadable.append(error.filename)):
+        file = "is a file, but a folder of videos was expected"
+        raise FileNotFoundError(f"{folder}: {file if os.path.exists(folder) else 'no such folder of videos'}")
+    for path in sorted(walk_files(folder, on_error=lambda error: found.unreadable.append(error.filename))):
         suffix = os.path.splitext(path)[1].lower()
         if suffix not in (*VIDEO_SUFFIXES, *SUBTITLE_SUFFIXES):
             found.ignored.append(path)
         elif suffix in VIDEO_SUFFIXES:
             (found.irregular if why_no_file(path) else found.videos).append(path)
-    for paths in (found.videos, found.irregular, found.ignored):
-        paths.sort()
     return found
 
 

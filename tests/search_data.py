@@ -1,9 +1,11 @@
 """Indexes of synthetic features for the search tests."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from modeling_glccl.search import VideoIndex
+from modeling_glccl.search import IngestReport, VideoIndex
 from modeling_glccl.search.store import ClipFeatures, VideoRecord
 
 CAPTIONS = ["a dog in the snow", "two cars drive by", "a man cooks pancakes", "black and white blocks"]
@@ -57,3 +59,23 @@ def assert_same_contents(index: VideoIndex, expected: VideoIndex) -> None:
             assert found_values == values
             if features is not None:
                 torch.testing.assert_close(found_features, features, atol=5e-3, rtol=5e-3)
+
+
+def update(index: VideoIndex, folder: Path, **options) -> dict[str, int]:
+    """Brings an index up to date; the counts of the report that are not 0."""
+    return counts(index.update(folder, progress=False, num_workers=1, **options))
+
+
+def counts(report: IngestReport) -> dict[str, int]:
+    return {name: count for name, count in vars(report).items() if count and name != "seconds"}
+
+
+def write_cues(index: VideoIndex, said: dict[str, list[tuple[float, float, str]]]) -> None:
+    """Puts start, end and text of what is said in some videos into an index, as if it had been read from files."""
+    keys = {row["video_id"]: row["video_key"] for row in index._store.videos(["video_id", "video_key"])}
+    rows = {}
+    for video_id, cues in said.items():
+        state = {"video_key": keys[video_id], "cue": 0, "error": ""}
+        spoken = [{"start": start, "end": end, "text": text} for start, end, text in cues]
+        rows[keys[video_id]] = [state, *(state | {"cue": cue} | words for cue, words in enumerate(spoken, 1))]
+    index._store.write_words(rows)

@@ -10,6 +10,7 @@ from search_data import CAPTIONS
 from videos import write_video
 
 from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.cli import main
 from modeling_glccl.search import VideoIndex
 
 
@@ -56,3 +57,18 @@ def videos(library, tmp_path) -> Path:
 @pytest.fixture
 def index(tmp_path, model, processor) -> VideoIndex:
     return VideoIndex.create(tmp_path / "my.index", model, processor)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder; returns its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def run_command(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        return code, captured.out if code == 0 else captured.err
+
+    return run_command

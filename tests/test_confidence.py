@@ -19,6 +19,7 @@ from modeling_glccl.confidence import FOLLOWING, confidence_features, confidence
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.evaluation.calibrate import calibrate_checkpoint, score_captions
 from modeling_glccl.features_glccl import GLCCLVideoFeatures
+from modeling_glccl.search.candidates import frames_of
 from modeling_glccl.search.ranking import encode_queries
 
 pytest_plugins = ["search_fixtures"]
@@ -120,9 +121,8 @@ def test_a_search_returns_the_confidences_of_the_twin(index, calibrated, process
     index._store.commit(synthetic_records(count))
     found = index.search(QUERY, k=5, moments=True)
     (text,) = encode_queries(calibrated, processor, [QUERY])
-    searcher = index._load()
-    clips = searcher.snapshot().take(np.arange(count), ["frames", "num_frames", "video_id"])
-    frames, lengths = searcher.frames(clips)
+    clips = index._load().snapshot().take(np.arange(count), ["frames", "num_frames", "video_id"])
+    frames, lengths = frames_of(clips, calibrated.config.width)
     mask = torch.arange(frames.shape[1]) < torch.from_numpy(lengths)[:, None]
     with torch.inference_mode():
         scores = calibrated.get_scores(text, GLCCLVideoFeatures(frames=torch.tensor(frames), frame_mask=mask))

@@ -154,6 +154,12 @@ class Snapshot:
         return rows.select(columns)
 
 
+def frames_of(rows: pa.Table, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of one row or more, frames float16 [C, Nf, D] and how many of them count [C]."""
+    frames = rows["frames"].combine_chunks().flatten().to_numpy()
+    return frames.reshape(len(rows), -1, width), rows["num_frames"].to_numpy().copy()
+
+
 def first_of_each(values: np.ndarray, count: int) -> np.ndarray:
     """Ascending positions of the first `count` occurrences of every value."""
     order = np.argsort(values, kind="stable")

@@ -7,6 +7,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from itertools import groupby
@@ -21,6 +22,7 @@ from .cut import cut_moment
 from .index import VideoIndex
 from .ingest import IngestReport
 from .rendering import clock, doubt, results_html, results_json, results_table
+from .searcher import SearchResult
 from .shot_list import Shot, check_shot_list, write_shot_list
 from .words import find_sidecars, load_speech, sidecar_states
 
@@ -36,18 +38,13 @@ def index_command(
     *,
     errors: bool,
     remove_missing: bool,
-    clip_length: float | None,
-    clip_stride: float | None,
-    clips: str | None,
-    shards: int | None,
-    runtime: str | None,
     watch: float | None,
     device: str,
     precision: str,
     **options: Any,
 ) -> None:
     """Makes an index of folders or brings one up to date, once or again and again, or lists its errors; the options
-    are those of `VideoIndex.add`."""
+    are those of `VideoIndex.create` and `VideoIndex.add`."""
     if errors:
         index = VideoIndex.open(index_path)
         print_errors(index)
@@ -62,8 +59,7 @@ def index_command(
         for found in map(find_videos, folders):
             for note in (found if watch else found.check()).notes():
                 print(note)
-    made_with = {"clip_length": clip_length, "clip_stride": clip_stride, "clips": clips, "shards": shards}
-    made_with |= {"runtime": runtime}
+    made_with = {name: options.pop(name) for name in ("clip_length", "clip_stride", "clips", "shards", "runtime")}
     if not os.path.exists(index_path):  # what cannot be done leaves no empty index behind
         if options["engine"] == "ray":
             from . import ray_engine  # noqa: F401
@@ -75,11 +71,11 @@ def index_command(
         for settled in _settled(folders, watch):
             report = index.update(folders, only=settled, remove_missing=remove_missing, progress=False, **options)
             if any(count for name, count in asdict(report).items() if name not in ("unchanged", "seconds")):
-                _print_report(index, index_path, report)
+                _print_report(index, report)
     elif files:
-        _print_report(index, index_path, index.add(folders, **options))
+        _print_report(index, index.add(folders, **options))
     else:
-        _print_report(index, index_path, index.update(folders, remove_missing=remove_missing, **options))
+        _print_report(index, index.update(folders, remove_missing=remove_missing, **options))
 
 
 def _settled(folders: Sequence[str], seconds: float) -> Iterator[set[str]]:
@@ -109,12 +105,12 @@ def _settled(folders: Sequence[str], seconds: float) -> Iterator[set[str]]:
         time.sleep(seconds)
 
 
-def _print_report(index: VideoIndex, index_path: str, report: IngestReport) -> None:
+def _print_report(index: VideoIndex, report: IngestReport) -> None:
     counts = {name: count for name, count in asdict(report).items() if count and name != "seconds"}
     done = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{index_path}: {len(index)} videos ({done}) in {report.seconds:.1f} s", flush=True)
+    print(f"{index.path}: {len(index)} videos ({done}) in {report.seconds:.1f} s", flush=True)
     if report.failed:
-        print(f"{report.failed} could not be read: glccl index --index {index_path} --errors")
+        print(f"{report.failed} could not be read: glccl index --index {index.path} --errors")
 
 
 def search_command(
@@ -122,51 +118,43 @@ def search_command(
 ) -> None:
     """Searches an index for one query, for those of a file or, without either, for those that are typed.
 
-    The options are those of `_search` and `VideoIndex.search`.
+    The options are those of `VideoIndex.search` and `_search`.
     """
-    if options["shot_list"]:
-        check_shot_list(options["shot_list"])
+    shown = {name: options.pop(name) for name in ("as_json", "html_path", "open_page", "shot_list")}
+    if queries is not None and (shown["html_path"] or shown["open_page"] or shown["shot_list"]):
+        raise ValueError("--queries prints lines of JSON: leave out --html, --open and --shot-list")
+    if shown["shot_list"]:
+        check_shot_list(shown["shot_list"])
     index = VideoIndex.open(index_path, device=device, precision=precision)
     options["ids"] = options["ids"] or None
     if queries is not None:
-        for name in ("as_json", "html_path", "open_page", "shot_list"):
-            options.pop(name)
         return answer_lines(index, queries, {**options, "query": query})
     if query is not None or any(options[name] is not None for name in ("words", *EXAMPLES)):
-        return _search(index, index_path, query, **options)
-    prompt = "> " if sys.stdin.isatty() and not options["as_json"] else ""
+        return _search(index, query, options, **shown)
+    prompt = "> " if sys.stdin.isatty() and not shown["as_json"] else ""
     if prompt:
         print(f"{len(index)} videos; a sentence a line, an empty line ends")
-    while typed := _typed(prompt):
-        try:
-            _search(index, index_path, typed, **options)
-        except ValueError as error:
-            print(error)
+    with suppress(EOFError):
+        while typed := input(prompt).strip():
+            try:
+                _search(index, typed, options, **shown)
+            except ValueError as error:
+                print(error)
     return None
-
-
-def _typed(prompt: str) -> str:
-    try:
-        return input(prompt).strip()
-    except EOFError:
-        return ""
 
 
 def _search(
     index: VideoIndex,
-    index_path: str,
     query: str | None,
+    options: dict[str, Any],
     *,
     as_json: bool,
     html_path: Path | None,
     open_page: bool,
     shot_list: Path | None,
-    **options: Any,
 ) -> None:
     """Prints a table or JSON, and writes what else is asked."""
-    query = query and query.encode(errors="replace").decode()  # a terminal may give what is no UTF-8
-    (results,) = index.search_batch([query], moments=True, **options)
-    title = _title(query, options)
+    query, title, results = _find(index, query, options)
     if as_json:
         print(json.dumps(results_json(results), indent=2))
     elif results:
@@ -182,9 +170,9 @@ def _search(
         least = " and ".join(f"{text} {value:g}" for text, value in asked.items() if value is not None)
         print(f"nothing fits: no video has {least or 'such words'}")
     else:
-        print(f"{index_path} is empty")
+        print(f"{index.path} is empty")
     if html_path or open_page:
-        page = html_path or Path(f"{Path(index_path).name}.html")
+        page = html_path or Path(f"{Path(index.path).name}.html")
         page.write_text(results_html(query, results, index.processor, title), encoding="utf-8")
         if not as_json:
             print(f"wrote {page}")
@@ -198,12 +186,14 @@ def _search(
             print(f"wrote {shot_list}")
 
 
-def _title(query: str | None, options: dict[str, Any]) -> str:
-    """What was searched for, in words."""
+def _find(index: VideoIndex, query: str | None, options: dict[str, Any]) -> tuple[str | None, str, list[SearchResult]]:
+    """The query as it can be written, what is searched for in words, and what is found."""
+    query = query and query.encode(errors="replace").decode()  # a terminal may give what is no UTF-8
+    (results,) = index.search_batch([query], moments=True, **options)
     examples = [f"like {options[name]}" for name in EXAMPLES if options[name]]
     others = [f"{name.strip('_')} {text}" for name in ("and_", "not_") for text in options[name]]
     said = [f'"{options["words"]}" is said'] if options["words"] else []
-    return ", ".join([*([] if query is None else [query]), *others, *examples, *said])
+    return query, ", ".join([*([] if query is None else [query]), *others, *examples, *said]), results
 
 
 def cut_command(
@@ -221,10 +211,9 @@ def cut_command(
     """Writes the moment of every result of a search to a folder; what cannot be cut is named and stops nothing."""
     if shot_list:
         check_shot_list(shot_list)
-    output.mkdir(parents=True, exist_ok=True)
     index = VideoIndex.open(index_path, device=device, precision=precision)
-    title = _title(query, options)
-    (results,) = index.search_batch([query], moments=True, **{**options, "ids": options["ids"] or None})
+    _, title, results = _find(index, query, {**options, "ids": options["ids"] or None})
+    output.mkdir(parents=True, exist_ok=True)
     shots = []
     for rank, result in enumerate(results, 1):
         assert result.moment is not None

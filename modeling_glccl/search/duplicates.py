@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .candidates import Snapshot
+from .candidates import Snapshot, frames_of
 from .shards import take_snapshot
 from .store import Store, explained
 
@@ -96,9 +96,8 @@ def picture_weights(frames: torch.Tensor) -> torch.Tensor:
 def _pooled(pooled: torch.Tensor, videos: np.ndarray, count: int) -> torch.Tensor:
     """float32 [V, D], the mean of the pooled vectors of each video's clips, of norm 1."""
     sums = torch.zeros(count, pooled.shape[1])
-    for start in range(0, len(videos), 1 << 16):
-        part = slice(start, start + (1 << 16))
-        sums.index_add_(0, torch.from_numpy(videos[part]), pooled[part].float())
+    for numbers, vectors in zip(torch.from_numpy(videos).split(1 << 16), pooled.split(1 << 16), strict=True):
+        sums.index_add_(0, numbers, vectors.float())
     return torch.nn.functional.normalize(sums, dim=1)
 
 
@@ -131,8 +130,8 @@ def _frames(
 ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     """Of some videos, all frames float32 [n, D] of all clips, of norm 1, and their weights."""
     rows = snapshot.take(np.concatenate(list(clips_of.values())), ["frames", "num_frames"])
-    frames = rows["frames"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1, width)
-    counted = np.arange(frames.shape[1]) < rows["num_frames"].to_numpy()[:, None]
+    frames, num_frames = frames_of(rows, width)
+    counted = np.arange(frames.shape[1]) < num_frames[:, None]
     found, start = {}, 0
     for video, clips in clips_of.items():
         part = slice(start, start + len(clips))

@@ -129,9 +129,7 @@ class VideoIndex:
         about = {
             "model": description,
             "fingerprint": fingerprint(description),
-            "clip_length": settings.length,
-            "clip_stride": settings.stride,
-            "clip_kind": settings.kind,
+            **{f"clip_{name}": value for name, value in vars(settings).items()},
             "shards": shards,
             "max_frames": processor.video_processor.max_frames,
             "width": model.config.width,
@@ -279,9 +277,8 @@ class VideoIndex:
         recorded, given = self._store.about["model"]["checkpoint"] or "", checkpoint_of(searcher.model)
         if given and os.path.isabs(recorded) and not os.path.exists(recorded):
             self._store.change_checkpoint(given)
-        clips = ClipSettings(*(self._store.about[f"clip_{name}"] for name in ("length", "stride", "kind")))
+        clips, report = self._store.clip_settings, Counter()
         settings = IngestSettings(searcher.model, searcher.processor, clips, num_workers, batch_size)
-        report = Counter()
         jobs = plan(self._store, files, retry_failed, report)
         ingest(self._store, jobs, partial(finish, settings=settings), len(files), report, progress)
         if not searcher.processor.video_processor.deadline:  # with one, this process opens no video
@@ -295,14 +292,9 @@ class VideoIndex:
         *,
         only: Container[str] | None = None,
         remove_missing: bool = False,
-        retry_failed: bool = False,
-        speech: str | None = None,
-        num_workers: int = 2,
-        batch_size: int = 16,
-        engine: str = "threads",
-        progress: bool = True,
+        **options: Any,
     ) -> IngestReport:
-        """Brings the index up to date with a folder or several and their sub-folders, as [`~VideoIndex.add`] does.
+        """Brings the index up to date with a folder or several and their sub-folders; options as [`~VideoIndex.add`].
 
         With `remove_missing` it drops videos of these folders whose file is no longer there. A folder without any
         video is a ValueError (is the disk mounted?), and nothing is added or removed. With `only`, files of other
@@ -313,15 +305,7 @@ class VideoIndex:
         found = [find_videos(place).check() for place in places]
         paths = sorted({path for part in found for path in part.videos + part.irregular})
         videos = {printable(path): path for path in paths}
-        report = self.add(
-            {name: path for name, path in videos.items() if only is None or path in only},
-            retry_failed=retry_failed,
-            speech=speech,
-            num_workers=num_workers,
-            batch_size=batch_size,
-            engine=engine,
-            progress=progress,
-        )
+        report = self.add({name: path for name, path in videos.items() if only is None or path in only}, **options)
         if remove_missing:
             gone = sorted(
                 row["video_id"]
@@ -418,26 +402,15 @@ class VideoIndex:
         return self.search_batch([None], k, **options)[0]
 
     def search_batch(
-        self,
-        queries: Sequence[str | None],
-        k: int = 10,
-        *,
-        and_: str | Sequence[str] = (),
-        not_: str | Sequence[str] = (),
-        image: str | PathLike[str] | None = None,
-        video: str | PathLike[str] | None = None,
-        like: str | None = None,
-        words: str | None = None,
-        no_words: bool = False,
-        **options: Any,
+        self, queries: Sequence[str | None], k: int = 10, *, no_words: bool = False, **options: Any
     ) -> list[list[SearchResult]]:
         """[`~VideoIndex.search`] for several sentences, which are encoded together; None for examples alone."""
+        parts = {
+            name: options.pop(name) for name in ("and_", "not_", "image", "video", "like", "words") if name in options
+        }
         # Thresholds are about frames.
         no_words = no_words or any(options.get(name) is not None for name in ("min_score", "min_confidence"))
-        encoded = self.encode(
-            queries, and_=and_, not_=not_, image=image, video=video, like=like, words=words, no_words=no_words
-        )
-        return self.search_features(encoded, k, **options)
+        return self.search_features(self.encode(queries, no_words=no_words, **parts), k, **options)
 
     @torch.inference_mode()
     def encode(

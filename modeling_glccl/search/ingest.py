@@ -179,10 +179,8 @@ def _decode(job: Job, settings: IngestSettings) -> Iterator[Clip | None]:
             for clip in read_clips(record.path, settings.processor, settings.clips, job.errors):
                 record.duration = clip.duration
                 yield clip
-        except ValueError as error:
-            job.errors.append(str(error))
         except Exception as error:
-            job.errors.append(f"{type(error).__name__}: {error}")
+            job.errors.append(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
     yield None
 
 

@@ -18,7 +18,7 @@ from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
 from ..video_files import why_no_file
 from ..video_streams_glccl import VideoDecodeError
-from .store import OK, Store, is_in
+from .store import Store, is_in
 
 # Of a query's score, what a sentence of `nots` must exceed to count.
 _NOT_SHARE = 0.75
@@ -102,18 +102,16 @@ def read_stored(store: Store, source: str) -> tuple[GLCCLVideoFeatures, str]:
     """Frames [1, F, D] of "ID" or "ID@start-end" as an index has them, and the id."""
     known = store.count(is_in("video_id", [source]))
     video_id, start, end = (source, None, None) if known else split_span(source)
-    rows = list(store.rows(["frames", "frame_times"], f"status = '{OK}' AND {is_in('video_id', [video_id])}"))
-    if not rows:
+    if not (stored := store.read(video_id)):
         raise ValueError(f"{store.uri}: has no video with the id {source!r} (like)")
-    times = np.concatenate([row["frame_times"] for row in rows])
-    frames = [np.array(row["frames"], np.float32).reshape(-1, store.about["width"]) for row in rows]
-    real = [of_clip[: len(row["frame_times"])] for of_clip, row in zip(frames, rows, strict=True)]
-    chosen = np.concatenate(real)[(times >= (start or 0)) & (times <= (np.inf if end is None else end))]
+    times = np.concatenate([clip.frame_times for clip in stored.clips])
+    real = np.concatenate([clip.frames[: len(clip.frame_times)] for clip in stored.clips])
+    chosen = torch.from_numpy(real[(times >= (start or 0)) & (times <= (np.inf if end is None else end))]).float()
     if not len(chosen):
         raise ValueError(
             f"{source}: none of its {len(times)} stored frames lies there; they end at {times.max():.1f} s"
         )
-    return GLCCLVideoFeatures(torch.from_numpy(chosen)[None], torch.ones(1, len(chosen), dtype=torch.bool)), video_id
+    return GLCCLVideoFeatures(chosen[None], torch.ones(1, len(chosen), dtype=torch.bool)), video_id
 
 
 def split_span(source: str) -> tuple[str, float | None, float | None]:

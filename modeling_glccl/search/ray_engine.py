@@ -17,7 +17,7 @@ from ..modeling_glccl import GLCCLModel
 from ..packaged import install_line
 from .ingest import IngestSettings, Job, finish_here
 from .queries import Query
-from .shards import Shard
+from .shards import LocalShards, Shard
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -68,7 +68,7 @@ class _Worker:
         return {"job": [pickle.dumps(job) for job in finish_here(jobs, self._settings)]}
 
 
-class RayShards:
+class RayShards(LocalShards):
     """The shards of an index, each held by an actor, which is started again, and asked again, where it dies.
 
     All nodes must see the index under the same path.
@@ -80,12 +80,12 @@ class RayShards:
         _connect()
         places = [uri if "://" in uri else os.path.abspath(uri) for uri in uris]
         holder = ray.remote(max_restarts=-1, max_task_retries=3, scheduling_strategy="SPREAD")(Shard)
-        self.actors = [holder.remote(place, storage_options) for place in places]
+        self.held = [holder.remote(place, storage_options) for place in places]
         self._lent: tuple[Any, Any] = None, None
 
     def each(self, name: str, arguments: Mapping[int, tuple]) -> list[Any]:
         try:
-            return ray.get([getattr(self.actors[number], name).remote(*given) for number, given in arguments.items()])
+            return ray.get([getattr(self.held[number], name).remote(*given) for number, given in arguments.items()])
         except RayTaskError as error:
             raise error.cause from None
         except RayError as error:

@@ -88,7 +88,7 @@ def results_json(results: Sequence[SearchResult]) -> list[dict[str, Any]]:
             "video_id": result.video_id,
             "path": result.path,
             "duration": result.duration,
-            "date": datetime.fromtimestamp(result.mtime_ns / 1e9).astimezone().isoformat(timespec="seconds"),
+            "date": file_date(result.mtime_ns),
             "clip": [result.start, result.end],
             "moment": result.moment and result.moment._asdict(),
             "found_by": result.found_by,
@@ -216,6 +216,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
+
+
+def file_date(mtime_ns: int) -> str:
+    """When a file was changed, in local time, as ISO 8601 has it."""
+    return datetime.fromtimestamp(mtime_ns / 1e9).astimezone().isoformat(timespec="seconds")
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from ..confidence import FOLLOWING, confidences
 from ..features_glccl import GLCCLVideoFeatures, Moment, find_moment
 from ..modeling_glccl import GLCCLModel
 from ..processing_glccl import GLCCLProcessor
-from .candidates import Snapshot, first_of_each
+from .candidates import Snapshot, first_of_each, frames_of
 from .filters import Filters, NothingPassesError
 from .queries import Query
 from .ranking import exact_logits, prepare_text
@@ -30,9 +30,7 @@ _CHUNK = 4096
 # The best of two lists that are fused, at least, and the constant added to their ranks.
 FUSED, _RANK_CONSTANT = 10, 60
 _FRAME_COLUMNS = ["frames", "num_frames"]
-_NAME_COLUMNS = ["video_id", "clip", "video_key"]
-_TOLD_COLUMNS = ["path", "start", "end", "duration", "mtime_ns"]
-_RESULT_COLUMNS = ["video_id", *_TOLD_COLUMNS]
+_RESULT_COLUMNS = ["video_id", "path", "start", "end", "duration", "mtime_ns"]
 
 
 @dataclass
@@ -45,9 +43,7 @@ class SearchResult:
     start: float  # seconds of that clip, which is the whole video unless it is a long one
     end: float
     duration: float  # seconds of the video
-    measure: str = (
-        "logit"  # or "similarity" of frames to an example's, "combined", "words" or "fused" (docs/search.md)
-    )
+    measure: str = "logit"  # or "similarity" to an example's frames, "combined", "words", "fused" (docs/search.md)
     mtime_ns: int = 0  # when its file was last changed, nanoseconds since 1970
     confidence: float | None = None  # 0..1 that the library has what was asked for; None before `glccl calibrate`
     found_by: str = "frames"  # or "words", or "frames and words"
@@ -76,28 +72,21 @@ class Searcher:
             table = self._store.open_words() if any(query.words for query in queries) else None
         # Of the filters, `where` alone can tell clips of one video apart.
         said = [self._said(table, snapshot, query, max(k, FUSED), moments, bool(filters.where)) for query in queries]
-        # What has frames to be scored, and how many videos are wanted by them.
-        counts = [max(k, FUSED) if by_words else k for by_words in said]
-        asked = [(query, count) for query, count in zip(queries, counts, strict=True) if query.parts]
-        if not asked:
-            scored = []
-        elif exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS:
-            clips = np.arange(len(snapshot))
-            clips, keys, scores, rows = self._score(snapshot, clips, [query for query, _ in asked])
-            scored = [(clips, keys, of_query, rows) for of_query in scores]
-        else:
-            chosen = [snapshot.candidates(self.model, query, count + FOLLOWING) for query, count in asked]
-            found = [self._score(snapshot, clips, [query]) for clips, (query, _) in zip(chosen, asked, strict=True)]
-            scored = [(clips, keys, scores[0], rows) for clips, keys, scores, rows in found]
-        seen = []
-        for (query, count), (clips, keys, scores, rows) in zip(asked, scored, strict=True):
-            order = np.argsort(-scores, kind="stable")
-            best = order[first_of_each(keys[order], 1)][: count + FOLLOWING]
-            taken = None if rows is None else rows.take(best[:count])
-            seen.append(self._results(snapshot, query, clips[best[:count]], scores[best], moments, taken=taken))
-        found, lists = [], iter(seen)
+        every = exhaustive or len(snapshot) <= EXHAUSTIVE_CLIPS
+        together = [query for query in queries if query.parts]
+        scored = iter(self._score(snapshot, np.arange(len(snapshot)), together) if every else [])
+        found = []
         for query, by_words in zip(queries, said, strict=True):
-            by_frames = next(lists) if query.parts else []
+            count, by_frames = max(k, FUSED) if by_words else k, []
+            if query.parts:
+                if not every:
+                    clips = snapshot.candidates(self.model, query, count + FOLLOWING)
+                    scored = iter(self._score(snapshot, clips, [query]))
+                clips, keys, scores, rows = next(scored)
+                order = np.argsort(-scores, kind="stable")
+                best = order[first_of_each(keys[order], 1)][: count + FOLLOWING]
+                taken = None if rows is None else rows.take(best[:count])
+                by_frames = self._results(snapshot, query, clips[best[:count]], scores[best], moments, taken=taken)
             if query.parts and (by_words or query.measure == "fused"):
                 found.append(fuse(by_frames, by_words, k))
             else:
@@ -120,15 +109,10 @@ class Searcher:
                 return []
             clips, cues, scores = find_words(table, snapshot, query, k, within_clips)
         results = self._results(snapshot, query, clips, scores, moments and bool(query.parts), measure="words")
-        return [
-            replace(
-                result,
-                found_by="words",
-                words=cue,
-                moment=Moment(cue.start, cue.end, cue.start) if moments else None,
-            )
-            for result, cue in zip(results, cues, strict=True)
-        ]
+        for result, cue in zip(results, cues, strict=True):
+            result.found_by, result.words = "words", cue
+            result.moment = Moment(cue.start, cue.end, cue.start) if moments else None
+        return results
 
     def snapshot(self) -> Snapshot:
         """The clips as they are now."""
@@ -157,26 +141,22 @@ class Searcher:
                 raise NothingPassesError(f"{uri}: no video passes the filter: {str(filters)[:300]}")
         return snapshot
 
-    def frames(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Of some rows, frames float16 [C, Nf, D] and how many of them count [C]."""
-        frames = rows["frames"].combine_chunks().flatten().to_numpy()
-        shape = self._store.about["max_frames"], self._store.about["width"]
-        return frames.reshape(-1, *shape), rows["num_frames"].to_numpy().copy()
-
     def _take(self, snapshot: Snapshot, clips: np.ndarray, columns: list[str]) -> pa.Table:
         with explained(self._store.uri):
             return snapshot.take(clips, columns)
 
     def _score(
         self, snapshot: Snapshot, clips: np.ndarray, queries: Sequence[Query]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Table | None]:
-        """int64 [C] clips and keys of their videos, and float32 [A, C], exact scores; their rows if they are few.
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, pa.Table | None]]:
+        """For each query int64 [C] clips, keys of their videos, and exact scores float32 [C]; their rows if few.
 
         In the order of ids and clips, `_CHUNK` at a time, so that neither rounding nor the order of equal scores
         depends on where the index has them.
         """
+        if not queries:
+            return []
         rows, few = None, len(clips) <= _CHUNK  # then what a result says comes with the frames, for little more
-        columns = [*_NAME_COLUMNS, *_FRAME_COLUMNS, *(_TOLD_COLUMNS if few else [])]
+        columns = ["clip", "video_key", *_FRAME_COLUMNS, *(_RESULT_COLUMNS if few else ["video_id"])]
         clips, keys = clips.copy(), np.empty(len(clips), np.int64)
         scores = np.empty((len(queries), len(clips)), np.float32)
         prepared = [[prepare_text(self.model, part) for part in query.parts] for query in queries]
@@ -187,11 +167,11 @@ class Searcher:
             order = sorted(range(len(names)), key=names.__getitem__)
             rows = rows.take(order)
             clips[part], keys[part] = clips[part][order], rows["video_key"].to_numpy()
-            frames, num_frames = self.frames(rows)
+            frames, num_frames = frames_of(rows, self._store.about["width"])
             for row, query, texts in zip(scores, queries, prepared, strict=True):
                 logits = torch.stack([exact_logits(self.model, text, frames, num_frames) for text in texts])
                 row[part] = query.combine(logits).cpu().numpy()
-        return clips, keys, scores, rows if few else None
+        return [(clips, keys, of_query, rows if few else None) for of_query in scores]
 
     def _results(
         self,
@@ -217,7 +197,7 @@ class Searcher:
         ]
         if not (frames_needed and results):
             return results
-        frames, num_frames = self.frames(rows)
+        frames, num_frames = frames_of(rows, self._store.about["width"])
         mask = torch.arange(frames.shape[1]) < torch.from_numpy(num_frames)[:, None]
         video = GLCCLVideoFeatures(frames=torch.tensor(frames), frame_mask=mask).to(self.model.device)
         if weights is not None:

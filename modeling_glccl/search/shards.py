@@ -9,14 +9,14 @@ from the shards; from there on it is that of one index (`searcher`), to the last
 """
 # ruff: noqa: D102 - what a method does is said where it is first defined
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from lancedb.table import Table
 
 from ..modeling_glccl import GLCCLModel
 from .candidates import Snapshot
@@ -34,9 +34,8 @@ class Shard(Store):
             raise ValueError(f"{uri}: the shard is gone; bring it back, or index the videos anew") from error
         self._held: Snapshot | None = None
 
-    def list_rows(self, columns: Sequence[str], condition: str) -> list[dict[str, Any]]:
-        """As `rows`."""
-        return list(self.rows(columns, condition))
+    def rows(self, columns: Sequence[str], condition: str) -> list[dict[str, Any]]:
+        return list(super().rows(columns, condition))
 
     def write(self, rows: pa.Table, replaces: bool) -> None:
         with writing(self.uri):
@@ -65,32 +64,20 @@ class Shard(Store):
         return whole.filtered(condition) if condition else whole
 
 
-class Shards(Protocol):
-    """All shards of an index, wherever they are."""
+class LocalShards:
+    """All shards of an index, in this process."""
 
-    asks_again: bool  # where a shard has died, which may have done what it was asked
+    asks_again = False  # where a shard has died, which may have done what it was asked
+
+    def __init__(self, uris: Sequence[str], storage_options: dict[str, str] | None):
+        self.held: Sequence[Any] = [Shard(uri, storage_options) for uri in uris]
 
     def each(self, name: str, arguments: Mapping[int, tuple]) -> list[Any]:
         """Calls a method of some shards, by number; what they return, in this order."""
-        ...
+        return [getattr(self.held[number], name)(*given) for number, given in arguments.items()]
 
     def lend(self, model: GLCCLModel, query: Query) -> tuple[Any, Query]:
         """What `each` takes for a model, which is given again and again, and a query."""
-        ...
-
-
-class LocalShards:
-    """All shards in this process."""
-
-    asks_again = False
-
-    def __init__(self, uris: Sequence[str], storage_options: dict[str, str] | None):
-        self.held = [Shard(uri, storage_options) for uri in uris]
-
-    def each(self, name: str, arguments: Mapping[int, tuple]) -> list[Any]:
-        return [getattr(self.held[number], name)(*given) for number, given in arguments.items()]
-
-    def lend(self, model: GLCCLModel, query: Query) -> tuple[GLCCLModel, Query]:
         return model, query
 
 
@@ -100,12 +87,10 @@ class ShardedStore(Store):
     def __init__(self, uri: str | PathLike[str], storage_options: dict[str, str] | None = None):
         super().__init__(uri, storage_options)
         self._places = shard_uris(self.uri, self.about), storage_options
-        self.count_shards = len(self._places[0])
-        shards = LocalShards(*self._places)
-        for number, shard in enumerate(shards.held):
+        self.shards = LocalShards(*self._places)
+        for number, shard in enumerate(self.shards.held):
             if (shard.about.get("id"), shard.about.get("shard")) != (self.about.get("id"), number):
                 raise ValueError(f"{shard.uri}: is another shard, or another index's: bring its own back")
-        self.shards: Shards = shards
 
     def move_to_ray(self) -> None:
         """Has the shards held by actors of a cluster from now on."""
@@ -116,14 +101,10 @@ class ShardedStore(Store):
 
     def all(self, name: str, *arguments: Any) -> list[Any]:
         """What a method of every shard returns."""
-        return self.shards.each(name, dict.fromkeys(range(self.count_shards), arguments))
+        return self.shards.each(name, dict.fromkeys(range(self.about["shards"]), arguments))
 
-    def rows(self, columns: Sequence[str], condition: str, table: Table | None = None) -> Iterator[dict[str, Any]]:
-        if table is not None:
-            yield from super().rows(columns, condition, table)
-            return
-        for rows in self.all("list_rows", columns, condition):
-            yield from rows
+    def rows(self, columns: Sequence[str], condition: str) -> Iterable[dict[str, Any]]:
+        return chain.from_iterable(self.all("rows", columns, condition))
 
     def count(self, condition: str) -> int:
         return sum(self.all("count", condition))
@@ -133,7 +114,7 @@ class ShardedStore(Store):
         stays = np.isin(keys, keys[rows["status"].to_numpy() != GONE])
         # A video that another's file has replaced goes first: a kill in between must not leave it beside its copy.
         for chosen in (~stays, stays):
-            shards = np.where(chosen, keys % self.count_shards, -1)
+            shards = np.where(chosen, keys % self.about["shards"], -1)
             parts = {int(number): rows.filter(shards == number) for number in np.unique(shards[chosen])}
             replaces = replaces or self.shards.asks_again
             self.shards.each("write", {number: (part, replaces) for number, part in parts.items()})
@@ -203,7 +184,7 @@ def open_store(uri: str | PathLike[str], storage_options: dict[str, str] | None 
 def take_snapshot(store: Store, previous: Snapshot | None = None) -> Snapshot:
     """The clips of a store as they are now; `previous` has those of an earlier moment, if any."""
     if isinstance(store, ShardedStore):
-        return ShardedSnapshot(store, [None] * store.count_shards)
+        return ShardedSnapshot(store, [None] * store.about["shards"])
     table = store.open_clips()
     if previous is not None and previous.version == table.version:
         return previous

@@ -74,6 +74,11 @@ class VideoRecord:
     error: str = ""  # why it, or some of its clips, could not be read
     moved_from: str | None = None  # id under which the store has had the same content so far
 
+    @property
+    def status(self) -> str:
+        """Whether there is anything to search."""
+        return OK if self.clips else ERROR
+
 
 class Store:
     """The tables below one path or object store URI: `clips`, `words` and, in one row of JSON, `about`.
@@ -106,8 +111,8 @@ class Store:
             wrong = wrong or ([] if 0 <= about["shards"] <= MAX_SHARDS else ["shards"])
             if wrong or self.open_clips().schema != _schema(about):
                 raise ValueError(f"its description of itself is wrong in {', '.join(wrong) or 'max_frames or width'}")
-            ClipSettings(about["clip_length"], about["clip_stride"], about["clip_kind"])  # refuses others
             self.about = about
+            self.clip_settings = ClipSettings(about["clip_length"], about["clip_stride"], about["clip_kind"])
 
     @classmethod
     def create(
@@ -151,32 +156,31 @@ class Store:
         """The table of what is said, as it is now; None where no release has looked for it yet."""
         return _open_table(self._connection, "words")
 
-    def rows(self, columns: Sequence[str], condition: str, table: Table | None = None) -> Iterator[dict[str, Any]]:
-        """The clips, or rows of another table, for which an SQL condition holds."""
+    def rows(self, columns: Sequence[str], condition: str) -> Iterable[dict[str, Any]]:
+        """The clips for which an SQL condition holds."""
         with explained(self.uri):
-            table = self.open_clips() if table is None else table
-            for batch in table.search().where(condition).select(list(columns)).to_batches():
-                yield from batch.to_pylist()
+            yield from _rows_of(self.open_clips(), columns, condition)
 
     def word_rows(self, columns: Sequence[str], condition: str) -> list[dict[str, Any]]:
         """The rows of what is said for which an SQL condition holds."""
         with explained(self.uri):
             table = self.open_words()
-        return [] if table is None else list(self.rows(columns, condition, table))
+            return [] if table is None else list(_rows_of(table, columns, condition))
 
     def count(self, condition: str) -> int:
         """How many clips there are for which an SQL condition holds."""
         with explained(self.uri):
             return self.open_clips().count_rows(condition)
 
-    def videos(self, columns: Sequence[str], condition: str = "true") -> Iterator[dict[str, Any]]:
+    def videos(self, columns: Sequence[str], condition: str = "true") -> Iterable[dict[str, Any]]:
         """The first row of every video, read or not, for which an SQL condition holds."""
         # Rows on their way out have no path; they stay where a commit was killed before its last step.
         return self.rows(columns, f"clip = 0 AND status != '{GONE}' AND ({condition})")
 
-    def read(self, video_id: str, sha256: str) -> VideoRecord | None:
-        """A video as it was written, if it has that content."""
-        condition = f"{is_in('video_id', [video_id])} AND {is_in('sha256', [sha256])}"
+    def read(self, video_id: str, sha256: str | None = None) -> VideoRecord | None:
+        """A video as it was written, if it could be read, and has that content."""
+        condition = f"status = '{OK}' AND {is_in('video_id', [video_id])}"
+        condition += "" if sha256 is None else f" AND {is_in('sha256', [sha256])}"
         columns = ["path", "duration", "error", "clip", "start", "end", "frame_times", "frames", "num_frames"]
         rows = sorted(self.rows(columns, condition), key=lambda row: row["clip"])
         if not rows:
@@ -189,11 +193,8 @@ class Store:
         return record
 
     def commit(self, records: Sequence[VideoRecord]) -> list[VideoRecord]:
-        """Writes videos, all or none of them, in the place of what the store had under their ids.
-
-        Returns:
-            The records written: without those that another process has written meanwhile from the same content.
-        """
+        """Writes videos, all or none, in the place of what the store had under their ids; returns the records written:
+        without those that another process has written meanwhile from the same content."""
         with writing(self.uri):
             ids = [record.video_id for record in records] + [r.moved_from for r in records if r.moved_from]
             known: dict[str | None, list[dict[str, Any]]] = {}
@@ -202,8 +203,8 @@ class Store:
                 known.setdefault(row["video_id"], []).append(row)
             written, rows, replaces, leaves = [], [], False, False
             for record in records:
-                values = [_status(record), record.path, record.sha256, record.mtime_ns, record.error]
-                if any([row[name] for name in state] == values for row in known.get(record.video_id, ())):
+                stored = known.get(record.video_id, ())
+                if any(all(row[name] == getattr(record, name) for name in state) for row in stored):
                     continue
                 written.append(record)
                 # Popped: of two files that have the content of one that is gone, one takes its place.
@@ -313,12 +314,8 @@ class Store:
         return total
 
     def _rows(self, record: VideoRecord, video_key: int) -> list[dict[str, Any]]:
-        video = vars(record) | {
-            "video_key": video_key,
-            "fingerprint": self.about["fingerprint"],
-            "status": _status(record),
-        }
-        rows = []
+        more = {"video_key": video_key, "fingerprint": self.about["fingerprint"], "status": record.status}
+        video, rows = vars(record) | more, []
         for number, clip in enumerate(record.clips):
             count = len(clip.frames)
             frames = np.zeros((self.about["max_frames"], self.about["width"]), np.float16)
@@ -337,10 +334,6 @@ def is_in(column: str, values: Iterable[str | int]) -> str:
     """The SQL condition that a column has one of the values."""
     literals = [str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values]
     return f"{column} IN ({', '.join(literals)})" if literals else "false"
-
-
-def _status(record: VideoRecord) -> str:
-    return OK if record.clips else ERROR
 
 
 def _schema(about: dict[str, Any]) -> pa.Schema:
@@ -381,6 +374,11 @@ _WORDS = pa.schema(
 )
 
 
+def _rows_of(table: Table, columns: Sequence[str], condition: str) -> Iterator[dict[str, Any]]:
+    for batch in table.search().where(condition).select(list(columns)).to_batches():
+        yield from batch.to_pylist()
+
+
 def _open_table(connection: DBConnection, name: str) -> Table | None:
     """A table as it is now; None where it is not, or where a kill left no more than its folder."""
     try:
@@ -405,25 +403,21 @@ def writing(uri: str) -> Iterator[None]:
     with explained(uri), FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
         yield
         if local:
-            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(_newest(uri) | _checksums(uri)).encode()))
+            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(_newest(uri)).encode()))
 
 
-def _newest(uri: str) -> dict[str, str]:
-    # The names count down; a file that is just being written has another ending.
-    tables = {
-        table.name: [file.name for file in table.glob("_versions/*.manifest")] for table in Path(uri).glob("*.lance")
-    }
-    return {table: min(names) for table, names in tables.items() if names}
-
-
-def _checksums(uri: str) -> dict[str, int]:
-    """Of the lists of deleted rows that are there, by their names in the index."""
-    sums = {}
-    for path in Path(uri).glob("*.lance/_deletions/*"):
-        with suppress(FileNotFoundError):  # another process has just merged it away
-            if path.is_file():  # reading a device might never end
-                sums[str(path.relative_to(uri))] = zlib.crc32(path.read_bytes())
-    return sums
+def _newest(uri: str) -> dict[str, str | int]:
+    """The newest file of versions of each table, and a checksum of each list of deleted rows, by its path."""
+    found: dict[str, str | int] = {}
+    for table in Path(uri).glob("*.lance"):
+        # The names count down; a file that is just being written has another ending.
+        if names := [file.name for file in table.glob("_versions/*.manifest")]:
+            found[table.name] = min(names)
+        for path in table.glob("_deletions/*"):
+            with suppress(FileNotFoundError):  # another process has just merged it away
+                if path.is_file():  # reading a device might never end
+                    found[str(path.relative_to(uri))] = zlib.crc32(path.read_bytes())
+    return found
 
 
 def _check_newest(uri: str) -> str | None:
@@ -432,14 +426,14 @@ def _check_newest(uri: str) -> str | None:
     path = Path(uri, _NEWEST)
     try:
         written = json.loads(path.read_text()) if path.is_file() else {}  # before looking, as others may write now
-        lists = {name: written.pop(name) for name in list(written) if "/" in name}
         now = _newest(uri)
-        gone = [f"{table}/_versions/{name}" for table, name in written.items() if now.get(table, "9" * 20) > name]
+        damaged = [name for name, known in written.items() if "/" in name and now.get(name, known) != known]
+        tables = {table: name for table, name in written.items() if "/" not in table}
+        gone = [f"{table}/_versions/{name}" for table, name in tables.items() if now.get(table, "9" * 20) > name]
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); if all else is whole, delete it") from error
-    for name, checksum in _checksums(uri).items():
-        if lists.get(name, checksum) != checksum:
-            raise ValueError(f"{name} is damaged")
+    if damaged:
+        raise ValueError(f"{damaged[0]} is damaged")
     return next(iter(gone), None)
 
 

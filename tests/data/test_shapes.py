@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from benchmarks.shapes_oracles import ORACLES, oracle_recall
-from modeling_glccl import atomic
 from modeling_glccl.data import load_benchmark, shapes
 from modeling_glccl.data.shapes import sampler
 from modeling_glccl.data.shapes.render import encode_video, render_frames, render_still
@@ -489,7 +488,7 @@ def test_only_the_asked_split_is_rendered_and_its_files_do_not_depend_on_the_oth
 
 def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(atomic, "_to_disk", Mock(side_effect=full))
+    monkeypatch.setattr("os.fsync", Mock(side_effect=full))
     with pytest.raises(OSError, match=r"test_00000\.mp4 \(No space left on device\).*data_dir") as failure:
         load(tmp_path, **SMALL)
     assert failure.value.errno == errno.ENOSPC

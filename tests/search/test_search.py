@@ -14,7 +14,7 @@ import pytest
 import torch
 from models import random_features
 from peer_models import peer_model
-from search_data import CAPTIONS, contents, synthetic_records
+from search_data import CAPTIONS, contents, counts, synthetic_records, update
 from torch.nn.functional import normalize
 from videos import write_video
 
@@ -27,16 +27,6 @@ from modeling_glccl.search import index as index_module
 from modeling_glccl.search.fingerprint import describe_model
 from modeling_glccl.search.queries import Query
 from modeling_glccl.search.ranking import encode_queries, exact_logits, one_frame_logits, prepare_text, proxy_vectors
-
-pytest_plugins = ["search_fixtures"]
-
-
-def counts(report) -> dict[str, int]:
-    return {name: value for name, value in vars(report).items() if value and name != "seconds"}
-
-
-def update(index, folder, **options) -> dict[str, int]:
-    return counts(index.update(folder, progress=False, num_workers=1, **options))
 
 
 @pytest.fixture
@@ -137,23 +127,6 @@ def test_frames_that_are_the_same_are_encoded_once(checkpoint, mask_padding, mon
     for (job, _), frames, counted in zip(batch, expected.frames, expected.frame_mask, strict=True):
         (clip,) = job.record.clips
         torch.testing.assert_close(torch.tensor(clip.frames), frames[counted].half(), atol=2e-3, rtol=2e-3)
-
-
-def test_the_shortlist_loses_little(index, monkeypatch):
-    monkeypatch.setattr(searcher, "EXHAUSTIVE_CLIPS", 100)
-    monkeypatch.setattr(candidates, "SHORTLIST", 300)
-    index._store.commit(synthetic_records(2000))
-    exact = index.search_batch(CAPTIONS, k=10, exhaustive=True)
-    shortlisted = index.search_batch(CAPTIONS, k=10)
-    common = 0
-    for full, short in zip(exact, shortlisted, strict=True):
-        scores = {result.video_id: result.score for result in full}
-        common += sum(result.video_id in scores for result in short)
-        for result in short:
-            if result.video_id in scores:
-                assert result.score == pytest.approx(scores[result.video_id], abs=1e-3)
-        assert [result.score for result in short] == sorted((result.score for result in short), reverse=True)
-    assert common >= 36  # of 40
 
 
 def test_long_videos_do_not_crowd_out_the_others(index, monkeypatch):
@@ -532,19 +505,6 @@ def test_the_last_clip_reads_to_the_end_of_the_file(long_video, processor):
     found = clips.read_clips(str(long_video), noting, clips.ClipSettings(10, 6), [])
     assert [(clip.start, clip.end) for clip in found] == [(0, 10), (6, 16), (12, 22), (18, 26)]
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
-
-
-def test_clips_that_another_process_decodes_are_the_same(long_video, processor, monkeypatch):
-    settings = clips.ClipSettings(10, 6)
-    expected = list(clips.read_clips(str(long_video), processor, settings, []))
-    monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("this process opens a video"))
-    monkeypatch.setattr(processor.video_processor, "deadline", time.monotonic() + 300)
-    found = list(clips.read_clips(str(long_video), processor, settings, []))
-    assert len(found) == 4
-    for clip, wanted in zip(found, expected, strict=True):
-        assert (clip.start, clip.end, clip.duration) == (wanted.start, wanted.end, wanted.duration)
-        assert torch.equal(clip.pixels, wanted.pixels)
-        assert clip.times.tolist() == wanted.times.tolist()
 
 
 def test_another_model_is_refused_with_the_reason(indexed, videos, tmp_path, model, processor, checkpoint):

@@ -16,23 +16,6 @@ from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.rendering import clock
 from modeling_glccl.video_decoding_glccl import decode_video
 
-pytest_plugins = ["search_fixtures"]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder; returns its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run_command(*arguments: str) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return code, captured.out if code == 0 else captured.err
-
-    return run_command
-
 
 def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     code, printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
@@ -76,6 +59,7 @@ def test_a_query_in_another_encoding_is_searched(run, videos, checkpoint, tmp_pa
     code, printed = run("search", "a caf\udce9", "--index", "my.index", "--html", tmp_path / "page.html")
     assert (code, "a caf?" in printed) == (0, True)
     assert "a caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert run("cut", "a caf\udce9", "--index", "my.index", "--output", "cut", "-k", 1)[0] == 0
 
 
 def test_a_language_that_the_model_does_not_know_is_told_of(run, videos, checkpoint):
@@ -179,7 +163,9 @@ def test_errors_are_listed_and_retried(run, videos, checkpoint):
 def test_wrong_use_is_explained(run, videos, checkpoint):
     assert "say with which model, --model CHECKPOINT" in run("index", videos, "--index", "my.index")[1]
     assert "which folder of videos?" in run("index", "--index", "my.index")[1]
-    assert "no such index" in run("search", "a dog", "--index", "none.index")[1]
+    for command in (("search", "a dog"), ("cut", "a dog", "--output", "cut")):
+        assert "no such index" in run(*command, "--index", "none.index")[1]
+    assert not Path("cut").exists()
     Path("file.txt").write_text("no index")
     for command in (("index", videos, "--model", checkpoint), ("search", "a dog")):
         assert "file.txt: is a file; an index is a folder" in run(*command, "--index", "file.txt")[1]

@@ -20,22 +20,13 @@ def numbers(path) -> list[int]:
         return [frame_number(frame) for frame in decode_video(path, 10_000).frames]
 
 
-def packets(path, kind: str) -> list[tuple[float, bytes]]:
-    """(seconds on the file's clock, content) of all packets of a stream."""
+def packets(path, kind: str, key: bool = False) -> list[tuple[float, bytes]]:
+    """(seconds on the file's clock, content) of all packets of a stream, or of its key frames alone."""
     with av.open(str(path)) as container:
         origin = (container.start_time or 0) / av.time_base
-        found = container.demux(container.streams.best(kind))
-        return [(float(packet.pts * packet.time_base) - origin, bytes(packet)) for packet in found if packet.size]
-
-
-def key_frames(path) -> list[float]:
-    with av.open(str(path)) as container:
-        origin = (container.start_time or 0) / av.time_base
-        return [
-            float(packet.pts * packet.time_base) - origin
-            for packet in container.demux(container.streams.video[0])
-            if packet.size and packet.is_keyframe
-        ]
+        found = [packet for packet in container.demux(container.streams.best(kind)) if packet.size]
+        wanted = [packet for packet in found if packet.is_keyframe or not key]
+        return [(float(packet.pts * packet.time_base) - origin, bytes(packet)) for packet in wanted]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -43,7 +34,7 @@ def key_frames(path) -> list[float]:
 def test_a_copy_begins_at_the_key_frame_before_and_ends_with_the_moment(tmp_path, suffix, start, end):
     source = write_video(tmp_path / f"source{suffix}", 100, codec=SUFFIXES[suffix])
     cut = cut_moment(source, start, end, tmp_path / f"cut{suffix}")
-    key = max(time for time in key_frames(source) if time <= start + 1e-3)
+    key = max(seconds for seconds, _ in packets(source, "video", key=True) if seconds <= start + 1e-3)
     assert cut.start == pytest.approx(key, abs=2e-3)
     found = numbers(cut.path)
     # A picture after the end is there only where one before the end refers to it.

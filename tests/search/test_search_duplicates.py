@@ -11,8 +11,6 @@ from modeling_glccl.search import duplicates
 from modeling_glccl.search.rendering import clock
 from modeling_glccl.search.store import ClipFeatures, VideoRecord
 
-pytest_plugins = ["search_fixtures"]
-
 
 def record(name: str, frames: np.ndarray) -> VideoRecord:
     """A video whose clips have up to four frames, as the tiny checkpoint's."""

@@ -16,8 +16,6 @@ from videos import write_video
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.search.store import Store
 
-pytest_plugins = ["search_fixtures"]
-
 
 @pytest.fixture(scope="module")
 def many_videos(tmp_path_factory) -> Path:

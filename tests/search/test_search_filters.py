@@ -12,7 +12,6 @@ from modeling_glccl.cli import cli
 from modeling_glccl.search import VideoIndex, candidates, searcher
 from modeling_glccl.search.filters import Filters, NothingPassesError
 
-pytest_plugins = ["search_fixtures"]
 DAY = 86400 * 10**9
 
 

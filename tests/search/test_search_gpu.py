@@ -12,7 +12,6 @@ from modeling_glccl import runtime
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.search import VideoIndex
 
-pytest_plugins = ["search_fixtures"]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),

@@ -7,7 +7,6 @@ from search_data import CAPTIONS, assert_same_contents
 
 from modeling_glccl.search import VideoIndex
 
-pytest_plugins = ["search_fixtures"]
 pytestmark = pytest.mark.slow
 
 moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")

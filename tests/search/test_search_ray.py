@@ -13,7 +13,6 @@ from videos import write_video
 from modeling_glccl import GLCCLProcessor
 from modeling_glccl.search import VideoIndex, ingest
 
-pytest_plugins = ["search_fixtures"]
 pytestmark = pytest.mark.slow
 
 ray = pytest.importorskip("ray")

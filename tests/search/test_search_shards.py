@@ -8,15 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from search_data import CAPTIONS, synthetic_records
+from search_data import CAPTIONS, synthetic_records, write_cues
 from videos import write_video
 
 from modeling_glccl.cli import main
 from modeling_glccl.library import Library, SearchRequest
 from modeling_glccl.search import VideoIndex, candidates
 from modeling_glccl.search.shards import Shard
-
-pytest_plugins = ["search_fixtures"]
 
 
 def filled(path, model, processor, shards: int) -> VideoIndex:
@@ -32,15 +30,11 @@ def filled(path, model, processor, shards: int) -> VideoIndex:
         record.mtime_ns, record.size = number * 10**9, number
     for start in range(0, len(records), 256):
         index._store.commit(records[start : start + 256])
-    words = {}
-    keys = {row["video_id"]: row["video_key"] for row in index._store.videos(["video_id", "video_key"])}
+    said = {}
     for number, record in enumerate(records[::3]):
-        cues = [(5.0, "a red ball"), (22.0, "the ball " * (number % 3 + 1)), (24.0, "a dog in the snow")]
-        rows = [{"cue": 0}] + [
-            {"cue": cue, "start": start, "end": start + 2, "text": text} for cue, (start, text) in enumerate(cues, 1)
-        ]
-        words[keys[record.video_id]] = [{"video_key": keys[record.video_id], "error": "", **row} for row in rows]
-    index._store.write_words(words)
+        texts = {5.0: "a red ball", 22.0: "the ball " * (number % 3 + 1), 24.0: "a dog in the snow"}
+        said[record.video_id] = [(start, start + 2, text) for start, text in texts.items()]
+    write_cues(index, said)
     return index
 
 

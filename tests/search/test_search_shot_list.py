@@ -13,8 +13,6 @@ from modeling_glccl.packaged import install_line
 from modeling_glccl.search.shot_list import Shot, write_shot_list
 from modeling_glccl.video_streams_glccl import VideoDecodeError
 
-pytest_plugins = ["search_fixtures"]
-
 
 @pytest.fixture
 def shots(tmp_path) -> list[Shot]:

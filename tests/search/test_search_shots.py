@@ -18,8 +18,6 @@ from modeling_glccl.search.clips import ClipSettings, read_clips
 from modeling_glccl.search.shots import FrameChanges, find_cuts
 from modeling_glccl.video_decoding_glccl import MAX_PACKETS, decode_video
 
-pytest_plugins = ["search_fixtures"]
-
 BLACK = np.zeros((48, 64, 3), np.uint8)
 
 
@@ -158,14 +156,20 @@ def test_shots_of_a_damaged_video(tmp_path, processor):
     assert found[-1].start == pytest.approx(12, abs=0.5)
 
 
-def test_shots_that_another_process_finds_are_the_same(tmp_path, processor, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "spans"), [("fixed", [(0, 10), (6, 16), (12, 18)]), ("shots", [(0, 6), (6, 12), (12, 18)])]
+)
+def test_clips_that_another_process_decodes_are_the_same(tmp_path, processor, monkeypatch, kind, spans):
     path = write_frames(tmp_path / "a.mp4", joined(60, 60, 60))
-    settings = ClipSettings(10, 6, "shots")
-    here = [(clip.start, clip.end) for clip in read_clips(path, processor, settings, [])]
+    settings = ClipSettings(10, 6, kind)
+    expected = list(read_clips(path, processor, settings, []))
+    assert [(clip.start, clip.end) for clip in expected] == spans
     monkeypatch.setattr(processor.video_processor, "deadline", time.monotonic() + 300)
     monkeypatch.setattr("av.open", lambda *_, **__: pytest.fail("this process opens a video"))
-    assert [(clip.start, clip.end) for clip in read_clips(path, processor, settings, [])] == here
-    assert here == [(0, 6), (6, 12), (12, 18)]
+    for clip, wanted in zip(read_clips(path, processor, settings, []), expected, strict=True):
+        assert (clip.start, clip.end, clip.duration) == (wanted.start, wanted.end, wanted.duration)
+        assert clip.pixels.equal(wanted.pixels)
+        assert clip.times.tolist() == wanted.times.tolist()
 
 
 def test_what_the_clips_are_belongs_to_the_index(tmp_path, model, processor, checkpoint, capsys):

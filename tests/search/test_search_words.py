@@ -14,14 +14,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from search_data import CAPTIONS, synthetic_records
+from search_data import CAPTIONS, synthetic_records, update, write_cues
 from videos import write_video, write_with_sound
 
 from modeling_glccl.cli import main
 from modeling_glccl.search import VideoIndex, ingest, searcher, words
 from modeling_glccl.search.words import Cue, find_sidecars, load_speech, read_sidecar, read_tracks
 
-pytest_plugins = ["search_fixtures"]
 TEXTS = ["Fold the dough twice.", "And then?"]
 CUES = [Cue(1.0, 2.5, TEXTS[0]), Cue(3.0, 3.5, TEXTS[1])]
 SRT = f"1\n00:00:01,000 --> 00:00:02,500\n{TEXTS[0]}\n\n2\n00:00:03,000 --> 00:00:03,500\n{TEXTS[1]}\n"
@@ -154,11 +153,6 @@ def texts(index: VideoIndex) -> dict[str, list[str]]:
     return dict(found)
 
 
-def update(index: VideoIndex, folder: Path, **options) -> dict[str, int]:
-    report = vars(index.update(folder, progress=False, num_workers=1, **options))
-    return {name: count for name, count in report.items() if count and name != "seconds"}
-
-
 def test_words_follow_their_files_and_no_video_is_encoded_again(index, videos, monkeypatch):
     track = write_with_track(videos / "track.mkv", "subrip")
     assert update(index, videos) == {"added": 6, "subtitled": 1}
@@ -253,17 +247,14 @@ def spoken(tmp_path_factory, model, processor) -> VideoIndex:
     for number, record in enumerate(records):
         record.duration = 10.0 + number
     index._store.commit(records)
-    keys = {row["video_id"]: row["video_key"] for row in index._store.videos(["video_id", "video_key"])}
-    rows = {
-        keys[record.video_id]: [
-            {"video_key": keys[record.video_id], "cue": number}
-            | ({"start": 20.0 * number - 15, "end": 20.0 * number - 14} if number else {})
-            | ({"text": f"{' '.join(rng.choice(VOCABULARY, 3))}"} if number else {})
-            for number in range(4 if record_number % 3 else 1)
+    said = {
+        record.video_id: [
+            (20.0 * cue + 5, 20.0 * cue + 6, " ".join(rng.choice(VOCABULARY, 3)))
+            for cue in range(3 * (number % 3 > 0))
         ]
-        for record_number, record in enumerate(records)
+        for number, record in enumerate(records)
     }
-    index._store.write_words(rows)
+    write_cues(index, said)
     return index
 
 
@@ -343,21 +334,14 @@ def test_filters_hold_for_words(spoken):
 
 def test_one_video_cannot_crowd_out_the_others(index):
     index._store.commit(synthetic_records(4))
-    ids = {row["video_id"]: row["video_key"] for row in index._store.videos(["video_id", "video_key"])}
-    rows = {
-        key: [{"video_key": key, "cue": 1, "start": 1.0, "end": 2.0, "text": "a dog and lots else"}]
-        for key in ids.values()
-    }
-    rows[ids["video0"]] = [
-        {"video_key": ids["video0"], "cue": number, "start": 3.0, "end": 4.0, "text": "dog"}
-        for number in range(1, 2500)
-    ]
-    index._store.write_words(rows)
+    ids = {f"video{number}" for number in range(4)}
+    said = {video_id: [(1.0, 2.0, "a dog and lots else")] for video_id in ids} | {"video0": 2500 * [(3.0, 4.0, "dog")]}
+    write_cues(index, said)
     assert index.search(words="dog")[0].video_id == "video0"
-    assert {result.video_id for result in index.search(words="dog")} == set(ids)
+    assert {result.video_id for result in index.search(words="dog")} == ids
     assert [result.video_id for result in index.search(words="dog", ids="video3")] == ["video3"]
     index._store.compact_words()
-    assert {result.video_id for result in index.search(words="dog")} == set(ids)
+    assert {result.video_id for result in index.search(words="dog")} == ids
 
 
 class Whisper:
@@ -422,38 +406,32 @@ def test_speech_without_the_package_or_the_model(index, videos, monkeypatch, whi
     assert len(index) == 0
 
 
-def test_words_on_the_command_line(videos, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "250")
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = main(list(map(str, arguments)))
-        captured = capsys.readouterr()
-        return captured.out if code == 0 else captured.err
-
+def test_words_on_the_command_line(run, videos, checkpoint, tmp_path):
     (videos / "v1.srt").write_text(said("a &lt;dog&gt; in the snow"))
     (videos / "v2.srt").write_bytes(b"\0")
-    printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
+    _, printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
     assert "5 videos (5 added, 1 subtitled)" in printed
-    assert "v2.srt: is no text" in run("index", "--index", "my.index", "--errors")
-    search = ("search", "--index", "my.index")
-    printed = run(*search, "a dog in the snow", "--html", "page.html")
+    assert "v2.srt: is no text" in run("index", "--index", "my.index", "--errors")[1]
+
+    def search(*arguments):
+        return run("search", "--index", "my.index", *arguments)[1]
+
+    printed = search("a dog in the snow", "--html", "page.html")
     for text in ("fused ranks", "found by", "frames and words", "said", "dog", "0:01.0 - 0:02.5"):
         assert text in printed
     assert "found by frames and words: &quot;a" in (tmp_path / "page.html").read_text()
-    assert "found by" not in run(*search, "a dog in the snow", "--no-words")
-    found = json.loads(run(*search, "--words", "snow", "--json"))
+    assert "found by" not in search("a dog in the snow", "--no-words")
+    found = json.loads(search("--words", "snow", "--json"))
     assert [result["video_id"] for result in found] == [str(videos / "v1.mp4")]
     assert (found[0]["found_by"], found[0]["measure"], found[0]["moment"]["start"]) == ("words", "words", 1.0)
     assert (found[0]["words"]["start"], found[0]["words"]["end"]) == (1.0, 2.5)
-    assert '"snow" is said' in run(*search, "--words", "snow", "--html", "page.html")
+    assert '"snow" is said' in search("--words", "snow", "--html", "page.html")
     assert "<article>" in (tmp_path / "page.html").read_text()
-    assert run(*search, "--words", "zebra") == "nothing fits: no video has such words\n"
-    assert "words='': give 1 to 2,000 characters" in run(*search, "--words", "")
+    assert search("--words", "zebra") == "nothing fits: no video has such words\n"
+    assert "words='': give 1 to 2,000 characters" in search("--words", "")
     lines = [{"words": "snow"}, {"query": "a dog", "words": "snow"}, {"query": "snow", "no_words": True}]
     (tmp_path / "queries").write_text("\n".join(map(json.dumps, lines)))
-    answers = [json.loads(line) for line in run(*search, "--queries", "queries").splitlines()]
+    answers = [json.loads(line) for line in search("--queries", "queries").splitlines()]
     assert [answer["results"][0]["measure"] for answer in answers] == ["words", "fused", "logit"]
 
 
