@@ -130,8 +130,8 @@ def load(
     for name, value in options.items():
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"{name}={value!r} must be a whole number, not negative")
-    if options["image_size"] % 16 or not options["image_size"]:
-        raise ValueError(f"image_size={options['image_size']} must be a multiple of 16")
+    if options["image_size"] not in range(16, 2049, 16):
+        raise ValueError(f"image_size={options['image_size']} must be a multiple of 16, at most 2048")
     if options["world"] >= len(WORLDS):
         raise ValueError(f"world={options['world']} must be 0, 1 or 2")
     if config_name == "stills" and not options["num_stills"]:
