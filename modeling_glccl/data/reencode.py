@@ -25,8 +25,8 @@ class CompressSettings:
     crf: float = 23  # constant rate factor of x264, 0 (lossless) to 51 (worst)
 
     def __post_init__(self):
-        if not 0 < self.fps <= 1000:
-            raise ValueError(f"fps={self.fps} must be above 0 and at most 1000 frames a second")
+        if not 0.001 <= self.fps <= 1000:
+            raise ValueError(f"fps={self.fps} must lie in 0.001 to 1000 frames a second")
         if self.short_side < 2 or self.short_side % 2:
             raise ValueError(f"short_side={self.short_side} must be even, as H.264's 4:2:0 needs, and at least 2")
         if not 0 <= self.crf <= 51:

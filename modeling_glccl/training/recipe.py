@@ -87,6 +87,8 @@ class DataRecipe:
     def validate_values(self):
         """Numbers in their ranges; a cache has a place."""
         at_least(self, 0, "num_workers")
+        if self.num_workers > 1024:
+            raise ValueError(f"num_workers={self.num_workers} must be at most 1024")
         if self.frame_cache and not self.frame_cache_dir:
             raise ValueError(f"frame_cache={self.frame_cache} needs frame_cache_dir, the folder to keep frames in")
 
@@ -177,6 +179,11 @@ class Recipe:
     # Hub repository (`owner/name`) for the final model, its processor and code, results, recipe and a model card;
     # what `glccl publish` does. For `model.head: glccl` alone.
     push_to_hub: str | None = None
+
+    def validate_seed(self):
+        """One that every random generator takes."""
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must lie in 0..{2**32 - 1}")
 
     def validate_push(self):
         """The name is one of the Hub, and the code of the model can travel with it."""

@@ -164,7 +164,12 @@ def test_an_unreadable_file_is_named_with_its_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"fps": 0}, "fps=0"), ({"short_side": 225}, "short_side=225 must be even"), ({"crf": 60}, "crf=60")],
+    [
+        ({"fps": 0}, "fps=0"),
+        ({"fps": 0.0004}, "fps=0.0004 must lie"),
+        ({"short_side": 225}, "short_side=225 must be even"),
+        ({"crf": 60}, "crf=60"),
+    ],
 )
 def test_impossible_settings_are_named(values, message):
     with pytest.raises(ValueError, match=message):

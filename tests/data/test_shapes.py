@@ -514,6 +514,7 @@ def test_wrong_arguments_are_refused_before_anything_is_rendered(tmp_path):
         ({"repo_id": "someone/shapes"}, "leave repo_id out"),
         ({"missing": "ignore"}, "'error' or 'skip'"),
         ({"image_size": 50}, "multiple of 16"),
+        ({"image_size": 1_000_000}, "at most 2048"),
         ({"world": 3}, "world=3 must be 0, 1 or 2"),
         ({"world": 2, "split": "train"}, "'train' must be one of test"),
         ({"world": 2, "config_name": "stills", "split": "train"}, "world=2.*no stills"),

@@ -86,6 +86,8 @@ def test_no_is_a_word(recipe_file):
         ("train.epochs=true", r"^train\.epochs: expected int, got bool \(value: True\)$"),
         ("data.frame_cache=png", r"^data\.frame_cache: 'png' is none of Literal\['raw', 'jpeg'\], NoneType$"),
         ("data.frame_cache=raw", r"^data\.frame_cache=raw needs frame_cache_dir"),
+        ("seed=-1", "^seed=-1 must lie in 0..4294967295$"),
+        ("data.num_workers=100000", "data.num_workers=100000 must be at most 1024"),
         ("model.clip=[a", r"^'model\.clip=\[a', line 1, column 3: no YAML: expected"),
         ("model.config=3", r"^model\.config: expected dict, got int"),
         ("model.config.max_words=x", r"^model\.config\.max_words: expected int, got str \(value: 'x'\)$"),
