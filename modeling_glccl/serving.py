@@ -40,9 +40,8 @@ class Access(AuthenticationBackend):
     # Names, beside `host` and those of this machine itself, under which the server may be called. Others are refused:
     # a page elsewhere could have its own name lead here.
     allowed_hosts: Sequence[str] = ()
-    token: str | None = (
-        None  # that visitors must present, as `Authorization: Bearer TOKEN`, or to a browser as password
-    )
+    # What visitors must present, as `Authorization: Bearer TOKEN`, or as the password that a browser asks.
+    token: str | None = None
     user: str | None = None  # NAME:PASSWORD that visitors may present instead
     public: bool = False  # whether anyone may come in who can reach `host`
 

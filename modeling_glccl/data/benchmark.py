@@ -1,4 +1,4 @@
-"""What the downloaded benchmarks share: annotations -> rows of one form, with their videos."""
+"""What the downloaded benchmarks share: annotations -> rows of one form, cached in Arrow, with their videos."""
 
 import difflib
 import html
@@ -12,11 +12,15 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 
 from .archives import extract, find_archives
 from .files import VideoFiles
 from .mirrors import load_mirror
 
+# A change of how annotations are read needs a new one, or tables cached before it pass for current ones.
+VERSION = "2"
 CAPTION_MODES = ("all", "random", "list")
 FILE_NAMES = {"train": "train", "validation": "val", "test": "test"}  # of a split's files in most benchmarks
 
@@ -113,50 +117,77 @@ class VideoBenchmark:
         return self.folder / self.name if (self.folder / self.name).is_dir() else self.folder
 
     def build(self) -> datasets.Dataset:
-        """The split from local files; archives of videos beside or in their folder are extracted first."""
+        """The split from local files; archives of videos beside or in their folder are extracted first.
+
+        A builder of `datasets` makes it, whose Arrow files are used as long as annotations and videos are the same.
+        """
         annotations, files = self.annotation_files(), VideoFiles()
         if self.with_videos:
             folder = self.root / self.videos_dir
             for archive in find_archives(self.root, folder):
                 extract(archive, folder)
             files = VideoFiles(folder)
-        videos = list(self.read(annotations))
-        for video in videos:
+        content, listing = [path.read_bytes() for path in annotations], files.listing()
+        try:
+            made: Any = datasets.Dataset.from_generator(
+                lambda: self.rows(self.checked(annotations), files),
+                self.features,
+                split=datasets.NamedSplit(self.split),
+                fingerprint=Hasher.hash([VERSION, self.name, vars(self), content, listing]),
+            )
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None
+        return made
+
+    def checked(self, annotations: list[Path]) -> Iterator[AnnotatedVideo]:
+        """The videos that are read from the annotations; a ValueError for one without a caption."""
+        for video in self.read(annotations):
             try:
                 check_captions(video.captions)
             except ValueError as error:
                 # The first of several files is the list of the split, which holds no captions.
                 where = " or ".join(map(str, annotations[1:] or annotations))
                 raise ValueError(f"{where}, {video.video_id}: {error}") from None
-        return self.table(videos, files)
+            yield video
 
     def load_hub(self, repo_id: str, **hub: Any) -> datasets.Dataset:
         """The split from a mirror; `hub` as for [`load_mirror`]."""
         return load_mirror(self, repo_id, **hub)
 
-    def table(self, videos: Iterable[AnnotatedVideo], files: VideoFiles) -> datasets.Dataset:
-        """The rows of the split, in memory; `video` is None where the file is missing."""
-        name, text, seconds = "caption", datasets.Value("string"), datasets.Value("float32")
-        kind: Any = text
-        if self.captions == "list":
-            name, kind = "captions", datasets.List(text)
-        rows = []
+    @property
+    def features(self) -> datasets.Features:
+        """Columns of a split and their types."""
+        text, seconds = datasets.Value("string"), datasets.Value("float32")
+        caption = {"captions": datasets.List(text)} if self.captions == "list" else {"caption": text}
+        video = {"video": datasets.Video(decode=False)} if self.with_videos else {}
+        return datasets.Features({**video, "video_id": text, **caption, "start": seconds, "end": seconds})
+
+    def rows(self, videos: Iterable[AnnotatedVideo], files: VideoFiles) -> Iterator[dict[str, Any]]:
+        """The rows of a split; `video` is None where the file is missing. Raises ValueError for no video at all."""
+        video = None
         for video in videos:
-            path = None
+            row = {}
             if self.with_videos:
-                path, video = self.locate(video, files)
-            captions: list[Any] = video.captions
+                row["video"], video = self.locate(video, files)
+            row |= {"video_id": video.video_id, "start": video.start, "end": video.end}
             if self.captions == "list":
-                captions = [captions]
-            elif self.captions == "random":
+                yield row | {"captions": video.captions}
+                continue
+            captions = video.captions
+            if self.captions == "random":
                 # Drawn by the video's own id, the caption does not depend on which other videos are there.
                 captions = [random.Random(f"{self.seed} {video.video_id}").choice(captions)]
-            row = {"video": path, "video_id": video.video_id, "start": video.start, "end": video.end}
-            rows += [row | {name: caption} for caption in captions]
-        features = {"video": datasets.Video(decode=False)} if self.with_videos else {}
-        features |= {"video_id": text, name: kind, "start": seconds, "end": seconds}
+            for caption in captions:
+                yield row | {"caption": caption}
+        if video is None:
+            where = f"{self.name} {self.split}"
+            raise ValueError(f"{where}: no video of the split has captions; do lists and captions belong together?")
+
+    def table(self, videos: Iterable[AnnotatedVideo], files: VideoFiles) -> datasets.Dataset:
+        """The rows as a split in memory, of a table that is read anew each time."""
+        rows, features = list(self.rows(videos, files)), self.features
         contents = {column: [row[column] for row in rows] for column in features}
-        return datasets.Dataset.from_dict(contents, datasets.Features(features), split=datasets.NamedSplit(self.split))
+        return datasets.Dataset.from_dict(contents, features, split=datasets.NamedSplit(self.split))
 
     @classmethod
     def split_names(
@@ -223,8 +254,6 @@ class VideoBenchmark:
     def finish(self, dataset: datasets.Dataset, missing: str) -> datasets.Dataset:
         """Deals with missing videos, compares with the canonical counts, and names the dataset."""
         where = f"{self.name} {self.split}"
-        if not len(dataset):
-            raise ValueError(f"{where}: no video of the split has captions; do lists and captions belong together?")
         if self.with_videos:
             found = found_videos(dataset)
             place = self.data_dir or "data_dir"

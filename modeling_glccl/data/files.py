@@ -206,6 +206,10 @@ class VideoFiles:
         """The file of a video, whatever its name is."""
         self._by_name[composed(video_id)] = path
 
+    def listing(self) -> list[str]:
+        """All paths, in a fixed order."""
+        return sorted(self._by_name.values())
+
     def find(self, video_id: str) -> str | None:
         """The path of the file named `video_id`, else of the one named so apart from a suffix such as .mp4."""
         video_id = composed(video_id)

@@ -254,7 +254,8 @@ def test_counts_that_are_not_canonical_are_warned_about_with_both(tmp_path):
 
 def test_a_change_of_annotations_or_videos_is_noticed(tmp_path):
     folder = miniatures.msvd(tmp_path)
-    load("msvd", tmp_path, "val")
+    before = load("msvd", tmp_path, "val").cache_files
+    assert load("msvd", tmp_path, "val").cache_files == before != []  # is read from there
     captions = json.loads((folder / "captions_msvd.json").read_text())
     write_json(folder / "captions_msvd.json", captions | {"bcd_2_9": ["changed"]})
     assert list(load("msvd", tmp_path, "val")["caption"]) == ["changed"]

@@ -54,8 +54,8 @@ class ShapesConfig:
         for name, value in vars(self).items():
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name}={value!r} must be a whole number, not negative")
-        if self.image_size % 16 or not self.image_size:
-            raise ValueError(f"image_size={self.image_size} must be a multiple of 16")
+        if self.image_size not in range(16, 2049, 16):
+            raise ValueError(f"image_size={self.image_size} must be a multiple of 16, at most 2048")
         if self.world >= len(WORLDS):
             raise ValueError(f"world={self.world} must be 0, 1 or 2")
 
