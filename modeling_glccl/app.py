@@ -362,8 +362,9 @@ def open_searcher(
     """
     folder = TemporaryDirectory(prefix="glccl-", ignore_cleanup_errors=True)
     if index is not None:
-        if runtime:
-            raise ValueError(f"--runtime {runtime}: {index} has its own, which is used; leave it out")
+        for name, value in {"--runtime": runtime, "the checkpoint": checkpoint, "--videos": videos}.items():
+            if value:
+                raise ValueError(f"{name} {value}: {index} has its own, which is used; leave it out")
         return VideoIndex.open(index, device=device, precision=precision, engine=engine), folder
     if engine != "threads":
         raise ValueError(f"--engine {engine}: a cluster holds the shards of an index: pass --index")

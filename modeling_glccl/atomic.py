@@ -1,6 +1,7 @@
 """Files and folders that are whole or not there, wherever the process, or the machine, dies."""
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(path: Path, source: BinaryIO, replace: bool = True) -> None:
+def write_whole(path: Path, content: bytes | BinaryIO, replace: bool = True) -> None:
     """Writes a file such that `path` is the old one or the complete new one, never a part.
 
     Raises FileExistsError where there is an old one and `replace` is false.
@@ -22,6 +23,7 @@ def write_whole(path: Path, source: BinaryIO, replace: bool = True) -> None:
     partial = path.with_name(f".{start}.{secrets.randbits(62)}.partial")
     try:
         with partial.open("wb") as file:
+            source = io.BytesIO(content) if isinstance(content, bytes) else content
             shutil.copyfileobj(source, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())  # or a machine that loses power may keep the new name and lose the content

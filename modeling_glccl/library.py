@@ -400,6 +400,8 @@ class Library:
         names = {"folder", "ids", "since", "until", "min_duration", "max_duration"}
         filters = request.model_dump(include=names, exclude_none=True)
         if "folder" in filters:
+            if ".." in Path(filters["folder"]).parts:  # what lies outside stays unknown
+                raise NothingPassesError
             paths = [os.path.dirname(row["path"]) for row in self.index.videos()]
             filters["folder"] = os.path.join(os.path.commonpath(paths or ["/"]), filters["folder"].lstrip("/"))
         if "ids" in filters:

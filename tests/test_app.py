@@ -429,6 +429,9 @@ def test_near_duplicates_are_shown_in_groups(checkpoint, folder, tmp_path, monke
 def test_what_to_search_must_be_said(tmp_path):
     with pytest.raises(ValueError, match="Pass --index, or a checkpoint and --videos"):
         open_searcher(checkpoint="somewhere")
+    for name in ("checkpoint", "videos", "runtime"):
+        with pytest.raises(ValueError, match=r"my\.index has its own, which is used; leave it out"):
+            open_searcher("my.index", **{name: "another"})
     with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4"):
         open_searcher(checkpoint="somewhere", videos=tmp_path)
 

@@ -65,13 +65,13 @@ def test_the_command_line_starts_without_torch():
     assert python(program.replace("['--help']", "['search', 'a dog']")) == "2 []"
 
 
-def test_a_search_imports_what_it_needs_and_collects_no_garbage_before():
-    program = """
+def test_a_search_imports_what_it_needs_and_collects_no_garbage_before(tmp_path):
+    program = f"""
 import gc, sys
 from modeling_glccl.cli import main
-code = main(["search", "a dog", "--index", "nowhere"])
-client, unused = "lance_namespace_urllib3_client", {"gradio", "datasets", "matplotlib"}
-print(code, gc.isenabled(), gc.get_freeze_count() > 100_000, f"{client}.api" in sys.modules, unused & set(sys.modules))
+code = main(["search", "a dog", "--index", {str(tmp_path)!r}])
+client, unused = "lance_namespace_urllib3_client", {{"gradio", "datasets", "matplotlib"}}
+print(code, gc.isenabled(), gc.get_freeze_count() > 100_000, client + ".api" in sys.modules, unused & set(sys.modules))
 print(sys.modules[client].TableApi.__module__)  # what LanceDB's REST client offers is there once it is asked for
 """
     assert python(program).splitlines() == [

@@ -1,7 +1,6 @@
 """Your own videos and captions: a table in the folder of the videos, or a dataset on the Hub."""
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -110,7 +109,7 @@ class Captions(VideoBenchmark):
         for path in {video["path"] for video in dataset["video"]} if self.with_videos else ():
             if path in self.embedded and not os.path.exists(path):
                 table, row, column = self.embedded[path]
-                write_whole(Path(path), io.BytesIO(table[row][column]))
+                write_whole(Path(path), table[row][column])
         return dataset
 
     def place_of(self, video_id: str) -> str:

@@ -1,6 +1,5 @@
 """Re-encodes a folder of videos as the paper does before training: in parallel, and going on where it stopped."""
 
-import io
 import os
 import re
 from contextlib import suppress
@@ -117,7 +116,7 @@ def compress_folder(
                     try:
                         # First into the ledger: what is not in there, this command did not write.
                         add_to_ledger(ledger, name, [len(content), *state])
-                        write_whole(output_dir / name, io.BytesIO(content))
+                        write_whole(output_dir / name, content)
                     except OSError as error:
                         reason = f"cannot write the compressed video ({error.strerror}); what is finished is kept"
                         raise OSError(error.errno, reason, str(output_dir / name)) from error

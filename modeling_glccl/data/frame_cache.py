@@ -124,7 +124,7 @@ def with_frame_cache(
     content = json.dumps(settings | {"image": IMAGE_FORMATS[format], "version": VERSION}, indent=2).encode()
     name = f"{format}-{pixels.max_frames}x{pixels.crop_size}px-{hashlib.sha256(content).hexdigest()[:8]}"
     folder = Path(cache_dir).absolute() / name
-    write_whole(folder / "settings.json", io.BytesIO(content))
+    write_whole(folder / "settings.json", content)
 
     columns = [name for name in ("video", "start", "end") if name in dataset.column_names]
     clips = dataset.with_format(None).select_columns(columns)
@@ -145,7 +145,7 @@ def with_frame_cache(
                 if error:
                     errors.append(error)
                 else:
-                    write_whole(missing[job[0]], io.BytesIO(content))
+                    write_whole(missing[job[0]], content)
                 if warning:
                     warnings.warn(warning, stacklevel=2)
         if errors:

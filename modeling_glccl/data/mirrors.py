@@ -1,6 +1,5 @@
 """Copies of the benchmarks on the Hub, whose columns, configurations and archives differ -> the same rows."""
 
-import io
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -86,7 +85,7 @@ def load_mirror(
             suffix = name.suffix.lower() if name.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
             target = safe_path(folder, video_id + suffix, repo_id).absolute()
             if not target.exists() or target.stat().st_size != len(content):
-                write_whole(target, io.BytesIO(content))
+                write_whole(target, content)
             given[video_id] = str(target)
         else:
             there = os.path.isabs(row["video.path"] or "") and os.path.isfile(row["video.path"])

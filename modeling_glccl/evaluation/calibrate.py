@@ -1,6 +1,5 @@
 """`glccl calibrate`: what makes a confidence of the scores of a search, fitted and kept in the checkpoint."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,6 @@ def calibrate_checkpoint(
     result, scores, groups = score_captions(model, processor, dataset, batch_size=batch_size, num_workers=num_workers)
     weights = fit_confidence(scores, result.video_index, groups)
     config = json.loads(file.read_text(encoding="utf-8")) | {"confidence_weights": weights}
-    write_whole(file, io.BytesIO(f"{json.dumps(config, indent=2, sort_keys=True)}\n".encode()))
+    write_whole(file, f"{json.dumps(config, indent=2, sort_keys=True)}\n".encode())
     print(f"{file}: confidence_weights {weights}, from {len(result.captions)} captions of {benchmark} {split}")
     return weights

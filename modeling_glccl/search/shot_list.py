@@ -44,7 +44,7 @@ def write_shot_list(path: Path, query: str, shots: Sequence[Shot]) -> None:
     """
     check_shot_list(path)
     query = query.encode(errors="backslashreplace").decode()  # a terminal may give what is no UTF-8
-    write_whole(path, io.BytesIO(_WRITERS[path.suffix.lower()](query, shots).encode()))
+    write_whole(path, _WRITERS[path.suffix.lower()](query, shots).encode())
 
 
 def _csv(query: str, shots: Sequence[Shot]) -> str:

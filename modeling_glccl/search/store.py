@@ -1,7 +1,6 @@
 """The LanceDB tables of an index: one row per clip, written batch by batch, each batch in one commit."""
 
 import errno
-import io
 import json
 import os
 import secrets
@@ -403,7 +402,7 @@ def writing(uri: str) -> Iterator[None]:
     with explained(uri), FileLock(os.path.join(uri, ".lock")) if local else nullcontext():
         yield
         if local:
-            write_whole(Path(uri, _NEWEST), io.BytesIO(json.dumps(_newest(uri)).encode()))
+            write_whole(Path(uri, _NEWEST), json.dumps(_newest(uri)).encode())
 
 
 def _newest(uri: str) -> dict[str, str | int]:

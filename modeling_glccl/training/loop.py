@@ -1,6 +1,5 @@
 """A training run from its recipe to its results, in the order in which things happen: [`train`]."""
 
-import io
 import json
 import os
 import sys
@@ -172,7 +171,7 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
         accelerator.print(f"selected on the test split, for comparison with published figures: {recall}")
     if accelerator.is_main_process:
         for place in (chosen, folder.path):  # the one is beside the model that they are about
-            write_whole(place / "results.json", io.BytesIO((json.dumps(results, indent=2) + "\n").encode()))
+            write_whole(place / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     accelerator.wait_for_everyone()
     # DistributedDataParallel must be gone before end_training closes the process group: else it may hang there.
     losses_of, optimizer, loader = accelerator.free_memory(losses_of, optimizer, loader)

@@ -194,7 +194,7 @@ def _render_video(options: ShapesConfig, row: Mapping[str, Any]) -> int:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        write_whole(path, io.BytesIO(content))
+        write_whole(path, content)
     except OSError as error:
         raise OSError(
             error.errno, f"could not write {path} ({error.strerror}): free some space or choose another data_dir"
