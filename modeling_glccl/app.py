@@ -185,7 +185,8 @@ def duplicates_html(groups: Sequence[Sequence[Duplicate]]) -> str:
 
 def _upload(**options: Any) -> gr.File:
     """Takes what a visitor sends, as paths: Gradio would also fetch addresses, and leave an empty file beside each."""
-    upload = gr.File(**options)  # no subclass: Gradio would write a file of types beside this one
+    # High enough for its label above its icon. No subclass: Gradio would write a file of types beside this one.
+    upload = gr.File(height=160, **options)
     move = upload.async_move_resource_to_block_cache
 
     async def keep(url_or_file_path: str | Path | None) -> str | None:
@@ -307,7 +308,7 @@ def build_app(
                 label, calibrated = "Confidence, at least", index.model.config.confidence_weights is not None
                 fields["min_confidence"] = gr.Slider(0, 1, 0, step=0.05, label=label, visible=calibrated)
             label = "Find videos like this image or video"
-            example = _upload(label=label, file_types=["image", "video"], elem_id="example", height=120)
+            example = _upload(label=label, file_types=["image", "video"], elem_id="example")
         submits = [field.submit for field in fields.values() if hasattr(field, "submit")]
         events = [button.click, example.upload, *submits]
         if examples:
@@ -325,7 +326,6 @@ def build_app(
             file_count="multiple",
             file_types=["video"],
             elem_id="upload",
-            height=140,
         )
         with gr.Accordion("Near-duplicates", open=False, elem_id="duplicates"):
             threshold = gr.Slider(serving.LEAST_ALIKE, 1, 0.93, step=0.01, label="Similarity, at least")

@@ -301,6 +301,10 @@ def test_it_fits_and_can_be_read(browser, address, width, scheme):
             "all => all.map(one => one.getBoundingClientRect().right)"
         )
         assert max(widths) <= width
+        for box in ("#example", "#upload"):
+            parts = (page.locator(f"{box} [data-testid={part}]") for part in ("block-label", "upload-icon"))
+            label, icon = (part.bounding_box() for part in parts)
+            assert label["y"] + label["height"] <= icon["y"]
 
 
 def test_an_example_is_a_click_away(page):
