@@ -495,7 +495,7 @@ def _count_by_clock(times: np.ndarray) -> int:
 
     One or two holes in which a frame or two are missing are common: a camera drops them.
     """
-    gaps = np.diff(times)
+    gaps = np.diff(np.unique(times))  # of frames that are shown at once, one counts
     pace = np.median(gaps) if len(gaps) else 0
     holes = np.abs(gaps - pace) > max(0.0015, 0.01 * pace)  # Matroska rounds to 1 ms
     if not 0 < holes.sum() <= max(2, len(gaps) // 50) or holes.all():

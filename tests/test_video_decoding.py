@@ -629,6 +629,11 @@ def test_two_irregular_times_are_no_clock(tmp_path):
     assert decode_video(path).frame_times.tolist() == [0, 0.04, 1.0]
 
 
+def test_frames_that_are_shown_at_once_make_no_hole():
+    assert video_decoding._count_by_clock(np.array([0.0] * 50 + [9.0])) == 0
+    assert video_decoding._count_by_clock(np.delete(np.arange(200) / 25, [50, 51, 52])) == 200
+
+
 def test_a_transform_sees_one_whole_frame_at_a_time(tmp_path):
     path, whole = write_video(tmp_path / "a.mp4", 30), []
 
