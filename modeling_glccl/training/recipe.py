@@ -24,6 +24,7 @@ from ..peers import FOUR_SCORES, HEADS
 
 RecipeT = TypeVar("RecipeT")
 Number = float | int
+MAX_CHARACTERS = 100_000  # of a recipe; they are read in a second
 
 
 @strict
@@ -229,12 +230,19 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = (), recipe_class: t
                 f"{override!r} would change nothing: train.total_batch_size={target['total_batch_size']} counts here, "
                 "the pairs of all processes; set that one"
             )
-    return _build(recipe_class, values, "", list(_known_keys(recipe_class, "")))
+    recipe = _build(recipe_class, values, "", list(_known_keys(recipe_class, "")))
+    if (length := len(_written(recipe))) > MAX_CHARACTERS:  # a run could not read what it keeps of it
+        raise ValueError(f"{path}: has {length:,} characters with every key; a recipe has at most {MAX_CHARACTERS:,}")
+    return recipe
 
 
 def save_recipe(recipe: Any, path: str | Path) -> None:
     """Writes a recipe, every key with its value, so that [`load_recipe`] reads the same one back."""
-    Path(path).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
+    Path(path).write_text(_written(recipe), encoding="utf-8")
+
+
+def _written(recipe: Any) -> str:
+    return yaml.safe_dump(asdict(recipe), sort_keys=False)
 
 
 def differences(recipe: Any, other: Any) -> dict[str, str]:
@@ -277,8 +285,8 @@ _Loader.add_implicit_resolver(
 
 def _parse(text: str, where: str) -> Any:
     try:
-        if len(text) > 100_000:  # read in a second
-            raise ValueError(f"{len(text):,} characters; a recipe has at most 100,000")
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"{len(text):,} characters; a recipe has at most {MAX_CHARACTERS:,}")
         value = yaml.load(text, Loader=_Loader)
         check_unfolded(value, len(text))
         return value

@@ -154,6 +154,11 @@ def test_the_recipe_of_a_small_clip_is_checked_as_well(override, message):
         load_recipe(RECIPES / "shapes_clip.yaml", [override], ClipRecipe)
 
 
+def test_a_recipe_that_a_run_could_not_read_again_is_refused(recipe_file):
+    with pytest.raises(ValueError, match=r"has \d{3},\d{3} characters with every key; a recipe has at most 100,000"):
+        load_recipe(recipe_file, [f"output_dir={'é' * 50_000}"])
+
+
 def test_an_override_without_effect_is_refused(recipe_file):
     with pytest.raises(ValueError, match=r"train\.batch_size=16' would change nothing: train\.total_batch_size=32"):
         load_recipe(recipe_file, ["train.total_batch_size=32", "train.batch_size=16"])
