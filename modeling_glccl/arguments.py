@@ -10,6 +10,8 @@ from .packaged import packaged
 
 # Of a query; no model reads more than some 77 tokens.
 MAX_CHARACTERS = 2000
+# Modules of `data`, each of which, or whose BENCHMARK, has load(data_dir, repo_id, split, missing, with_videos, **more).
+BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -17,6 +19,12 @@ def check_name(checkpoint: str | os.PathLike) -> None:
     """Raises FileNotFoundError for what is neither a path that exists nor a name that the Hub could have."""
     if not os.path.exists(checkpoint) and not _REPOSITORY.fullmatch(os.fspath(checkpoint)):
         raise FileNotFoundError(f"{checkpoint}: no such folder")
+
+
+def check_benchmark_name(name: str) -> None:
+    """Raises ValueError for a benchmark that there is not, with the one that may be meant."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}: {nearest(name, [*BENCHMARKS])}")
 
 
 def check_index(uri: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click import Choice, argument, option
 
-from .arguments import check_index, check_name, check_query, find_recipe
+from .arguments import check_benchmark_name, check_index, check_name, check_query, find_recipe
 from .console import run
 from .video_files import find_videos, harmless
 
@@ -48,6 +48,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     **dict.fromkeys(("query", "and_", "not_"), check_query),
     "folders": lambda path: os.path.exists(path) or find_videos(path),  # which refuses it
     "checkpoint": check_name,
+    "benchmark": check_benchmark_name,
 }
 
 

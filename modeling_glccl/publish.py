@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from .arguments import check_benchmark_name
 from .checkpoints import check_checkpoint
 from .configuration_glccl import GLCCLConfig
 from .model_card import make_card
@@ -71,10 +72,9 @@ def publish_dataset(
     benchmark: str, folder: Path, card: Path | None, repo_id: str | None, public: bool, **options: Any
 ) -> None:
     """`glccl data export`: writes a benchmark into a new folder and, given a dataset repository, uploads it."""
-    from .data import check_name
     from .data.export import export_benchmark
 
-    check_name(benchmark)
+    check_benchmark_name(benchmark)
     if repo_id:
         _check_target(repo_id, True)
     rows = export_benchmark(benchmark, folder, card or packaged("hub", "datasets", benchmark, "README.md"), **options)

@@ -91,7 +91,7 @@ def test_wrong_usage_is_explained(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "hub/models/glccl-shapes", "--benchmark", "shape"], "did you mean 'shapes'?"),
+        (["evaluate", "hub/models/glccl-shapes", "--benchmark", "shape"], "did you mean shapes?"),
         (["evaluate", "no/such/folder/here", "--benchmark", "shapes"], "no/such/folder/here: no such folder"),
         (["train", "recipes/none.yaml"], "recipes/none.yaml"),
     ],
@@ -106,6 +106,8 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("evaluate . --benchmark shape", "unknown benchmark 'shape': did you mean shapes?"),
+        ("data check vatecs", "unknown benchmark 'vatecs': did you mean vatex?"),
         ("train none.yaml", "none.yaml: no such file, and no recipe of the package"),
         ("train-demo --recipe none", "none: no such file, and no recipe of the package"),
         ("search '' --index {folder}", "the query is empty; say what happens in the video"),

@@ -1,27 +1,16 @@
 """Text-video benchmarks as `datasets`, one module per benchmark, rows of the same columns."""
 
-import difflib
 from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
+from ..arguments import BENCHMARKS, check_benchmark_name
 from ..packaged import install_line
 
 try:
     import datasets
 except ImportError as _error:
     raise ImportError(f"benchmarks need datasets: {install_line('train')} ({_error})") from _error
-
-# A module each, whose BENCHMARK, or itself, has load(data_dir, repo_id, split, missing, with_videos, **config).
-BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
-
-
-def check_name(name: str) -> None:
-    """Raises ValueError for a benchmark that there is not, with the one that may be meant."""
-    if name not in BENCHMARKS:
-        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"unknown benchmark {name!r}: {hint}Available: {', '.join(BENCHMARKS)}")
 
 
 @overload
@@ -62,7 +51,7 @@ def load_benchmark(
     test[0]["caption"], test[0]["video"]["path"]
     ```
     """
-    check_name(name)
+    check_benchmark_name(name)
     if missing not in ("error", "skip"):
         raise ValueError(f"missing={missing!r} must be 'error' or 'skip'")
     module = import_module(f".{name}", __name__)

@@ -72,7 +72,7 @@ def test_captions_of_other_benchmarks_go_without_their_videos(tmp_path):
 
 def test_the_command_names_the_benchmark_that_may_be_meant(tmp_path, capsys):
     assert main(["data", "export", "shape", str(tmp_path / "out")]) == 1
-    assert "unknown benchmark 'shape': did you mean 'shapes'?" in capsys.readouterr().err
+    assert "unknown benchmark 'shape': did you mean shapes?" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):

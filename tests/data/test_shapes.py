@@ -508,7 +508,7 @@ def test_the_second_world_is_rendered_beside_the_first_the_same_every_time(tmp_p
 
 def test_wrong_arguments_are_refused_before_anything_is_rendered(tmp_path):
     for arguments, message in (
-        ({"name": "shape"}, "did you mean 'shapes'"),
+        ({"name": "shape"}, "did you mean shapes"),
         ({"split": "tset"}, "'tset'.*validation"),
         ({"num_trian": 3}, "num_trian.*num_train"),
         ({"repo_id": "someone/shapes"}, "leave repo_id out"),
