@@ -19,7 +19,8 @@ def write_whole(path: Path, content: bytes | BinaryIO, replace: bool = True) -> 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # No process id: threads, and machines that share a folder, may write the same file at the same time.
-    start = os.fsdecode(os.fsencode(path.name)[:200])  # a name may have 255 bytes
+    # A name may have 255 bytes, and half a character is none on macOS and Windows.
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")
     partial = path.with_name(f".{start}.{secrets.randbits(62)}.partial")
     try:
         with partial.open("wb") as file:

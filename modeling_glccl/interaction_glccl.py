@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers.utils.generic import ModelOutput
 
 from .features_glccl import REQUIRED, GLCCLTextFeatures, GLCCLVideoFeatures
@@ -72,6 +73,13 @@ class GLCCLInteraction(nn.Module):
         self.word_mat_weight2 = nn.Parameter(torch.eye(words))
         self.word_frame_mat_weight = nn.Parameter(torch.eye(words))
         self.word_frame_mat_weight2 = nn.Parameter(torch.eye(words))
+
+    def query_vectors(self, text: GLCCLTextFeatures) -> Tensor:
+        """[`~GLCCLModel.query_vectors`]."""
+        counted, sentence = text.word_mask[..., None], normalize(text.sentence.float(), dim=-1)
+        words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
+        query = sentence + sentence @ self.global_mat_weight.float()
+        return (query + words + words @ self.local_mat_weight.float()) / 4
 
     def forward(
         self,

@@ -403,7 +403,9 @@ class Library:
             if ".." in Path(filters["folder"]).parts:  # what lies outside stays unknown
                 raise NothingPassesError
             paths = [os.path.dirname(row["path"]) for row in self.index.videos()]
-            filters["folder"] = os.path.join(os.path.commonpath(paths or ["/"]), filters["folder"].lstrip("/"))
+            # From there no ".." leads out: who asks for "../a*" could learn the names of the folders above.
+            within = os.path.normpath(f"/{filters['folder']}").lstrip(os.sep)
+            filters["folder"] = os.path.join(os.path.commonpath(paths or ["/"]), within)
         if "ids" in filters:
             filters["ids"] = [self.known(video_id).video_id for video_id in filters["ids"]]
         return filters

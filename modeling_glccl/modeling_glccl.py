@@ -531,11 +531,8 @@ class GLCCLModel(PreTrainedModel):
 
         That is the mean of sentence and mean word, normalised, each with and without its learned matrix.
         """
-        counted, sentence = text.word_mask[..., None], normalize(text.sentence.float(), dim=-1)
-        words = (normalize(text.words.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
         with loaded(self.interaction):
-            query = sentence + sentence @ self.interaction.global_mat_weight.float()
-            return (query + words + words @ self.interaction.local_mat_weight.float()) / 4
+            return self.interaction.query_vectors(text)
 
     def encode_query(self, texts: str | Sequence[str], processor: Any = None, **options: Any) -> Any:
         """[`~TextVideoRetrievalPipeline.encode_query`] of a pipeline of this model and a [`GLCCLProcessor`].

@@ -228,8 +228,9 @@ def load_whole(load: Callable[..., Any], name: str, prefix: str = "", **options:
     """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of what is missing; the error below says it in a line
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, report = load(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        model, report = load(name, **options)
     finally:
         logging.set_verbosity(verbosity)
     wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]

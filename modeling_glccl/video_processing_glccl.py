@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.client import HTTPException
@@ -315,8 +315,8 @@ def is_one_video(videos: Any) -> bool:
         first = videos[0] if videos else None
         return isinstance(first, Image.Image) or getattr(first, "ndim", None) == 3
     # Bytes, files, mappings and torchcodec's decoders can be iterated over, too.
-    whole = isinstance(videos, str | bytes | bytearray | memoryview) or not isinstance(videos, Iterable)
-    return whole or any(hasattr(videos, name) for name in ("read", "keys", "get_frames_at"))
+    whole = isinstance(videos, str | bytes | bytearray | memoryview | Mapping) or not isinstance(videos, Iterable)
+    return whole or hasattr(videos, "read") or hasattr(videos, "get_frames_at")
 
 
 def _per_video(name: str, value: float | Sequence[float | None] | None, videos: list[Any]) -> list[float | None]:

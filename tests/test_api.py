@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import signal
 import subprocess
 import threading
@@ -90,7 +91,7 @@ def test_a_search_gives_what_the_index_gives(client, opened):
     assert client.post("search", json=given).json() == answer.json()
 
 
-def test_the_filters_are_those_of_the_index(client):
+def test_the_filters_are_those_of_the_index(client, opened):
     def names(**given):
         return sorted(row["name"] for row in client.post("search", json={"query": QUERY, **given}).json()["results"])
 
@@ -100,7 +101,9 @@ def test_the_filters_are_those_of_the_index(client):
     assert names(ids=["holiday"]) == ["b & c.mp4"]
     assert names(since="2020-01-01", until="2100-01-01T18:30") == ["a.mp4", "b & c.mp4", "d.mp4"]
     assert names(min_score=1e9) == []
-    for folder in ("secret", "../secret"):
+    assert names(folder="nothing/../more") == ["d.mp4"]
+    common = Path(os.path.commonpath([os.path.dirname(row["path"]) for row in opened[0].videos()]))
+    for folder in ("secret", "../secret", f"../{common.name}", f"more/../../{common.name[:2]}*"):
         assert error(client.post("search", json={"query": QUERY, "folder": folder}), 422) == (
             "no video passes the filters"
         )

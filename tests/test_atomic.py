@@ -1,6 +1,7 @@
 """Folders that are replaced as a whole, on every system."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,13 @@ def test_a_file_may_have_a_name_as_long_as_the_disk_allows(tmp_path, name):
     atomic.write_whole(tmp_path / name, b"content")
     assert (tmp_path / name).read_bytes() == b"content"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_name_has_half_a_character_which_macos_and_windows_refuse(tmp_path, monkeypatch):
+    renamed, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: renamed.append(path.name) or replace(path, target))
+    atomic.write_whole(tmp_path / ("\u732b" * 83), io.BytesIO(b"content"))
+    assert renamed[0].encode().startswith(b"." + ("\u732b" * 66).encode() + b".")  # of 3 bytes each
 
 
 def test_a_folder_is_replaced_on_windows_which_opens_none(tmp_path, monkeypatch):

@@ -410,6 +410,13 @@ def test_a_plain_clip_checkpoint_loads_with_only_the_new_layers_missing(clip_fol
         assert_initialised(name, state(model)[name])
 
 
+def test_what_transformers_takes_is_taken_of_a_plain_clip_too(clip_folder):
+    options = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.bfloat16}
+    model, info = GLCCLModel.from_pretrained(clip_folder, **options)
+    assert model.dtype == torch.bfloat16
+    assert all(not name.startswith("clip.") for name in info["missing_keys"])
+
+
 def from_clip(folder, **config):
     defaults = {"max_words": 8, "temporal_num_hidden_layers": 2, "temporal_num_attention_heads": 2}
     return GLCCLModel.from_clip_pretrained(str(folder), **{**defaults, **config})

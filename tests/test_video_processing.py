@@ -217,6 +217,21 @@ def test_a_list_of_frames_is_one_video(showing):
     assert processor([list(video), list(video[:3])])["padding_mask_videos"].sum(dim=1).tolist() == [4, 3]
 
 
+def test_several_videos_may_be_anything_to_iterate_over(showing):
+    """Such as a column of pandas, which has keys, too."""
+    processor, video = showing
+
+    class Column:
+        def keys(self):
+            return range(2)
+
+        def __iter__(self):
+            return iter([video, video[:3]])
+
+    for videos in (Column(), iter(Column())):
+        assert processor(videos)["padding_mask_videos"].sum(dim=1).tolist() == [4, 3]
+
+
 class Decoder:
     """What is used of torchcodec's VideoDecoder: frames [n, 3, H, W] at indices, and what it knows of the file."""
 

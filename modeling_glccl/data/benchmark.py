@@ -248,7 +248,8 @@ class VideoBenchmark:
         for field in fields(cls):
             kind = {str: str | PathLike, int: int, bool: bool, str | None: str | None}.get(cast(Any, field.type))
             if kind and field.name in options and not isinstance(options[field.name], kind):
-                raise ValueError(f"{field.name}={options[field.name]!r} must be of type {field.type}")
+                expected = getattr(field.type, "__name__", field.type)
+                raise ValueError(f"{field.name}={options[field.name]!r} must be of type {expected}")
         return options
 
     def finish(self, dataset: datasets.Dataset, missing: str) -> datasets.Dataset:

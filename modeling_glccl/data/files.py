@@ -204,7 +204,7 @@ class VideoFiles:
 
     def add(self, video_id: str, path: str) -> None:
         """The file of a video, whatever its name is."""
-        self._by_name[composed(video_id)] = path
+        self._by_name[video_id] = path
 
     def listing(self) -> list[str]:
         """All paths, in a fixed order."""
@@ -212,8 +212,8 @@ class VideoFiles:
 
     def find(self, video_id: str) -> str | None:
         """The path of the file named `video_id`, else of the one named so apart from a suffix such as .mp4."""
-        video_id = composed(video_id)
-        return self._by_name.get(video_id) or self._by_id.get(video_id)
+        name = composed(video_id)
+        return self._by_name.get(video_id) or self._by_name.get(name) or self._by_id.get(name)
 
     def find_stem(self, stem: str) -> str | None:
         """The path of the only file whose name up to its first dot is `stem`."""

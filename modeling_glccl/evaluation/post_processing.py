@@ -25,7 +25,7 @@ def dual_softmax(similarity: np.ndarray) -> dict[str, np.ndarray]:
         {"t2v": [A, V] logits times the softmax over captions, "v2t": over videos}, float64: no weight above exp(-700)
         is rounded to zero, which would make ties.
     """
-    scores = torch.from_numpy(np.asarray(similarity, "float64"))
+    scores = torch.from_numpy(np.ascontiguousarray(similarity, "float64"))
     return {way: (scores * scores.softmax(dim=dim)).numpy() for dim, way in enumerate(("t2v", "v2t"))}
 
 

@@ -272,7 +272,8 @@ def answer_lines(index: VideoIndex, file: TextIO, options: dict[str, Any]) -> No
         except (ValueError, AttributeError, RecursionError) as error:
             reason = "is no object" if isinstance(error, AttributeError) else error
             raise ValueError(f"{file.name}, line {number}: {reason}: {line.strip()[:200]}") from error
-        parsed.append((number, {**options, **given}))
+        # null is as if it was not there.
+        parsed.append((number, options | {name: value for name, value in given.items() if value is not None}))
 
     def answer(part: Sequence[tuple[int, dict[str, Any]]]) -> None:
         shared = {name: value for name, value in part[0][1].items() if name != "query"}

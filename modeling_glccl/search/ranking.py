@@ -44,7 +44,7 @@ def proxy_vectors(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeature
     if isinstance(text, GLCCLVideoFeatures):
         counted = text.frame_mask[..., None]
         return (normalize(text.frames.float(), dim=-1) * counted).sum(dim=1) / counted.sum(dim=1)
-    return model.query_vectors(text)
+    return model.interaction.query_vectors(text)  # all that is lent to other processes
 
 
 def prepare_text(model: GLCCLModel, text: GLCCLTextFeatures | GLCCLVideoFeatures) -> GLCCLTextState | Tensor:

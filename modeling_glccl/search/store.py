@@ -415,7 +415,7 @@ def _newest(uri: str) -> dict[str, str | int]:
         for path in table.glob("_deletions/*"):
             with suppress(FileNotFoundError):  # another process has just merged it away
                 if path.is_file():  # reading a device might never end
-                    found[str(path.relative_to(uri))] = zlib.crc32(path.read_bytes())
+                    found[path.relative_to(uri).as_posix()] = zlib.crc32(path.read_bytes())
     return found
 
 

@@ -185,6 +185,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    if {"-h", "--help"} & set(sys.argv):
+        sys.exit(print(__doc__))
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
     sys.exit(run(main, "pretrain_clip", shlex.join(sys.argv), goes_on=False))

@@ -221,6 +221,17 @@ def test_a_name_may_have_its_accents_apart(folder):
     assert row["video"]["path"] == str(folder / "cafe\u0301.mp4")
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="there the two names are one")
+def test_two_names_that_differ_by_their_accents_are_two_files(folder):
+    names = ["caf\xe9.mp4", "cafe\u0301.mp4"]
+    for row, name in zip(ROWS, names, strict=False):
+        (folder / row["file_name"]).rename(folder / name)
+    rows = [row | {"file_name": name} for row, name in zip(ROWS, names, strict=False)]
+    write_table(folder, [*rows, *ROWS[2:]])
+    paths = {row["video_id"]: row["video"]["path"] for row in load(folder, split_ratio=[0, 0, 1])}
+    assert [paths[name] for name in names] == [str(folder / name) for name in names]
+
+
 def test_a_table_that_unfolds_to_more_rows_than_it_has_bytes_is_refused(folder):
     count = 10_000_000
     same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(bytearray(count), pyarrow.int8()), ["red.mp4"])

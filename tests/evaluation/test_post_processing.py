@@ -55,6 +55,12 @@ def test_dual_softmax_equals_its_formula(shape):
         np.testing.assert_allclose(values, expected[direction], rtol=1e-12)
 
 
+def test_dual_softmax_takes_any_array():
+    similarity = random_scores(3, 7)
+    for view in (similarity[::-1], similarity.T, similarity[:, ::2]):
+        np.testing.assert_array_equal(dual_softmax(view)["t2v"], dual_softmax(view.copy())["t2v"])
+
+
 def test_dual_softmax_of_logits_overflows_nowhere_and_makes_no_ties():
     """Logits of 100 cosines: weights down to exp(-150), which float32 rounds to 0 and so to a tie."""
     similarity = np.array([[100.0, -45.0, -46.0], [90.0, 99.0, -44.0], [-50.0, 0.5, 98.0]], "float32")

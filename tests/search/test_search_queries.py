@@ -228,7 +228,7 @@ def test_queries_of_a_file(search, indexed, library, still, tmp_path):
     file = tmp_path / "queries.jsonl"
     lines = [
         {"query": CAPTIONS[0]},
-        {"query": CAPTIONS[1]},
+        {"query": CAPTIONS[1], "k": None, "and": None, "not": None, "ids": None, "no_words": None},
         {"query": CAPTIONS[0], "folder": str(library / "more"), "k": 1},
         {"query": CAPTIONS[0], "not": [CAPTIONS[1]], "sort": "path"},
         {"image": str(still), "max_duration": 3},

@@ -14,7 +14,7 @@ from videos import write_video
 from modeling_glccl.cli import main
 from modeling_glccl.library import Library, SearchRequest
 from modeling_glccl.search import VideoIndex, candidates
-from modeling_glccl.search.shards import Shard
+from modeling_glccl.search.shards import Shard, take_snapshot
 
 
 def filled(path, model, processor, shards: int) -> VideoIndex:
@@ -91,6 +91,19 @@ def test_a_shard_without_a_clip_that_passes_is_searched_with_the_others(tmp_path
     index._store.commit(synthetic_records(1, clips=600))  # one long video, so two shards have nothing
     assert [result.video_id for result in index.search(CAPTIONS[0])] == ["video0"]
     assert [result.video_id for result in index.search(CAPTIONS[0], min_duration=1)] == ["video0"]
+
+
+def test_what_is_lent_to_actors_is_all_that_they_ask_of_a_model(whole, model, monkeypatch):
+    pytest.importorskip("ray")
+    from modeling_glccl.search import ray_engine
+
+    monkeypatch.setattr(ray_engine.ray, "put", lambda lent: lent)
+    shards = object.__new__(ray_engine.RayShards)
+    shards._lent = None, None
+    snapshot = take_snapshot(whole._store)
+    for query in (*whole.encode([CAPTIONS[0]]), *whole.encode([None], like="video3")):
+        found, lent = snapshot.nearest(model, query, 20), snapshot.nearest(*shards.lend(model, query), 20)
+        assert [values.tolist() for values in found] == [values.tolist() for values in lent]
 
 
 def as_lists(groups) -> list:
