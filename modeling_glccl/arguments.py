@@ -10,7 +10,7 @@ from .packaged import packaged
 
 # Of a query; no model reads more than some 77 tokens.
 MAX_CHARACTERS = 2000
-# Modules of `data`, each of which, or whose BENCHMARK, has load(data_dir, repo_id, split, missing, with_videos, **more).
+# Modules of `data`; each, or its BENCHMARK, has load(data_dir, repo_id, split, missing, with_videos, **more).
 BENCHMARKS = ("shapes", "msrvtt", "didemo", "vatex", "msvd", "activitynet", "lsmdc", "captions")
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

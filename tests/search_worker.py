@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import time
 import warnings
 from pathlib import Path
 
@@ -28,11 +27,6 @@ class Worker:
         arguments = (str(path), str(checkpoint), str(folder), str(notes), commit_videos, start)
         self.process = _context.Process(target=_work, args=arguments)
         self.process.start()
-
-    def wait_until_ready(self) -> None:
-        while "ready" not in self._lines():
-            assert self.process.is_alive(), "it ended before it was ready"
-            time.sleep(0.005)
 
     def acknowledged(self) -> set[str]:
         """Ids of the videos whose commit has returned."""

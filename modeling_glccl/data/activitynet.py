@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark
-from .files import VideoFiles, entry, expect, find_annotation, read_json
+from .files import MAX_SECONDS, VideoFiles, entry, expect, find_annotation, read_json
 
 FILE_NAMES = {"train": ("train.json", "train_ids.json"), "test": ("val_1.json", "val_ids.json")}
 
@@ -37,9 +37,7 @@ class ActivityNet(VideoBenchmark):
                 sentences = entry(annotation, "sentences", list, place)
                 text = _joined([expect(sentence, str, place) for sentence in sentences])
                 duration = entry(annotation, "duration", (int, float), place)
-                if not 0 < duration < math.inf:
-                    raise ValueError(f"{place}: duration is {duration}; expected seconds above 0")
-                yield AnnotatedVideo(video_id, [text], 0.0, float(math.ceil(duration)))
+                yield AnnotatedVideo(video_id, [text], 0.0, _end(duration, place))
 
     def locate(self, video: AnnotatedVideo, files: VideoFiles) -> tuple[str | None, AnnotatedVideo]:
         """v_XXXX, or XXXX, as the files are often named."""
@@ -47,7 +45,7 @@ class ActivityNet(VideoBenchmark):
 
     def mirrored(self, video_id: str, captions: list[str], duration: float | None) -> AnnotatedVideo:
         """Sentences of a list are joined to a paragraph; without a duration the whole video counts."""
-        end = None if duration is None else float(math.ceil(duration))
+        end = None if duration is None else _end(duration, f"the mirror's row of {video_id}")
         return AnnotatedVideo(video_id, [_joined(captions)], 0.0, end)
 
     def canonical(self) -> Canonical:
@@ -56,6 +54,12 @@ class ActivityNet(VideoBenchmark):
         listed = {"train": 10_007, "test": 4916}
         videos = (listed if self.id_lists else every)[self.split]
         return Canonical(f"ActivityNet Captions {'train' if self.split == 'train' else 'val_1'}", videos, videos)
+
+
+def _end(duration: float, place: str) -> float:
+    if not 0 < duration <= MAX_SECONDS:
+        raise ValueError(f"{place}: duration is {duration}; expected seconds, at most {MAX_SECONDS:,.0f}")
+    return float(math.ceil(duration))
 
 
 def _joined(sentences: list[str]) -> str:

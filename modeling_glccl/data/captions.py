@@ -23,7 +23,7 @@ from datasets.fingerprint import Hasher
 from ..atomic import write_whole
 from ..video_files import VIDEO_SUFFIXES
 from .benchmark import AnnotatedVideo, Canonical, VideoBenchmark, check_captions
-from .files import VideoFiles, parse_json, read_csv, read_text
+from .files import MAX_SECONDS, VideoFiles, parse_json, read_csv, read_text
 from .mirrors import flat_videos
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -363,8 +363,9 @@ def _window(start: Any, end: Any) -> tuple[float | None, float | None]:
             seconds = None if value is None else math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             seconds = math.nan
-        if seconds is not None and not 0 <= seconds < math.inf:
-            raise ValueError(f"{name} is {value!r}; expected seconds from 0 on, or nothing for the whole video")
+        if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+            expected = f"seconds from 0 to {MAX_SECONDS:,.0f}, or nothing for the whole video"
+            raise ValueError(f"{name} is {value!r}; expected {expected}")
         values.append(seconds)
     if values[1] is not None and values[1] <= (values[0] or 0):
         raise ValueError(f"the window ends at {end} and starts at {start or 0}; expected an end after the start")

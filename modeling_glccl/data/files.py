@@ -16,6 +16,7 @@ from typing import Any, TextIO, cast
 from ..video_files import VIDEO_SUFFIXES, walk_files, why_no_file
 
 MAX_BYTES = 2**28  # of a file of text: it and what is made of it take some five times as much memory
+MAX_SECONDS = 1e6  # of a video: float32, in which tables have them, tells a tenth of a second apart up to there
 # Where annotations lie beside `videos/`: in the folder itself, or one level down.
 ANNOTATION_FOLDERS = ("", "anns", "data", "msrvtt_data")
 

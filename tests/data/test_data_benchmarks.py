@@ -187,6 +187,7 @@ NAME = DIDEMO_NAMES[0]
         ("msvd", "test", "captions_msvd.json", {"def_3_4": []}, r"def_3_4: captions are \[\]"),
         ("activitynet", "test", "val_1.json", activitynet_video(None), "v_a.*duration.*None"),
         ("activitynet", "test", "val_1.json", activitynet_video(0), "v_a.*duration.*0; expected seconds"),
+        ("activitynet", "test", "val_1.json", activitynet_video(1e39), "v_a.*duration is 1e.39; expected seconds"),
         ("activitynet", "test", "val_1.json", activitynet_video("9"), "v_a.*duration.*'9' is of type str"),
         ("activitynet", "test", "val_1.json", activitynet_video(1, "a b"), "v_a, sentences: 'a b'"),
         ("lsmdc", "test", "LSMDC16_challenge_1000_publictect.csv", "a\t0\t0\t0\t0\t \n", "a: a caption is ' '"),

@@ -267,7 +267,8 @@ VALUES = {
         ({"start": "soon"}, "start is 'soon'; expected seconds"),
         ({"start": "NaN"}, "start is .*; expected seconds"),
         ({"end": "inf"}, "end is .*; expected seconds"),
-        ({"start": "-1"}, "start is .*; expected seconds from 0 on"),
+        ({"start": "-1"}, "start is .*; expected seconds from 0 to 1,000,000, or"),
+        ({"end": "1e308"}, "end is '1e308'; expected seconds from 0 to 1,000,000, or"),  # in float32 it is infinite
         ({"start": "5", "end": "5"}, "ends at 5 and starts at 5; expected an end after the start"),
         ({"end": "0"}, "ends at 0 and starts at 0; expected an end after the start"),
         ({"file_name": ""}, "the file name is None; expected a text"),
