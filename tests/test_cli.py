@@ -107,7 +107,6 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
     ("line", "message"),
     [
         ("evaluate . --benchmark shape", "unknown benchmark 'shape': did you mean shapes?"),
-        ("data check vatecs", "unknown benchmark 'vatecs': did you mean vatex?"),
         ("train none.yaml", "none.yaml: no such file, and no recipe of the package"),
         ("train-demo --recipe none", "none: no such file, and no recipe of the package"),
         ("search '' --index {folder}", "the query is empty; say what happens in the video"),
