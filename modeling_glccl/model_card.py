@@ -14,8 +14,8 @@ from jinja2 import Environment, StrictUndefined, UndefinedError
 from transformers.utils import logging
 
 from .configuration_glccl import GLCCLConfig
-from .data.files import read_json
 from .packaged import packaged
+from .video_files import why_no_file
 
 SNIPPET = """\
 from transformers import pipeline
@@ -64,7 +64,7 @@ def make_card(
     if bool(query) != bool(videos):
         raise ValueError("query and videos belong together: pass both, or neither for rendered clips")
     source = Path(results or folder / "results.json")
-    found = read_json(source, dict) if results or source.exists() else {}
+    found = _read(source) if results or source.exists() else {}
     recipe = found.get("recipe", {})
     try:
         test = _test(found, dataset)
@@ -123,6 +123,19 @@ def make_card(
     except UndefinedError as error:
         raise ValueError(f"{source}: {error}; {NOT_OURS}") from error
     return str(ModelCard(text))
+
+
+def _read(source: Path) -> dict[str, Any]:
+    """Of a results.json; not with `data.files`, as a card needs no `datasets`."""
+    try:
+        if reason := source.exists() and why_no_file(source):
+            raise ValueError(reason)
+        found = json.loads(source.read_text(encoding="utf-8-sig"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it is {str(found)[:40]!r}")
+        return found
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: {error}; {NOT_OURS}") from error
 
 
 def _test(found: dict[str, Any], dataset: str | None) -> dict[str, Any] | None:

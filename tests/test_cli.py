@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from families import save_plain
@@ -167,6 +168,19 @@ def test_a_module_names_its_extra_where_it_is_imported(missing, module):
     program = f"import sys; sys.modules[{missing!r}] = None; import modeling_glccl.{module}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert install_line("train") in done.stderr.splitlines()[-1]
+
+
+def test_a_checkpoint_is_published_without_what_training_needs():
+    program = """
+import sys
+from modeling_glccl.cli import main
+sys.modules |= dict.fromkeys(("accelerate", "datasets", "matplotlib"))
+sys.exit(main(["publish", "hub/models/glccl-shapes", "owner/name"]))
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was uploaded" in done.stdout
 
 
 def test_a_plain_clip_is_evaluated_beside_mean_pooling(shapes_dir, tmp_path, capsys):

@@ -142,7 +142,7 @@ def test_results_chosen_on_the_test_set_are_labelled_and_stay_out_of_the_metadat
 @pytest.mark.parametrize("content", ["words", "[" * 100_000, "[]"])
 def test_results_that_are_none_are_named(checkpoint, no_example, tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(ValueError, match=r"results\.json: .*expected"):
+    with pytest.raises(ValueError, match=r"results\.json: .*it is no results\.json of glccl"):
         make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
 
 

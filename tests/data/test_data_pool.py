@@ -9,6 +9,7 @@ from itertools import chain
 import pytest
 
 from modeling_glccl.data.pool import map_videos
+from modeling_glccl.video_decoding_glccl import VideoDamageWarning
 
 
 def work(name, action):
@@ -48,3 +49,13 @@ def test_a_video_that_fails_or_crashes_its_process_fails_alone_and_no_process_is
 def test_a_full_disk_ends_the_call():
     with pytest.raises(OSError, match=r"No space left.*'b'"):
         list(map_videos(work, [("a", ""), ("b", "full disk"), ("c", "")]))
+
+
+def warn_of_damage_first(path):
+    warnings.warn(f"{path}: is damaged", VideoDamageWarning, stacklevel=1)
+    warnings.warn(f"{path}: holds 2 video streams", stacklevel=1)
+
+
+def test_a_note_does_not_hide_damage():
+    (outcome,) = map_videos(warn_of_damage_first, [("a.mp4",)], 1)
+    assert str(outcome.warning) == "a.mp4: is damaged"
