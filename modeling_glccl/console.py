@@ -21,6 +21,7 @@ from .packaged import install_line
 
 # What a missing module belongs to, where that is not [train].
 EXTRAS = {
+    "fastapi": "demo",
     "faster_whisper": "speech",
     "gradio": "demo",
     "lancedb": "search",

@@ -152,6 +152,7 @@ def test_options_become_the_parameters_of_the_function(monkeypatch):
         ("rich", ["data", "check", "shapes", "--data-dir", "data"], "train"),
         ("lancedb", ["search", "a dog", "--index", "my.index"], "search"),
         ("gradio", ["serve", "model", "--videos", "videos"], "demo"),
+        ("fastapi", ["serve", "model", "--videos", "videos"], "demo"),
     ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(missing, arguments, extra):

@@ -32,7 +32,7 @@ STYLE = """<style>
 .glccl table.weights[onclick] td { cursor: pointer }
 .glccl table.weights th { width: 5rem; border: 0; font-weight: normal; text-align: left;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
-.glccl table.weights .frames td { border: 0; text-align: center }
+.glccl table.weights .frames td { border: 0; text-align: center; vertical-align: top }
 .glccl table.weights .frames img { width: 100%; display: block }
 .glccl table.weights .sentence td { height: 3rem; vertical-align: bottom; border-width: 0 0 1px }
 .glccl table.weights .sentence div { background: #9aa; min-height: 2px; margin: 0 1px }
