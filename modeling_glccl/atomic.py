@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 
@@ -39,6 +40,27 @@ def write_whole(path: Path, content: bytes | BinaryIO, replace: bool = True) -> 
             partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which is named `folder` when all of it is written.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the folder cannot be written, for example because the disk is full.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is no empty folder: choose another name, or delete it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(".partial", f".{folder.name[:50]}.", folder.parent) as temporary, room_for(folder):
+        part = Path(temporary, folder.name)
+        part.mkdir()
+        yield part
+        folder_to_disk(part)
+        if folder.exists():  # which Windows does not replace
+            folder.rmdir()
+        part.rename(folder)
 
 
 def replace_folder(new: Path, target: Path) -> None:

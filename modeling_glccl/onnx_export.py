@@ -5,7 +5,6 @@ import logging
 import shutil
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx  # noqa: F401 (what torch.onnx needs, so that what is not installed is named before anything is done)
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import onnx_search
-from .atomic import folder_to_disk, room_for
+from .atomic import new_folder
 from .checkpoints import check_checkpoint, load_checkpoint
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
@@ -64,19 +63,14 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
         ValueError: another head than GLCCL, or features that differ.
         OSError: the folder cannot be written, for example because the disk is full.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is no empty folder: choose another name, or delete it")
-    if (model_type := check_checkpoint(checkpoint)) not in (GLCCLConfig.model_type, *FAMILIES):
-        raise ValueError(
-            f"{checkpoint} is of the type {model_type!r}: exported are GLCCL and plain CLIP, MetaCLIP 2 and SigLIP, "
-            "because search.py scores as these do"
-        )
-    model, processor = load_checkpoint(checkpoint)
-    config = model.config
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as temporary, room_for(folder):
-        part = Path(temporary, folder.name)
-        part.mkdir()
+    with new_folder(folder) as part:
+        if (model_type := check_checkpoint(checkpoint)) not in (GLCCLConfig.model_type, *FAMILIES):
+            raise ValueError(
+                f"{checkpoint} is of the type {model_type!r}: exported are GLCCL and plain CLIP, MetaCLIP 2 and "
+                "SigLIP, because search.py scores as these do"
+            )
+        model, processor = load_checkpoint(checkpoint)
+        config = model.config
         for name in ("text", "video"):
             difference = export_tower(model, name, part / f"{name}.onnx")
             print(f"{name}.onnx: differs from torch by {difference:.1e} of the largest value at most", flush=True)
@@ -88,8 +82,6 @@ def export_onnx(checkpoint: str, folder: Path) -> None:
         matrices = {name: weight.detach().contiguous() for name, weight in model.interaction.named_parameters()}
         save_file(matrices, part / "scoring.safetensors")
         shutil.copyfile(onnx_search.__file__, part / "search.py")
-        folder_to_disk(part)
-        part.rename(folder)
     print(f'{folder}: search it with: python {folder / "search.py"} "TEXT" VIDEO.npy ...')
 
 

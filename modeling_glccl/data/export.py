@@ -1,7 +1,6 @@
 """A benchmark as Parquet files with a card: a folder that the Hub serves and plain `load_dataset` reads."""
 
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -11,15 +10,13 @@ import pyarrow.parquet
 from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCard
 
-from ..atomic import folder_to_disk
+from ..atomic import new_folder
 from . import load_benchmark
 from .files import read_text
 
 # Benchmarks whose videos may be passed on. Of the others, owners allow captions and identifiers at most.
 FREE_VIDEOS = {"shapes": "Apache-2.0"}
 ROWS_AT_ONCE = 100
-# In a folder that is not complete: only such a one is ever deleted.
-MARK = ".glccl-export"
 
 
 def export_benchmark(
@@ -43,44 +40,28 @@ def export_benchmark(
         OSError: the folder cannot be written, for example because the disk is full.
     """
     folder = Path(folder)
-    part = folder.with_name(f"{folder.name}.part")
     if videos and name not in FREE_VIDEOS:
         raise ValueError(
             f"the videos of {name} may not be passed on, so they are not embedded: export without videos. "
             f"Embedded can be: {', '.join(FREE_VIDEOS)}"
         )
     readme = DatasetCard(read_text(Path(card)))
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose another folder or delete it")
-    if part.exists() and not (part / MARK).exists():
-        raise FileExistsError(f"{part} was not written by an export, which would replace it: move it away")
     options |= {"with_videos": videos}
-    if splits:
-        loaded = {split: cast(datasets.Dataset, load_benchmark(name, split=split, **options)) for split in splits}
-    else:
-        loaded = cast(dict[str, datasets.Dataset], load_benchmark(name, split=None, **options))
-    rows = {split: len(dataset) for split, dataset in loaded.items()}
-    # Exactly the splits that are written: `load_dataset` fails if it misses one that the card names.
-    files = [{"split": split, "path": f"data/{split}-*"} for split in rows]
-    cast(Any, readme.data).configs = [{"config_name": "default", "data_files": files}]
-    table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
-    shutil.rmtree(part, ignore_errors=True)  # of an export that was interrupted
-    try:
-        part.mkdir(parents=True)
-        (part / MARK).touch()
+    with new_folder(folder) as part:
+        if splits:
+            loaded = {split: cast(datasets.Dataset, load_benchmark(name, split=split, **options)) for split in splits}
+        else:
+            loaded = cast(dict[str, datasets.Dataset], load_benchmark(name, split=None, **options))
+        rows = {split: len(dataset) for split, dataset in loaded.items()}
+        # Exactly the splits that are written: `load_dataset` fails if it misses one that the card names.
+        files = [{"split": split, "path": f"data/{split}-*"} for split in rows]
+        cast(Any, readme.data).configs = [{"config_name": "default", "data_files": files}]
+        table = "\n".join(f"| {split} | {count:,} |" for split, count in rows.items())
         (part / "data").mkdir()
         for split, dataset in loaded.items():
             _write_split(dataset, part / "data", split, shard_bytes)
         text = f"{str(readme).rstrip()}\n\n## Rows\n\n| split | rows |\n|---|---|\n{table}\n"
         (part / "README.md").write_text(text, encoding="utf-8")
-        folder_to_disk(part)
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
-        (folder / MARK).unlink()
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise OSError(f"{folder} could not be written: {error}") from error
     return rows
 
 
