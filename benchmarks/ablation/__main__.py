@@ -20,6 +20,7 @@ from filelock import FileLock
 from rich.console import Console
 from transformers.utils import logging
 
+from modeling_glccl.atomic import write_whole
 from modeling_glccl.training import load_recipe, train
 from modeling_glccl.training.build import load_splits
 from modeling_glccl.training.pretrain_clip import ClipRecipe
@@ -139,9 +140,7 @@ def execute(run: Run) -> None:
         if not holds_results(run.folder, run.recipe):
             train(run.recipe)
         if run.analysis is None:
-            partial = run.folder / "analysis.partial"
-            partial.write_text(json.dumps(analyse(run)) + "\n", encoding="utf-8")
-            partial.replace(run.folder / "analysis.json")  # the file has its name only once it is complete
+            write_whole(run.folder / "analysis.json", json.dumps(analyse(run)).encode())
 
 
 def trained_share(run: Run) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 
 from modeling_glccl.peers import HEADS
 from modeling_glccl.training import Recipe, load_recipe
-from modeling_glccl.training.recipe import differences
+from modeling_glccl.training.recipe import differences, flat
 from modeling_glccl.training.run_folder import holds_results
 
 SWITCHES = ("glim_global", "glim_local", "csc_weight")
@@ -152,8 +152,8 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
         counts = settings.frame_counts if variant in settings.length_variants else []
         for seed in settings.seeds:
             folder = Path(settings.output_dir) / "runs" / slug(variant) / f"seed{seed}"
-            values = flat(settings.settings) | flat(changes or {}) | {"seed": seed, "output_dir": str(folder)}
-            assignments = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+            values = [*flat(settings.settings), *flat(changes or {}), ("seed", seed), ("output_dir", str(folder))]
+            assignments = [f"{key}={json.dumps(value)}" for key, value in dict(values).items()]
             try:
                 recipe = load_recipe(path.parent / settings.recipe, assignments)
                 if not recipe.data.test_split:
@@ -167,11 +167,3 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
 def slug(name: str) -> str:
     """A name as that of a folder."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> dotted keys."""
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found

@@ -247,15 +247,16 @@ def _written(recipe: Any) -> str:
 
 def differences(recipe: Any, other: Any) -> dict[str, str]:
     """Dotted keys whose values differ between two recipes of a class, and how: "train.epochs: 3 -> 4"."""
-    values, others = dict(_flat(asdict(recipe), "")), dict(_flat(asdict(other), ""))
+    values, others = dict(flat(asdict(recipe))), dict(flat(asdict(other)))
     pairs = {key: (values.get(key), others.get(key)) for key in values | others}
     return {key: f"{key}: {old!r} -> {new!r}" for key, (old, new) in pairs.items() if old != new}
 
 
-def _flat(values: dict, prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of nested dictionaries, with their values."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
