@@ -206,16 +206,16 @@ def _decode_by_seeking(
     source: Source, chosen: FrameSampling, num_threads: int, transform: Callable | None
 ) -> DecodedVideo | None:
     """The chosen frames and little else; None where the packets do not tell the frames' times."""
-    with open_video(source, num_threads) as (container, stream):
-        # In program streams, and where there are no timestamps, packets may get others after a seek.
-        if container.format.name == "mpeg" or container.format.flags & Flags.no_timestamps.value:
-            return None
-        try:
-            if isinstance(source.file, str) and (chosen.start or chosen.end):  # more windows of this file may follow
-                status = os.stat(source.file)
-                packets = _read_packets_of_file(source.file, status.st_size, status.st_mtime_ns)
-            else:
-                packets = _read_packets(stream, source.name)
+    packets = None
+    try:
+        if isinstance(source.file, str) and (chosen.start or chosen.end):  # more windows of this file may follow
+            status = os.stat(source.file)
+            packets = _read_packets_of_file(source.file, status.st_size, status.st_mtime_ns)
+        with open_video(source, num_threads, checked=packets is not None) as (container, stream):
+            # In program streams, and where there are no timestamps, packets may get others after a seek.
+            if container.format.name == "mpeg" or container.format.flags & Flags.no_timestamps.value:
+                return None
+            packets = packets or _read_packets(stream, source.name)
             if (pts := _times_told(packets, stream)) is None:
                 return None
             times, frame_rate = _seconds(pts, stream), float(stream.average_rate or 0)
@@ -225,9 +225,9 @@ def _decode_by_seeking(
             frames = _gather(frames, counts, transform)
             del packets, pts
             warn_if_short(stream, source.name, count, times, end, Counter())
-        except (FFmpegError, _NotThereError):
-            return None
-        return DecodedVideo(frames, times[np.repeat(positions, counts)], end, cost["frames"], times)
+    except (FFmpegError, _NotThereError):
+        return None
+    return DecodedVideo(frames, times[np.repeat(positions, counts)], end, cost["frames"], times)
 
 
 @lru_cache(maxsize=8)

@@ -9,10 +9,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
+import numpy as np
 from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 
@@ -27,6 +28,10 @@ MAX_BYTES = 76_000_000  # of one frame as the decoder holds it
 # Of all frames that a decoder holds at once, so that no file takes more than 300 MB: in 4K with 10 bits and 4:2:2
 # these are seven, and players allow six; nine of AV1 in 4096x2160 with 10 bits. More than one thread holds more.
 MAX_HELD = 240_000_000
+# Of all tracks of an MP4 file together, of which FFmpeg holds some 35 bytes each: a day with sound.
+MAX_SAMPLES = 6_500_000
+# Boxes of MP4 that FFmpeg looks into, wherever they stand.
+_PARENTS = frozenset(b"moov trak mdia minf stbl moof traf mvex udta edts dinf meta wave tapt ipro sinf".split())
 
 
 class VideoDecodeError(ValueError):
@@ -41,15 +46,18 @@ class Source(NamedTuple):
 
 
 @contextmanager
-def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator[tuple[Any, Any]]:
+def open_video(
+    source: Any, num_threads: int = 1, warn: bool = True, checked: bool = False
+) -> Iterator[tuple[Any, Any]]:
     """The open container of a video, and the stream that a player would show. Nothing else opens files with FFmpeg.
 
     Args:
         source, num_threads: as of [`decode_video`], which also lists the errors.
         warn: warn where there are several streams.
+        checked: whether the same file has been opened before.
     """
     source = locate(source)
-    with _open_container(source) as container:
+    with _open_container(source, checked) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             others = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
@@ -86,18 +94,70 @@ def open_video(source: Any, num_threads: int = 1, warn: bool = True) -> Iterator
         yield container, stream
 
 
-def _open_container(source: Source) -> Any:
+def _open_container(source: Source, checked: bool) -> Any:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
         with open(source.file, "rb") if isinstance(source.file, str) else nullcontext(source.file) as file:
             file.seek(0)
             # By its name alone FFmpeg would tell a stream of JPEGs from an image.
             name = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
+            if not checked:
+                _check_samples(file, source.name)
             file.seek(0)
         file = source.file if isinstance(source.file, str) else _Readable(source.file)
         return av.open(file, format=name, options=options, metadata_errors="ignore")
     except (FFmpegError, OSError) as error:
         raise VideoDecodeError(f"{source.name}: {_diagnose(source.file, error)}") from error
+
+
+def _boxes(file: BinaryIO, offset: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of what each box of an MP4 file holds, those in others after these; of other files noise."""
+    while offset + 8 <= end:
+        file.seek(offset)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        begin = offset + 8
+        if length == 1:
+            length, begin = int.from_bytes(file.read(8), "big"), offset + 16
+        offset = min(offset + max(length, 8), end) if length else end  # 0: up to the end
+        yield kind, begin, offset
+        if kind in _PARENTS and depth < 10:  # as FFmpeg
+            yield from _boxes(file, begin, offset, depth + 1)
+
+
+def _check_samples(file: BinaryIO, name: str) -> None:
+    """Raises VideoDecodeError where an MP4 file says that it holds more samples than memory does.
+
+    To say so takes it a few bytes, and FFmpeg makes an entry for each as soon as it opens the file.
+    """
+    total, track = 0, {}
+    for kind, begin, end in chain(_boxes(file, 0, file.seek(0, os.SEEK_END)), [(b"trak", 0, 0)]):
+        total += 1
+        if kind == b"trak":  # the one before is complete
+            total, track = total + _entries(track), {}
+        elif kind in (b"hdlr", b"stts", b"stsz", b"stz2", b"stsc", b"stco", b"co64", b"trun"):
+            file.seek(begin)
+            content = file.read(end - begin if kind == b"stsc" else min(16, end - begin))
+            track.setdefault({b"stz2": b"stsz", b"co64": b"stco"}.get(kind, kind), []).append(content)
+            total += _number(content, 4) if kind == b"trun" else 0
+        if total > MAX_SAMPLES:
+            raise VideoDecodeError(f"{name}: says that it holds more than {MAX_SAMPLES:,} samples; cut it into parts")
+
+
+def _entries(track: dict[bytes, list[bytes]]) -> int:
+    """In FFmpeg's index of a track: its samples; of sound whose samples last a tick, 1,024 of a chunk together."""
+    kinds = {content[8:12] for content in track.get(b"hdlr", [])}
+    ticks = [(_number(content, 4), _number(content, 12)) for content in track.get(b"stts", [])] == [(1, 1)]
+    if not ticks or b"soun" not in kinds or kinds & {b"vide", b"subp", b"clcp"}:
+        return max((_number(content, 8) for content in track.get(b"stsz", [])), default=0)
+    chunks, total = max((_number(content, 4) for content in track.get(b"stco", [])), default=0), 0
+    for content in track.get(b"stsc", []):
+        runs = np.frombuffer(content[8 : 8 + (len(content) - 8) // 12 * 12], ">u4").astype(np.int64).reshape(-1, 3)
+        total += int((np.diff(runs[:, 0], append=chunks + 1).clip(0) * -(-runs[:, 1] // 1024)).sum())
+    return total
+
+
+def _number(content: bytes, place: int) -> int:
+    return int.from_bytes(content[place : place + 4], "big")
 
 
 class _Readable:
@@ -127,7 +187,7 @@ def _best(streams: list[Any], source: Source) -> Any:
     """The stream that a player would show: no thumbnail, then by what the file says, size and length."""
     frames = Counter({stream.index: stream.frames for stream in streams})
     if not all(frames.values()):
-        with _open_container(source) as container, suppress(FFmpegError):
+        with _open_container(source, checked=True) as container, suppress(FFmpegError):
             for packet in islice(demux(container, *container.streams.video), 2000):
                 frames[packet.stream_index] += packet.size > 0
     most = max(frames.values())
@@ -182,15 +242,8 @@ def _diagnose(source: str | BinaryIO, error: Exception) -> str:
             return "is empty (0 bytes)"
         if head.startswith(b"version https://git-lfs"):
             return "is a Git-LFS pointer, not the video; fetch it with `git lfs pull`"
-        if head[4:8] == b"ftyp":
-            offset, kind = 0, b""
-            while kind != b"moov" and offset + 8 <= size:
-                file.seek(offset)
-                length, kind = struct.unpack(">I4s", file.read(8))
-                length = int.from_bytes(file.read(8), "big") if length == 1 else length
-                offset += max(length, 8) if length else size  # 0: up to the end
-            if kind != b"moov":
-                return "has no moov box, the index of an MP4 file: its recording or download was cut short"
+        if head[4:8] == b"ftyp" and not any(kind == b"moov" for kind, *_ in _boxes(file, 0, size)):
+            return "has no moov box, the index of an MP4 file: its recording or download was cut short"
     if isinstance(error, ArgumentError):
         return (
             "is in a format that is not read (a list of other files, a network stream, an image, a rare one); "
