@@ -22,7 +22,7 @@ from transformers import CLIPTokenizer
 
 from .configuration_glccl import GLCCLConfig
 from .modeling_glccl import GLCCLModel
-from .processing_glccl import GLCCLProcessor
+from .processing_glccl import GLCCLProcessor, refuse_foreign_tokenizer
 from .video_files import why_no_file
 from .video_processing_glccl import GLCCLVideoProcessor
 
@@ -232,6 +232,8 @@ def convert_file(source: str | Path, output: str | Path, tokenizer: str | None =
     given = {name: value for name, value in config.items() if value is not None}
     model = convert_original_checkpoint(load_original_state_dict(source), **given)
     clip_tokenizer = tokenizer and CLIPTokenizer.from_pretrained(tokenizer)
+    if clip_tokenizer:
+        refuse_foreign_tokenizer(str(tokenizer), clip_tokenizer, model.config)
     model.save_pretrained(output)
     if clip_tokenizer:
         size = model.config.to_dict()["clip_config"]["vision_config"]["image_size"]

@@ -150,12 +150,21 @@ def test_the_command_line_writes_a_checkpoint(release, tmp_path, capsys, name):
     assert "max_words=8" in capsys.readouterr().out
 
 
-def test_the_command_line_writes_the_processor_for_a_tokenizer(release, tmp_path):
+def test_the_command_line_writes_the_processor_for_a_tokenizer_of_the_model(release, tmp_path, capsys):
+    tokenizer, output = train_clip_tokenizer(["a red star"], 600), tmp_path / "converted"
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
     save_file(release, tmp_path / "weights.safetensors")
-    train_clip_tokenizer(["a red star"], 600).save_pretrained(tmp_path / "tokenizer")
-    output = tmp_path / "converted"
-    command = ["convert", str(tmp_path / "weights.safetensors"), str(output)]
-    assert main([*command, "--tokenizer", str(tmp_path / "tokenizer")]) == 0
+    command = ["convert", str(tmp_path / "weights.safetensors"), str(output), "--tokenizer"]
+    assert main([*command, str(tmp_path / "tokenizer")]) == 1
+    message = (
+        f"tokenizer: the tokenizer has {len(tokenizer)} tokens and ends texts with id {len(tokenizer) - 1}, the model"
+    )
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+    name = "clip.token_embedding.weight"
+    weights = release | {name: torch.cat([release[name], release[name][: len(tokenizer) - len(release[name])]])}
+    save_file(weights, tmp_path / "weights.safetensors")
+    assert main([*command, str(tmp_path / "tokenizer")]) == 0
     processor, config = GLCCLProcessor.from_pretrained(output), GLCCLModel.from_pretrained(output).config
     video_processor = processor.video_processor
     assert (processor.max_words, processor.mask_padding) == (config.max_words, False)
