@@ -66,7 +66,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def replace_folder(new: Path, target: Path) -> None:
     """Puts the complete folder `new` in the place of `target`, which may exist.
 
-    A folder cannot be renamed over another one, so for a moment the old one is named `target.old`;
+    A folder cannot be renamed over another one, so for a moment the old one is named `.target.old`;
     [`recover_folder`] undoes that if the process died right there.
     """
     folder_to_disk(new)
@@ -108,4 +108,4 @@ def room_for(path: Path) -> Iterator[None]:
 
 
 def _aside(target: Path) -> Path:
-    return target.with_name(f"{target.name}.old")
+    return target.with_name(f".{target.name}.old")  # no name that somebody keeps a folder under

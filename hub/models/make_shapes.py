@@ -34,7 +34,7 @@ def main() -> None:
     results = json.loads((run / "model" / "results.json").read_text(encoding="utf-8"))
     trained = run / "model" / results["model"]
 
-    new = FOLDER.with_name(f"{FOLDER.name}.new")
+    new = FOLDER.with_name(f".{FOLDER.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     model, processor = load_checkpoint(trained)
     model.half().save_pretrained(new)

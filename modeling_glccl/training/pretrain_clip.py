@@ -134,7 +134,7 @@ def pretrain_clip(recipe: ClipRecipe) -> CLIPModel:
                 bar.update()
     results = {"loss": loss.item(), "seconds": time.perf_counter() - started, "precision": precision}
     results |= describe_environment()
-    new = folder.with_name(f"{folder.name}.new")
+    new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     with room_for(new):
         model.eval().save_pretrained(new)

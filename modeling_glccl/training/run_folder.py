@@ -20,7 +20,7 @@ from .recipe import Recipe, differences, load_recipe, save_recipe
 # Written at the start of a run into a folder that holds none of WRITTEN: from then on these are the run's own.
 MARK = ".glccl-run"
 FOLDERS = ("best", "last")
-WRITTEN = (*FOLDERS, *(f"{name}.{end}" for name in FOLDERS for end in ("new", "old")), "logs", "results.json")
+WRITTEN = (*FOLDERS, *(f".{name}.{end}" for name in FOLDERS for end in ("new", "old")), "logs", "results.json")
 # What may differ between a run and its continuation: nothing here changes a step.
 MAY_CHANGE = {
     "output_dir",
@@ -126,7 +126,7 @@ class RunFolder:
 
     def save_model(self, folder: Path, model: GLCCLModel, processor: ProcessorMixin, state: bool = False) -> None:
         """Replaces `best` or `last`, completely or not at all; with the `state` that [`begin`] restores beside it."""
-        accelerator, new = self.accelerator, folder.with_name(f"{folder.name}.new")
+        accelerator, new = self.accelerator, folder.with_name(f".{folder.name}.new")
         if accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)
             with room_for(new):

@@ -337,7 +337,7 @@ def test_push_to_hub_publishes_the_chosen_model_with_code_results_and_card(tiny,
 # The folder of a run
 
 
-@pytest.mark.parametrize("name", ["logs", "best", "last", "best.new", "last.old", "results.json", "recipe.yaml"])
+@pytest.mark.parametrize("name", ["logs", "best", "last", ".best.new", ".last.old", "results.json", "recipe.yaml"])
 def test_files_of_a_user_are_neither_deleted_nor_replaced(tiny, tmp_path, name):
     own = tmp_path / "run" / name
     if "." in name[-6:] and not name.endswith((".new", ".old")):
@@ -365,10 +365,12 @@ def test_a_run_leaves_other_files_alone_and_starting_over_clears_its_own(tiny, t
     run.mkdir()
     (run / "notes.txt").write_text("mine")
     train(tiny("train.max_steps=1"))
-    (run / "best.new").mkdir()  # as a run leaves it that is killed while saving
+    (run / ".best.new").mkdir()  # as a run leaves it that is killed while saving
+    (run / "last").rename(run / "last.old")  # as a user keeps it
     train(tiny("train.max_steps=2", "resume=false", "data.validation_split=null"))
+    assert not (run / ".best.new").exists()
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        *("last", "logs", "notes.txt", "recipe.yaml", "results.json")
+        *("last", "last.old", "logs", "notes.txt", "recipe.yaml", "results.json")
     }
     assert list(logged(run)) == [1, 2]
 
@@ -459,7 +461,7 @@ def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, m
     rename = atomic.Path.rename
     for deaths in range(4):
         shutil.rmtree(tmp_path, ignore_errors=True)
-        for folder, content in ((target, "old"), (tmp_path / "last.new", "new")):
+        for folder, content in ((target, "old"), (tmp_path / ".last.new", "new")):
             folder.mkdir(parents=True)
             (folder / "file").write_text(content)
         left = [deaths]
@@ -473,7 +475,7 @@ def test_a_folder_is_replaced_or_recovered_wherever_the_process_dies(tmp_path, m
         with monkeypatch.context() as patch:
             patch.setattr(atomic.Path, "rename", dying_rename)
             with suppress(Killed):
-                atomic.replace_folder(tmp_path / "last.new", target)
+                atomic.replace_folder(tmp_path / ".last.new", target)
         atomic.recover_folder(target)
         assert (target / "file").read_text() == ("old" if deaths < 2 else "new")
-        assert not (tmp_path / "last.old").exists()
+        assert not (tmp_path / ".last.old").exists()
