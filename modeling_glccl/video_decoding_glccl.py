@@ -5,7 +5,7 @@ import os
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -179,11 +179,33 @@ def decode_video(
     warning; so is the stream that a player would show, where there are several. Damage that the wanted frames do not
     need is not met, and not told of: few frames of a damaged file may come without a warning.
     """
-    source = locate(source)
-    chosen = FrameSampling(max_frames, start, end, sampling)
+    (video,) = decode_windows(source, [(start, end)], max_frames, sampling, num_threads, transform)
+    if isinstance(video, VideoDecodeError):
+        raise video
+    return video
+
+
+def decode_windows(
+    source: Any,
+    windows: Sequence[tuple[float | None, float | None]],
+    max_frames: int = 12,
+    sampling: str | float = "uniform",
+    num_threads: int = 1,
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Iterator[DecodedVideo | VideoDecodeError]:
+    """What [`decode_video`] gives or raises for each window, (start, end), in their order.
+
+    The file is gone through once, however many there are; `transform` is called once a frame. What concerns no window
+    alone is raised.
+    """
+    source, done = locate(source), 0
+    chosen = [FrameSampling(max_frames, *window, sampling) for window in windows]
     try:
-        decoded = _decode_by_seeking(source, chosen, num_threads, transform)
-        return decoded or _decode_in_order(source, chosen, num_threads, transform)
+        for video in _decode_by_seeking(source, chosen, num_threads, transform):
+            yield video
+            done += 1
+        if done < len(chosen):
+            yield from _decode_in_order(source, chosen[done:], num_threads, transform)
     except _NotThereError:
         raise VideoDecodeError(f"{source.name}: changed while it was read; wait until it is written") from None
 
@@ -203,31 +225,56 @@ class _NotThereError(Exception):
 
 
 def _decode_by_seeking(
-    source: Source, chosen: FrameSampling, num_threads: int, transform: Callable | None
-) -> DecodedVideo | None:
-    """The chosen frames and little else; None where the packets do not tell the frames' times."""
+    source: Source, chosen: Sequence[FrameSampling], num_threads: int, transform: Callable | None
+) -> Iterator[DecodedVideo | VideoDecodeError]:
+    """The chosen frames and little else; ends early where the packets do not tell the frames' times."""
     packets = None
-    try:
-        if isinstance(source.file, str) and (chosen.start or chosen.end):  # more windows of this file may follow
-            status = os.stat(source.file)
+    with suppress(FFmpegError, _NotThereError):
+        if isinstance(source.file, str) and len(chosen) == 1 and (chosen[0].start or chosen[0].end):
+            status = os.stat(source.file)  # other calls for windows of this file may follow
             packets = _read_packets_of_file(source.file, status.st_size, status.st_mtime_ns)
         with open_video(source, num_threads, checked=packets is not None) as (container, stream):
             # In program streams, and where there are no timestamps, packets may get others after a seek.
             if container.format.name == "mpeg" or container.format.flags & Flags.no_timestamps.value:
-                return None
+                return
             packets = packets or _read_packets(stream, source.name)
             if (pts := _times_told(packets, stream)) is None:
-                return None
-            times, frame_rate = _seconds(pts, stream), float(stream.average_rate or 0)
-            positions, counts = np.unique(chosen.choose(times, frame_rate, source.name), return_counts=True)
-            cost, end, count = Counter(), _end(times, frame_rate), len(packets.pts)
-            frames = _decode_at(stream, source.name, pts[positions].tolist(), packets, cost)
-            frames = _gather(frames, counts, transform)
+                return
+            times = _seconds(pts, stream)
+            plans = _plan(chosen, times, float(stream.average_rate or 0), source.name)
+            cost, end, count = Counter(), _end(times, float(stream.average_rate or 0)), len(packets.pts)
+            first = int(packets.pts[0]), int(packets.dts[0])
+            frames = _decode_at(
+                stream, source.name, pts[np.unique(_positions(plans))].tolist(), packets.seek_points, first, cost
+            )
             del packets, pts
-            warn_if_short(stream, source.name, count, times, end, Counter())
-    except (FFmpegError, _NotThereError):
-        return None
-    return DecodedVideo(frames, times[np.repeat(positions, counts)], end, cost["frames"], times)
+            warned = False
+            for plan, images in zip(plans, _gather(frames, plans, transform), strict=True):
+                if not warned:
+                    warn_if_short(stream, source.name, count, times, end, Counter())
+                    warned = True
+                if isinstance(plan, VideoDecodeError):
+                    yield plan
+                else:
+                    yield DecodedVideo(images, times[plan], end, cost["frames"], times)
+
+
+def _plan(
+    chosen: Sequence[FrameSampling], times: np.ndarray, frame_rate: float, name: str
+) -> list[np.ndarray | VideoDecodeError]:
+    """Of each window the positions of its frames, or why it has none."""
+    plans = []
+    for sampling in chosen:
+        try:
+            plans.append(sampling.choose(times, frame_rate, name))
+        except VideoDecodeError as error:
+            plans.append(error)
+    return plans
+
+
+def _positions(plans: Sequence[np.ndarray | VideoDecodeError]) -> np.ndarray:
+    """Those of all plans, one after the other."""
+    return np.concatenate([np.empty(0, np.int64), *(plan for plan in plans if isinstance(plan, np.ndarray))])
 
 
 @lru_cache(maxsize=8)
@@ -300,16 +347,18 @@ def _jumps(times: np.ndarray, stream: Any) -> tuple[np.ndarray, float]:
 
 
 def _decode_at(
-    stream: Any, name: str, targets: list[int], packets: _Packets, cost: Counter
+    stream: Any, name: str, targets: list[int], seek_points: np.ndarray, first: tuple[int, int], cost: Counter
 ) -> Iterator[av.VideoFrame]:
-    """Frames at the timestamps `targets`, which ascend; `cost["frames"]` counts those that were decoded."""
+    """Frames at the timestamps `targets`, which ascend; `cost["frames"]` counts those that were decoded.
+
+    `first` are the times of presentation and of decoding of the first packet.
+    """
     wanted, current, held = set(targets), -math.inf, {}
     for target in targets:
-        place = int(np.searchsorted(packets.seek_points, target, "right"))
-        first, decoded = int(packets.pts[0]), int(packets.dts[0])
-        start = int(packets.seek_points[place - 1]) if place else first
+        place = int(np.searchsorted(seek_points, target, "right"))
+        start = int(seek_points[place - 1]) if place else first[0]
         if start > current:
-            stream.container.seek(start if place or decoded == _NONE else decoded, stream=stream)
+            stream.container.seek(start if place or first[1] == _NONE else first[1], stream=stream)
             frames = _decode_wanted(stream, wanted, held, name)
         frame = None  # what holds a frame keeps its memory from the decoder
         for frame in frames:
@@ -346,8 +395,8 @@ def _decode(packet: Any, held: dict[int, int], name: str) -> list[av.VideoFrame]
 
 
 def _decode_in_order(
-    source: Source, chosen: FrameSampling, num_threads: int, transform: Callable | None
-) -> DecodedVideo:
+    source: Source, chosen: Sequence[FrameSampling], num_threads: int, transform: Callable | None
+) -> Iterator[DecodedVideo | VideoDecodeError]:
     """Decodes everything twice: to see which frames there are, then to keep the chosen ones."""
     name = source.name
     with open_video(source, num_threads, warn=False) as (container, stream):
@@ -378,12 +427,17 @@ def _decode_in_order(
             clock = times
         end = _end(times, frame_rate)
         warn_if_short(stream, name, len(pts), clock, end, lost)
-        positions, counts = np.unique(chosen.choose(times, frame_rate, name), return_counts=True)
+        plans = _plan(chosen, times, frame_rate, name)
+    positions = np.unique(_positions(plans))
     with open_video(source, num_threads, warn=False) as (_, stream):
-        wanted = np.zeros(positions[-1] + 1, bool)
+        wanted = np.zeros(positions.max(initial=-1) + 1, bool)
         wanted[positions] = True
-        frames = _gather(compress(frames_in_order(stream, name, lost), wanted), counts, transform)
-    return DecodedVideo(frames, times[np.repeat(positions, counts)], end, len(pts) + int(positions[-1]) + 1, times)
+        frames = compress(frames_in_order(stream, name, lost), wanted)
+        for plan, images in zip(plans, _gather(frames, plans, transform), strict=True):
+            if isinstance(plan, VideoDecodeError):
+                yield plan
+            else:
+                yield DecodedVideo(images, times[plan], end, len(pts) + int(plan.max()) + 1, times)
 
 
 def frames_in_order(stream: Any, name: str, lost: Counter) -> Iterator[av.VideoFrame]:
@@ -417,28 +471,40 @@ def _timestamp(part: Any) -> int:
     return _NONE if part.pts is None else part.pts
 
 
-def _gather(frames: Iterator[av.VideoFrame], counts: np.ndarray, transform: Callable | None) -> np.ndarray:
-    """[sum(counts), ...]: each frame so many times, as RGB, upright and transformed, one at a time.
+def _gather(
+    frames: Iterator[av.VideoFrame], plans: Sequence[np.ndarray | VideoDecodeError], transform: Callable | None
+) -> Iterator[Any]:
+    """For each plan its frames [n, ...] as RGB, upright and transformed; for one that is an error, None.
 
-    A frame of another size than the first is scaled to it, and turned like it.
+    `frames` are those at the positions of all plans, ascending, each once. One of them at a time is in memory, and of
+    each plan what has come. A frame of another size than the first is scaled to it, and turned like it.
     """
-    size, matrix, gathered, row = {}, [], np.empty(0), 0
-    for count in counts.tolist():
-        frame = next(frames, None)
-        if frame is None:
-            raise _NotThereError
-        size = size or {"width": frame.width, "height": frame.height}
-        matrix = matrix if row else display_matrix(frame)
-        image = frame.to_ndarray(format="rgb24", threads=1, **size)
-        del frame  # in 4K it takes 33 MB, as does each that the decoder holds
-        image = upright(image, matrix)
-        image = transform(image) if transform else image
-        if not row:
-            gathered = np.empty((counts.sum(), *image.shape), image.dtype)
-        gathered[row : row + count] = image
-        row += count
-        del image
-    return gathered
+    missing = [len(plan) if isinstance(plan, np.ndarray) else 0 for plan in plans]
+    ends, gathered, turn = np.cumsum(missing), dict[int, np.ndarray](), 0
+    flat, image = _positions(plans), np.empty(0)
+    size, matrix, position = {}, [], -1
+    for place in np.argsort(flat, kind="stable"):
+        if flat[place] != position:
+            del image
+            frame = next(frames, None)
+            if frame is None:
+                raise _NotThereError
+            matrix = matrix if size else display_matrix(frame)
+            size = size or {"width": frame.width, "height": frame.height}
+            image = frame.to_ndarray(format="rgb24", threads=1, **size)
+            del frame  # in 4K it takes 33 MB, as does each that the decoder holds
+            image = upright(image, matrix)
+            image = transform(image) if transform else image
+            position = flat[place]
+        number = int(np.searchsorted(ends, place, "right"))
+        if number not in gathered:
+            gathered[number] = np.empty((missing[number], *image.shape), image.dtype)
+        gathered[number][place - ends[number]] = image  # counted from the end
+        missing[number] -= 1
+        while turn < len(plans) and not missing[turn]:
+            yield gathered.pop(turn, None)
+            turn += 1
+    yield from (None for _ in plans[turn:])
 
 
 def display_matrix(frame: av.VideoFrame) -> list[int]:

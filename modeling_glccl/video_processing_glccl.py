@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.client import HTTPException
@@ -17,7 +17,7 @@ from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .decoding_process_glccl import decode_in_process
-from .video_decoding_glccl import FrameSampling, decode_video
+from .video_decoding_glccl import DecodedVideo, FrameSampling, decode_video, decode_windows
 from .video_streams_glccl import VideoDecodeError
 
 MAX_SIZE = 4096  # pixels of a side; the largest CLIP reads 448
@@ -183,16 +183,45 @@ class GLCCLVideoProcessor(VideoProcessorMixin):
         with ThreadPoolExecutor(num_workers or 1) as pool:
             loaded = list((pool.map if num_workers else map)(self._load, range(len(videos)), videos, jobs, known))
 
-        length = max_frames if pad else max(len(crops) for crops, _ in loaded)
+        data = self._batch(loaded, max_frames if pad else max(len(crops) for crops, _ in loaded))
+        if not return_metadata:
+            del data["video_metadata"]
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
+
+    def windows(
+        self, video: Any, windows: Sequence[tuple[float | None, float | None]]
+    ) -> Iterator[BatchFeature | VideoDecodeError]:
+        """What the processor makes of each window, (start, end) in seconds, of a video file, which is read once.
+
+        Yields batches of one video, padded to `max_frames` and with metadata, or why a window cannot be read. What
+        concerns no window alone is raised.
+        """
+
+        def apart(window: tuple[float | None, float | None]) -> DecodedVideo | VideoDecodeError:
+            try:
+                return decode_in_process(video, self.max_frames, *window, *rest, **options)
+            except VideoDecodeError as error:
+                return error
+
+        rest, options = (self.sampling, self.num_threads), dict[str, Any](transform=self._crop, deadline=self.deadline)
+        together = self.deadline is None
+        found = decode_windows(video, windows, self.max_frames, *rest, self._crop) if together else map(apart, windows)
+        for decoded in found:
+            if isinstance(decoded, DecodedVideo):
+                metadata = {"timestamps": decoded.timestamps, "duration": decoded.duration}
+                yield BatchFeature(self._batch([(decoded.frames, metadata)], self.max_frames))
+            else:
+                yield decoded
+
+    def _batch(self, loaded: list[tuple[np.ndarray, dict[str, Any]]], length: int) -> dict[str, Any]:
+        """Crops and metadata of videos -> pixels, padded with zeros to `length` frames, mask and metadata."""
         mask = torch.tensor([[1] * len(crops) + [0] * (length - len(crops)) for crops, _ in loaded])
         pixel_values = torch.zeros(*mask.shape, 3, self.crop_size, self.crop_size)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         for row, (crops, _) in zip(pixel_values, loaded, strict=True):
             row[: len(crops)].copy_(torch.from_numpy(crops)).div_(255).sub_(mean).div_(std)
-        data: dict[str, Any] = {"pixel_values_videos": pixel_values, "padding_mask_videos": mask}
-        if return_metadata:
-            data["video_metadata"] = [metadata for _, metadata in loaded]
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["video_metadata"])
+        metadata = [metadata for _, metadata in loaded]
+        return {"pixel_values_videos": pixel_values, "padding_mask_videos": mask, "video_metadata": metadata}
 
     def _load(
         self, index: int, video: Any, job: tuple[Any, Any, Any, Any], known: Any

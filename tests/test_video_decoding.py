@@ -701,7 +701,7 @@ def test_lost_packets_give_the_same_times_by_seeking_as_in_order(tmp_path):
         shown = [frame.pts or 0 for frame in container.decode(video=0)]
     assert shown != sorted(shown)
     sampling = video_decoding.FrameSampling(1)
-    slow = video_decoding._decode_in_order(video_streams.locate(path), sampling, 1, None)
+    slow = next(video_decoding._decode_in_order(video_streams.locate(path), [sampling], 1, None))
     fast = decode_video(path, 1)
     assert fast.decoded_frames < 48
     for decoded in (fast, decode_video(path, 45)):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 import av
 import numpy as np
 from torch import Tensor
+from transformers import BatchFeature
 
 from ..decoding_process_glccl import decode_in_process
 from ..processing_glccl import GLCCLProcessor
@@ -85,15 +86,19 @@ def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, err
 
     Those that do not decode are left out, each with a line in `errors`; VideoDecodeError if not one decodes.
     """
+    videos = processor.video_processor
     declared = 0.0  # where the container does not tell, or cannot be opened: decoding then says why
-    deadline = processor.video_processor.deadline  # with one, this process opens no file
+    deadline = videos.deadline  # with one, this process opens no file
     if not deadline:
         with suppress(VideoDecodeError), open_video(path, warn=False) as (container, _):
             declared = (container.duration or 0) / av.time_base
     if declared <= settings.length:
-        clip = _read(path, processor)
-        if clip.duration <= settings.length:
-            yield clip
+        (batch,) = videos.windows(path, [(None, None)])
+        if isinstance(batch, VideoDecodeError):
+            raise batch
+        duration = batch["video_metadata"][0]["duration"]
+        if duration <= settings.length:
+            yield _clip(batch, 0.0, duration, duration)
             return
     decode = partial(decode_in_process, deadline=deadline) if deadline else decode_video
     if settings.kind == "shots":
@@ -101,33 +106,21 @@ def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, err
         cuts = whole.timestamps[find_cuts(whole.frames)].tolist()
     else:
         whole, cuts = decode(path, 1, None, None, "uniform", transform=lambda frame: frame[:1, :1]), ()
+    spans = settings.windows(whole.frame_times, whole.duration, cuts)
+    # The last clip goes to the end of the file, which rounding must not cut off.
+    windows = [(start, None if end == whole.duration else end) for start, end in spans]
     found, failed = 0, []
-    for start, end in settings.windows(whole.frame_times, whole.duration, cuts):
-        try:
-            # The last clip goes to the end of the file, which rounding must not cut off.
-            clip = _read(path, processor, start, None if end == whole.duration else end)
-        except VideoDecodeError as error:
-            failed.append(f"{start:.1f}-{end:.1f} s: {error}")
+    for (start, end), batch in zip(spans, videos.windows(path, windows), strict=True):
+        if isinstance(batch, VideoDecodeError):
+            failed.append(f"{start:.1f}-{end:.1f} s: {batch}")
         else:
             found += 1
-            yield replace(clip, end=end, duration=whole.duration)
+            yield _clip(batch, start, end, whole.duration)
     if not found:
         raise VideoDecodeError("; ".join(failed))
     errors += failed
 
 
-def _read(path: str, processor: GLCCLProcessor, start: float | None = None, end: float | None = None) -> Clip:
-    try:
-        batch = processor(videos=[path], start=start, end=end, return_metadata=True, pad_to_max_frames=True)
-    except VideoDecodeError as error:
-        raise VideoDecodeError(str(error).removeprefix("videos[0]: ")) from error
-    (metadata,) = batch["video_metadata"]
-    duration = metadata["duration"]
-    return Clip(
-        start=start or 0.0,
-        end=duration if end is None else end,
-        duration=duration,
-        times=metadata["timestamps"],
-        pixels=batch["pixel_values_videos"][0],
-        mask=batch["padding_mask_videos"][0],
-    )
+def _clip(batch: BatchFeature, start: float, end: float, duration: float) -> Clip:
+    times, pixels = batch["video_metadata"][0]["timestamps"], batch["pixel_values_videos"][0]
+    return Clip(start, end, duration, times, pixels, batch["padding_mask_videos"][0])

@@ -124,7 +124,7 @@ def _compare(found: video_decoding_glccl.DecodedVideo, path: Path, sampling: Any
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode_video(path, 1)
-        slow = video_decoding_glccl._decode_in_order(locate(str(path)), sampling, 1, None)
+        slow = next(video_decoding_glccl._decode_in_order(locate(str(path)), [sampling], 1, None))
     if not caught:
         assert np.array_equal(slow.frame_times, found.frame_times), "other times in order"
         assert np.array_equal(slow.timestamps, found.timestamps), "another choice in order"

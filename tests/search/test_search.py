@@ -27,6 +27,7 @@ from modeling_glccl.search import index as index_module
 from modeling_glccl.search.fingerprint import describe_model
 from modeling_glccl.search.queries import Query
 from modeling_glccl.search.ranking import encode_queries, exact_logits, one_frame_logits, prepare_text, proxy_vectors
+from modeling_glccl.video_processing_glccl import GLCCLVideoProcessor
 
 
 @pytest.fixture
@@ -409,15 +410,14 @@ def test_a_model_that_moved_is_told_to_the_index(index, videos, tmp_path, checkp
 
 def test_clips_that_do_not_decode_are_listed_and_retried(index_of_clips, long_video, monkeypatch):
     index, path = index_of_clips, long_video
-    read = clips._read
+    read = GLCCLVideoProcessor.windows
 
-    def damaged(path, processor, start=None, end=None):
-        if start == 6:
-            raise VideoDecodeError("damaged")
-        return read(path, processor, start, end)
+    def damaged(self, video, windows):
+        for window, batch in zip(windows, read(self, video, windows), strict=True):
+            yield VideoDecodeError("damaged") if window[0] == 6 else batch
 
     with monkeypatch.context() as context:
-        context.setattr(clips, "_read", damaged)
+        context.setattr(GLCCLVideoProcessor, "windows", damaged)
         assert counts(index.add(path, progress=False)) == {"added": 1}
     assert index.errors() == {str(path): "6.0-16.0 s: damaged"}
     assert len(contents(index)[str(path)]) == 3
@@ -493,16 +493,16 @@ def test_long_videos_are_cut_into_overlapping_clips(index_of_clips, long_video, 
     assert len(contents(index)[str(path)]) == 2
 
 
-def test_the_last_clip_reads_to_the_end_of_the_file(long_video, processor):
+def test_the_last_clip_reads_to_the_end_of_the_file(long_video, processor, monkeypatch):
     """The end that is known of a file is rounded, or declared too early; what comes after it belongs to the clip."""
-    spans = []
+    spans, read = [], GLCCLVideoProcessor.windows
 
-    def noting(videos, start, end, **options):
-        spans.append((start, end))
-        return processor(videos=videos, start=start, end=end, **options)
+    def noting(self, video, windows):
+        spans.extend(windows)
+        return read(self, video, windows)
 
-    noting.video_processor = processor.video_processor
-    found = clips.read_clips(str(long_video), noting, clips.ClipSettings(10, 6), [])
+    monkeypatch.setattr(GLCCLVideoProcessor, "windows", noting)
+    found = clips.read_clips(str(long_video), processor, clips.ClipSettings(10, 6), [])
     assert [(clip.start, clip.end) for clip in found] == [(0, 10), (6, 16), (12, 22), (18, 26)]
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
 
