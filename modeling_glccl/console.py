@@ -35,6 +35,8 @@ EXTRAS = {
 }
 # Errors of libraries that have no class in common with Python's: damaged weights, no connection.
 FOREIGN_ERRORS = ("safetensors", "httpx", "httpx2")
+# After so many seconds a line says so if imports still last.
+IMPORTING = 1.5
 # How tqdm shows progress in a file: a line now and then instead of one that is never finished.
 PROGRESS_LINES = {
     "TQDM_MININTERVAL": "30",
@@ -60,7 +62,7 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
     if not sys.stderr.isatty():
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""
-    with _signals() as received, warnings.catch_warnings():
+    with _signals() as received, warnings.catch_warnings(), _imports_told(name):
         warnings.showwarning = partial(_show_warning, name)
         try:
             code = command() or 0
@@ -125,6 +127,26 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _imports_told(name: str) -> Iterator[None]:
+    """A line in a terminal while imports last: torch alone takes seconds, and on a busy machine a minute."""
+
+    def tell() -> None:
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+            frame = frame.f_back
+        if frame and sys.stderr.isatty():
+            print(f"{name}: loading torch and other libraries", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(IMPORTING, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _explain(error: BaseException) -> str | None:

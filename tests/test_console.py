@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,24 @@ def test_a_warning_is_a_line_without_source(capsys):
         "glccl x: warning: b.mp4: is cut",
     ]
     assert warnings.showwarning is shown
+
+
+@pytest.mark.parametrize(("terminal", "imports"), [(True, True), (True, False), (False, True)])
+def test_a_terminal_is_told_of_imports_that_last(terminal, imports, tmp_path, monkeypatch, capsys):
+    told = "glccl x: loading torch and other libraries\n" if terminal and imports else ""
+
+    def last() -> None:
+        for _ in range(6000 if told else 50):  # in hundredths of a second
+            time.sleep(0 if sys.stderr.getvalue() else 0.01)
+
+    (tmp_path / "lasting.py").write_text("import sys\nsys.last()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lasting", raising=False)
+    monkeypatch.setattr(sys, "last", last, raising=False)
+    monkeypatch.setattr(console, "IMPORTING", 0.1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert run(lambda: (import_module("lasting") if imports else last()) and None) == 0
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.slow
