@@ -9,7 +9,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,10 +59,11 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before tqdm is imported, which reads them once.
     os.environ.setdefault("TQDM_DELAY", "2")  # seconds in which no progress is shown
-    if not sys.stderr.isatty():
+    if into_file := not sys.stderr.isatty():
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""
-    with _signals() as received, warnings.catch_warnings(), _imports_told(name):
+    lines = _whole_lines() if into_file else nullcontext()
+    with lines, _signals() as received, warnings.catch_warnings(), _imports_told(name):
         warnings.showwarning = partial(_show_warning, name)
         try:
             code = command() or 0
@@ -127,6 +128,34 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class _Lines:
+    """A stream that writes whole lines, as they look at their end, to another; none that is empty."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._begun = stream, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line := line.rstrip().rpartition("\r")[2]:
+                self._stream.write(f"{line}\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _whole_lines() -> Iterator[None]:
+    """Errors and progress go to a file without what moves a cursor."""
+    lines: Any = _Lines(sys.stderr)
+    with redirect_stderr(lines):
+        try:
+            yield
+        finally:
+            lines.write("\n")
 
 
 @contextmanager

@@ -142,7 +142,8 @@ def test_training_into_a_file_is_short_lines(tmp_path):
         text=True,
         check=True,
     )
-    lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
+    lines = done.stderr.splitlines()
+    assert all(line.isprintable() and line == line.rstrip() != "" for line in lines)
     (warning,) = [line for line in lines if "warn" in line.lower()]
     assert warning.startswith(f"glccl train: warning: {video}: should hold 48 frames, but ")
     assert len(lines) < 30
@@ -184,15 +185,20 @@ def test_a_busy_process_is_seen():
 def test_progress_in_a_file_is_lines():
     """Where nobody watches, a line now and then and one at the end, and none of something short."""
     program = """
+import sys
 from modeling_glccl import console
 def command():
     from tqdm.auto import tqdm
     for _ in tqdm(range(10), "short"):
         pass
-    for _ in tqdm(range(10), "long", delay=1e-9, mininterval=0, miniters=5):
-        pass
+    for number in tqdm(range(10), "long", delay=1e-9, mininterval=0, miniters=5):
+        if number == 7:
+            tqdm.write("told", file=sys.stderr)
+    print("begun", end="", file=sys.stderr)
 console.run(command, "x", "x", False)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
-    assert [line.split(" [")[0] for line in lines] == ["long 5/10", "long 10/10", "long 10/10"]
+    lines = done.stderr.split("\n")
+    told = ["long 5/10", "told", "long 5/10", "long 10/10", "long 10/10", "begun", ""]
+    assert [line.split(" [")[0] for line in lines] == told
+    assert not [line for line in lines if line != line.rstrip() or not line.isprintable()]
