@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence, Set
 
+import errors
+
 import numpy as np
 
 from modeling_glccl.data.shapes.sampler import sample_clips

@@ -25,10 +25,14 @@ EXTRAS = {
     "faster_whisper": "speech",
     "gradio": "demo",
     "lancedb": "search",
+    "mcp": "mcp",
+    "mteb": "mteb",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "opentimelineio": "edit",
+    "peft": "peft",
+    "playwright": "dev",
     "pyarrow": "search",
     "ray": "scale",
     "starlette": "demo",
@@ -78,7 +82,7 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
             if isinstance(error, KeyboardInterrupt):
                 kept = str(error) or kept
             elif not received:  # else an error because a process that it waited for was ended
-                message = _explain(error)
+                message = explain(error)
                 if message is None:
                     traceback.print_exception(error)
                     message = f"this is a mistake of modeling_glccl: please report the lines above with {line}, "
@@ -178,7 +182,7 @@ def _imports_told(name: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _explain(error: BaseException) -> str | None:
+def explain(error: BaseException) -> str | None:
     """What a user can do something about, in one line; None for what is a mistake of this package."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("modeling_glccl"):
         module = error.name.partition(".")[0]
