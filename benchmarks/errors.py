@@ -7,7 +7,7 @@ from types import TracebackType
 try:
     from modeling_glccl.console import explain
 except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed: pip install -c constraints.txt -e ".[dev]", where constraints.txt is')
+    sys.exit(f'{error.name} is not installed; where this repository lies: pip install -c constraints.txt -e ".[dev]"')
 
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -168,11 +168,14 @@ def test_what_is_not_installed_is_named_with_its_extra(missing, arguments, extra
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("missing", "module"), [("datasets", "data"), ("accelerate", "training")])
-def test_a_module_names_its_extra_where_it_is_imported(missing, module):
+@pytest.mark.parametrize(
+    ("missing", "module", "extra"),
+    [("datasets", "data", "train"), ("accelerate", "training", "train"), ("datasets", "mteb", "mteb")],
+)
+def test_a_module_names_its_extra_where_it_is_imported(missing, module, extra):
     program = f"import sys; sys.modules[{missing!r}] = None; import modeling_glccl.{module}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert install_line("train") in done.stderr.splitlines()[-1]
+    assert install_line(extra) in done.stderr.splitlines()[-1]
 
 
 def test_a_checkpoint_is_published_without_what_training_needs():
