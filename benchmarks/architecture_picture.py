@@ -6,6 +6,8 @@ python benchmarks/architecture_picture.py docs/images/architecture.svg
 import argparse
 from pathlib import Path
 
+import errors
+
 import matplotlib
 import matplotlib.patches
 from matplotlib.axes import Axes

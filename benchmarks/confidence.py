@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import errors
+
 import numpy as np
 from datasets import concatenate_datasets
 from table import show, write_csv

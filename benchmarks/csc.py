@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import errors
+
 import numpy as np
 import pandas as pd
 import torch

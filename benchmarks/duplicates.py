@@ -18,6 +18,8 @@ from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
+import errors
+
 import av
 import numpy as np
 from table import show, write_csv

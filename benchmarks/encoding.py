@@ -24,6 +24,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import errors
+
 import numpy as np
 import onnx
 import onnxruntime

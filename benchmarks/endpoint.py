@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import errors
+
 import numpy as np
 import torch
 from table import RESULTS, show, write_csv

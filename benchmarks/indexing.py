@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import errors
+
 import numpy as np
 import torch
 from decoding import SUFFIXES, decode_in_order, generate

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import errors
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import errors
+
 from table import RESULTS, show, write_csv
 
 SETTINGS = {

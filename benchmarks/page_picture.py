@@ -19,6 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import errors
+
 from PIL import Image
 from playwright.sync_api import sync_playwright
 

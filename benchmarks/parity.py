@@ -29,6 +29,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import errors
+
 import torch
 import torch.nn.functional as F
 from parity_peers import peer_cases, peer_files, run_peer

@@ -9,6 +9,8 @@ that is among the first k by pooled vectors. Prints a table and writes benchmark
 import argparse
 from pathlib import Path
 
+import errors
+
 import numpy as np
 from table import show, write_csv
 

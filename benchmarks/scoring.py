@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import errors
+
 import torch
 from table import RESULTS, show, wall_clock, write_csv
 from torch import Tensor

@@ -42,6 +42,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import errors
+
 import av
 import faiss
 import numpy as np

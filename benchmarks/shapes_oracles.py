@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence, Set
 
+import errors
+
 import numpy as np
 
 from modeling_glccl.data.shapes.sampler import sample_clips
@@ -50,10 +52,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     clips = sample_clips(arguments.split, arguments.count, arguments.seed)
-    print("| what is seen | R@1, ties by chance | R@1, ties lost |\n|---|---|---|")
+    print("| what is seen | R@1, ties by chance | R@1, ties lost |\n|---|---|---|", flush=True)
     for name, seen in ORACLES.items():
         by_chance, lost = oracle_recall(clips, seen)
-        print(f"| {name} | {by_chance:.1f} | {lost:.1f} |")
+        print(f"| {name} | {by_chance:.1f} | {lost:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import argparse
 import textwrap
 from pathlib import Path
 
+import errors
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 

@@ -16,6 +16,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import errors
+
 from table import RESULTS, show, write_csv
 
 GLCCL = ["-m", "modeling_glccl.cli"]

@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import errors
+
 import torch
 from scoring import features, materialised
 from table import RESULTS, show, wall_clock, write_csv

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import errors
+
 import numpy as np
 import torch
 from table import show, write_csv

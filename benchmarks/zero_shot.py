@@ -14,6 +14,8 @@ temperatures alone. Prints a table and writes benchmarks/results/zero_shot_<hard
 import argparse
 from pathlib import Path
 
+import errors
+
 import torch
 from table import show, write_csv
 from torch import Tensor

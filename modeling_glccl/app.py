@@ -391,13 +391,14 @@ async def _send_video(request: Request) -> Response:
     return FileResponse(path) if os.path.isfile(path) else Response(status_code=404)
 
 
-def launch(page: Page, access: serving.Access, mcp: bool = False, **options: Any) -> Any:
+def launch(page: Page, access: serving.Access, mcp: bool = False, wait: bool = True, **options: Any) -> Any:
     """Starts page and API for those who have `access`: no analytics, nothing fetched from elsewhere.
 
     Args:
         page: from `build_app`.
         access: who is let in.
         mcp: whether the API's functions are tools of MCP, too, at /mcp.
+        wait: until Ctrl-C; else returns what Gradio's `launch` does.
         **options: of Gradio's `launch`.
     """
     routes: list[BaseRoute] = [
@@ -409,11 +410,21 @@ def launch(page: Page, access: serving.Access, mcp: bool = False, **options: Any
     if mcp:
         route, settings["lifespan"] = mcp_server(page.library)
         routes.append(route)
-    return page.queue(max_size=serving.MAX_WAITING).launch(
+    launched = page.queue(max_size=serving.MAX_WAITING).launch(
         server_name=access.host,
         app_kwargs=settings,
         max_file_size=serving.MAX_VIDEO_BYTES,
         footer_links=[],
         ssr_mode=False,
+        prevent_thread_lock=True,
+        quiet=True,  # its lines are for programmers
         **options,
     )
+    if not wait:
+        return launched
+    print(f"open {page.local_url} in a browser; Ctrl-C ends it", flush=True)
+    try:
+        while page.is_running:
+            time.sleep(0.1)
+    finally:
+        page.close(verbose=False)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .packaged import packaged
+from .video_files import VIDEO_SUFFIXES
 
 # Of a query; no model reads more than some 77 tokens.
 MAX_CHARACTERS = 2000
@@ -16,8 +17,12 @@ _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def check_name(checkpoint: str | os.PathLike) -> None:
-    """Raises FileNotFoundError for what is neither a path that exists nor a name that the Hub could have."""
-    if not os.path.exists(checkpoint) and not _REPOSITORY.fullmatch(os.fspath(checkpoint)):
+    """Raises FileNotFoundError for what is neither a path that exists nor a name that the Hub could have, and
+    ValueError for a path of something else than a checkpoint."""
+    if os.path.exists(checkpoint):
+        if problem := _what_else(Path(checkpoint)):
+            raise ValueError(f"{checkpoint} is no checkpoint: it {problem}")
+    elif not _REPOSITORY.fullmatch(os.fspath(checkpoint)):
         raise FileNotFoundError(f"{checkpoint}: no such folder")
 
 
@@ -57,3 +62,26 @@ def nearest(name: str, known: list[str]) -> str:
     """What may have been meant by a name that is not known."""
     found = get_close_matches(name, known, n=1)
     return f"did you mean {found[0]}?" if found else f"known are {', '.join(known)}"
+
+
+def _what_else(path: Path) -> str | None:
+    """What a path that exists is, if no checkpoint, and what to do; None for what may be one."""
+    if not path.is_dir():
+        return "is a file. The authors' checkpoints and OpenAI's CLIP become one by: glccl convert FILE FOLDER"
+    if (path / "config.json").exists():
+        return None
+    names = {child.name for child in path.iterdir()}
+    if {"clips.lance", "about.lance"} & names:
+        return "is an index of videos; glccl search and serve take it as --index"
+    runs = [path / name for name in ("best", "last", "model/best", "model/last")]
+    if runs := [str(run) for run in runs if (run / "config.json").exists()]:
+        return f"is the folder of a training run, whose checkpoints are {' and '.join(runs)}"
+    if {"dataset_info.json", "dataset_dict.json", "state.json"} & names or any(
+        name.startswith("metadata.") or name.endswith((".parquet", ".arrow")) for name in names
+    ):
+        return "is a folder of data; a checkpoint has a config.json"
+    if any(name.startswith("open_clip") for name in names):
+        return "is in OpenCLIP's format; GLCCL takes transformers' (config.json, model.safetensors, tokenizer)"
+    if any(name.lower().endswith(tuple(VIDEO_SUFFIXES)) for name in names):
+        return "is a folder of videos; a checkpoint has a config.json"
+    return "is empty" if not names else f"has no config.json but {', '.join(sorted(names)[:5])}"

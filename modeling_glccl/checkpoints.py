@@ -5,7 +5,6 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,6 @@ from .modeling_glccl import GLCCLModel
 from .peers import PEERS
 from .processing_glccl import GLCCLProcessor, refuse_foreign_tokenizer
 from .towers_glccl import FAMILIES, family_of, load_whole, read_config
-from .video_files import VIDEO_SUFFIXES
 
 MODELS: dict[str, type[GLCCLModel]] = {
     cast(type[GLCCLConfig], model.config_class).model_type: model for model in (GLCCLModel, *PEERS)
@@ -49,10 +47,7 @@ def check_checkpoint(name: str | os.PathLike) -> str:
         FileNotFoundError: no such folder or repository.
         ValueError: something else than a checkpoint; the message says what it is.
     """
-    name = os.fspath(name)
-    check_name(name)
-    if os.path.exists(name) and (problem := _what_else(Path(name))):
-        raise ValueError(f"{name} is no checkpoint: it {problem}")
+    check_name(name := os.fspath(name))
     try:
         model_type = read_config(name).get("model_type")
     except OSError as error:
@@ -147,26 +142,3 @@ def _unreadable(name: str, error: OSError) -> Exception:
     return FileNotFoundError(
         f"{name}: no such folder, and no repository of this name could be read from the Hub ({reason})"
     )
-
-
-def _what_else(path: Path) -> str | None:
-    """What a path that exists is, if no checkpoint, and what to do; None for what may be one."""
-    if not path.is_dir():
-        return "is a file. The authors' checkpoints and OpenAI's CLIP become one by: glccl convert FILE FOLDER"
-    if (path / "config.json").exists():
-        return None
-    names = {child.name for child in path.iterdir()}
-    if {"clips.lance", "about.lance"} & names:
-        return "is an index of videos; glccl search and serve take it as --index"
-    runs = [path / name for name in ("best", "last", "model/best", "model/last")]
-    if runs := [str(run) for run in runs if (run / "config.json").exists()]:
-        return f"is the folder of a training run, whose checkpoints are {' and '.join(runs)}"
-    if {"dataset_info.json", "dataset_dict.json", "state.json"} & names or any(
-        name.startswith("metadata.") or name.endswith((".parquet", ".arrow")) for name in names
-    ):
-        return "is a folder of data; a checkpoint has a config.json"
-    if any(name.startswith("open_clip") for name in names):
-        return "is in OpenCLIP's format; GLCCL takes transformers' (config.json, model.safetensors, tokenizer)"
-    if any(name.lower().endswith(tuple(VIDEO_SUFFIXES)) for name in names):
-        return "is a folder of videos; a checkpoint has a config.json"
-    return "is empty" if not names else f"has no config.json but {', '.join(sorted(names)[:5])}"

@@ -9,7 +9,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,16 +25,22 @@ EXTRAS = {
     "faster_whisper": "speech",
     "gradio": "demo",
     "lancedb": "search",
+    "mcp": "mcp",
+    "mteb": "mteb",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "opentimelineio": "edit",
+    "peft": "peft",
+    "playwright": "dev",
     "pyarrow": "search",
     "ray": "scale",
     "starlette": "demo",
 }
 # Errors of libraries that have no class in common with Python's: damaged weights, no connection.
 FOREIGN_ERRORS = ("safetensors", "httpx", "httpx2")
+# After so many seconds a line says so if imports still last.
+IMPORTING = 1.5
 # How tqdm shows progress in a file: a line now and then instead of one that is never finished.
 PROGRESS_LINES = {
     "TQDM_MININTERVAL": "30",
@@ -57,10 +63,11 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Before tqdm is imported, which reads them once.
     os.environ.setdefault("TQDM_DELAY", "2")  # seconds in which no progress is shown
-    if not sys.stderr.isatty():
+    if into_file := not sys.stderr.isatty():
         os.environ.update(PROGRESS_LINES | os.environ)
     kept = "the same command goes on where it stopped" if goes_on else ""
-    with _signals() as received, warnings.catch_warnings():
+    lines = _whole_lines() if into_file else nullcontext()
+    with lines, _signals() as received, warnings.catch_warnings(), _imports_told(name):
         warnings.showwarning = partial(_show_warning, name)
         try:
             code = command() or 0
@@ -75,7 +82,7 @@ def run(command: Callable[[], int | None], name: str, line: str, goes_on: bool) 
             if isinstance(error, KeyboardInterrupt):
                 kept = str(error) or kept
             elif not received:  # else an error because a process that it waited for was ended
-                message = _explain(error)
+                message = explain(error)
                 if message is None:
                     traceback.print_exception(error)
                     message = f"this is a mistake of modeling_glccl: please report the lines above with {line}, "
@@ -127,7 +134,55 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _explain(error: BaseException) -> str | None:
+class _Lines:
+    """A stream that writes whole lines, as they look at their end, to another; none that is empty."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._begun = stream, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line := line.rstrip().rpartition("\r")[2]:
+                self._stream.write(f"{line}\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _whole_lines() -> Iterator[None]:
+    """Errors and progress go to a file without what moves a cursor."""
+    lines: Any = _Lines(sys.stderr)
+    with redirect_stderr(lines):
+        try:
+            yield
+        finally:
+            lines.write("\n")
+
+
+@contextmanager
+def _imports_told(name: str) -> Iterator[None]:
+    """A line in a terminal while imports last: torch alone takes seconds, and on a busy machine a minute."""
+
+    def tell() -> None:
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+            frame = frame.f_back
+        if frame and sys.stderr.isatty():
+            print(f"{name}: loading torch and other libraries", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(IMPORTING, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def explain(error: BaseException) -> str | None:
     """What a user can do something about, in one line; None for what is a mistake of this package."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("modeling_glccl"):
         module = error.name.partition(".")[0]

@@ -20,7 +20,7 @@ REQUIRED = cast(Tensor, None)
 LAYERS = ("hidden_states", "attentions")
 
 
-@dataclass
+@dataclass(repr=False)
 class GLCCLFeatures(ModelOutput):
     """Tensors with one row a text or video. Subclasses are dataclasses of tensors."""
 
@@ -28,6 +28,10 @@ class GLCCLFeatures(ModelOutput):
     slotted: ClassVar[tuple[str, ...]] = ()
     # Those that a model may leave out.
     optional: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in self.tensors().items())
+        return f"<{type(self).__name__}: {shapes}>"
 
     @property
     def mask(self) -> Tensor:
@@ -128,7 +132,7 @@ class GLCCLFeatures(ModelOutput):
         return cls(**own), tensors, metadata
 
 
-@dataclass
+@dataclass(repr=False)
 class GLCCLTextFeatures(GLCCLFeatures):
     """Features of A texts, not normalised.
 
@@ -159,7 +163,7 @@ class GLCCLTextFeatures(GLCCLFeatures):
         return self.sentence
 
 
-@dataclass
+@dataclass(repr=False)
 class GLCCLVideoFeatures(GLCCLFeatures):
     """Features of V videos, not normalised.
 

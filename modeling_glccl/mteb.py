@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from datasets import Dataset, Video
 
 from .checkpoints import load_checkpoint
 from .features_glccl import GLCCLTextFeatures
@@ -11,6 +10,7 @@ from .packaged import install_line
 from .pipeline_glccl import TextVideoRetrievalPipeline
 
 try:
+    from datasets import Dataset, Video
     from mteb.models.model_meta import ModelMeta
 except ImportError as error:
     raise ImportError(f"this module needs mteb: {install_line('mteb')} ({error})") from error

@@ -1,6 +1,5 @@
 """Files of the repository that commands need: beside the package in a checkout, in it once it is installed."""
 
-import os
 import shlex
 from pathlib import Path
 
@@ -15,8 +14,12 @@ def packaged(*names: str) -> Path:
 
 
 def install_line(extra: str) -> str:
-    """The command that installs what `modeling_glccl[extra]` needs, in the tested versions."""
+    """The command that installs what an extra needs, in the tested versions: of a checkout, which no package index
+    need have, or of the package that is installed."""
+    here = Path.cwd() == ROOT
     constraints = packaged("constraints.txt")
-    shown = os.path.relpath(constraints) if constraints.parent == Path.cwd() else str(constraints)
+    shown = constraints.name if here else str(constraints)
     tested = f"-c {shlex.quote(shown)} " if constraints.exists() else ""  # a copy of the package alone has none
+    if (ROOT / "pyproject.toml").exists():
+        return f'pip install {tested}-e "{"." if here else ROOT}[{extra}]"'
     return f'pip install {tested}"modeling_glccl[{extra}]"'

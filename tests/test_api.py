@@ -349,7 +349,7 @@ def served(opened):
     checkpoint = root / "checkpoint"
     searcher = open_searcher(checkpoint=str(checkpoint), videos=root / "secret")
     page = build_app(*searcher)
-    _, url, _ = launch(page, Access(token="token"), mcp=True, prevent_thread_lock=True, quiet=True)
+    _, url, _ = launch(page, Access(token="token"), mcp=True, wait=False)
     yield url
     page.close()
 

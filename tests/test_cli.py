@@ -107,7 +107,7 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("evaluate . --benchmark shape", "unknown benchmark 'shape': did you mean shapes?"),
+        ("evaluate m --benchmark shape", "unknown benchmark 'shape': did you mean shapes?"),
         ("train none.yaml", "none.yaml: no such file, and no recipe of the package"),
         ("train-demo --recipe none", "none: no such file, and no recipe of the package"),
         ("search '' --index {folder}", "the query is empty; say what happens in the video"),
@@ -117,11 +117,15 @@ def test_wrong_values_are_an_error_without_a_traceback(arguments, message, capsy
         ("serve --index none.index", "none.index: no such index"),
         ("index none --index new.index --model m", "none: no such folder of videos"),
         ("info no/such/folder", "no/such/folder: no such folder"),
+        ("info {folder}", "{folder} is no checkpoint: it is an index of videos"),
+        ("index . --index new.index --model {folder}", "{folder} is no checkpoint: it is an index of videos"),
         ("evaluate no/such/folder --benchmark shapes", "no/such/folder: no such folder"),
     ],
 )
 def test_an_argument_that_is_wrong_in_any_case_needs_no_torch(line, message, tmp_path):
+    (tmp_path / "clips.lance").mkdir()
     arguments = shlex.split(line.format(folder=tmp_path))
+    message = message.format(folder=tmp_path)
     program = "import sys; from modeling_glccl.cli import main; sys.exit(main() + 10 * ('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert done.stderr.startswith(f"glccl {arguments[0]}: error: {message}")
@@ -164,11 +168,14 @@ def test_what_is_not_installed_is_named_with_its_extra(missing, arguments, extra
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("missing", "module"), [("datasets", "data"), ("accelerate", "training")])
-def test_a_module_names_its_extra_where_it_is_imported(missing, module):
+@pytest.mark.parametrize(
+    ("missing", "module", "extra"),
+    [("datasets", "data", "train"), ("accelerate", "training", "train"), ("datasets", "mteb", "mteb")],
+)
+def test_a_module_names_its_extra_where_it_is_imported(missing, module, extra):
     program = f"import sys; sys.modules[{missing!r}] = None; import modeling_glccl.{module}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert install_line("train") in done.stderr.splitlines()[-1]
+    assert install_line(extra) in done.stderr.splitlines()[-1]
 
 
 def test_a_checkpoint_is_published_without_what_training_needs():

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,24 @@ def test_a_warning_is_a_line_without_source(capsys):
     assert warnings.showwarning is shown
 
 
+@pytest.mark.parametrize(("terminal", "imports"), [(True, True), (True, False), (False, True)])
+def test_a_terminal_is_told_of_imports_that_last(terminal, imports, tmp_path, monkeypatch, capsys):
+    told = "glccl x: loading torch and other libraries\n" if terminal and imports else ""
+
+    def last() -> None:
+        for _ in range(6000 if told else 50):  # in hundredths of a second
+            time.sleep(0 if sys.stderr.getvalue() else 0.01)
+
+    (tmp_path / "lasting.py").write_text("import sys\nsys.last()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lasting", raising=False)
+    monkeypatch.setattr(sys, "last", last, raising=False)
+    monkeypatch.setattr(console, "IMPORTING", 0.1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert run(lambda: (import_module("lasting") if imports else last()) and None) == 0
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.slow
 def test_training_into_a_file_is_short_lines(tmp_path):
     """Of each bar a line at its start and one at its end; a warning of a process that decodes has no source."""
@@ -122,7 +142,8 @@ def test_training_into_a_file_is_short_lines(tmp_path):
         text=True,
         check=True,
     )
-    lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
+    lines = done.stderr.splitlines()
+    assert all(line.isprintable() and line == line.rstrip() != "" for line in lines)
     (warning,) = [line for line in lines if "warn" in line.lower()]
     assert warning.startswith(f"glccl train: warning: {video}: should hold 48 frames, but ")
     assert len(lines) < 30
@@ -164,15 +185,20 @@ def test_a_busy_process_is_seen():
 def test_progress_in_a_file_is_lines():
     """Where nobody watches, a line now and then and one at the end, and none of something short."""
     program = """
+import sys
 from modeling_glccl import console
 def command():
     from tqdm.auto import tqdm
     for _ in tqdm(range(10), "short"):
         pass
-    for _ in tqdm(range(10), "long", delay=1e-9, mininterval=0, miniters=5):
-        pass
+    for number in tqdm(range(10), "long", delay=1e-9, mininterval=0, miniters=5):
+        if number == 7:
+            tqdm.write("told", file=sys.stderr)
+    print("begun", end="", file=sys.stderr)
 console.run(command, "x", "x", False)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    lines = [line.split("\r")[-1] for line in done.stderr.split("\n") if line.strip()]
-    assert [line.split(" [")[0] for line in lines] == ["long 5/10", "long 10/10", "long 10/10"]
+    lines = done.stderr.split("\n")
+    told = ["long 5/10", "told", "long 5/10", "long 10/10", "long 10/10", "begun", ""]
+    assert [line.split(" [")[0] for line in lines] == told
+    assert not [line for line in lines if line != line.rstrip() or not line.isprintable()]

@@ -5,7 +5,7 @@ import torch
 from models import random_features
 from safetensors.torch import load_file, save_file
 
-from modeling_glccl.features_glccl import GLCCLVideoFeatures
+from modeling_glccl.features_glccl import GLCCLTextFeatures, GLCCLVideoFeatures
 from modeling_glccl.peers.glscl import GLSCLVideoFeatures
 from modeling_glccl.peers.xclip import XCLIPVideoFeatures
 
@@ -27,6 +27,12 @@ def test_rows_are_selected_in_order_and_masks_keep_their_type_when_numbers_chang
     assert (video.num_rows, video.num_slots) == (3, 4)
     half = video.to("cpu", torch.float16)
     assert (half.frames.dtype, half.frame_mask.dtype) == (torch.float16, torch.bool)
+
+
+def test_printed_they_are_shapes():
+    assert repr(videos([3, 1])) == "<GLCCLVideoFeatures: frames [2, 3, 32], frame_mask [2, 3]>"
+    for features in (GLCCLTextFeatures, GLSCLVideoFeatures, XCLIPVideoFeatures):
+        assert features.__repr__ is GLCCLVideoFeatures.__repr__
 
 
 def test_padding_adds_slots_that_do_not_count_and_trimming_takes_them_away():

@@ -23,12 +23,20 @@ def test_the_citation_is_of_this_version():
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
+BOTH = ("constraints.txt", "pyproject.toml")
+
+
 @pytest.mark.parametrize(
     ("folder", "held", "line"),
     [
-        ("here", True, 'pip install -c constraints.txt "modeling_glccl[train]"'),
-        ("with blank", True, "pip install -c '{}' \"modeling_glccl[train]\""),
-        ("here", False, 'pip install "modeling_glccl[train]"'),
+        ("here", BOTH, 'pip install -c constraints.txt -e ".[train]"'),
+        (
+            "with blank",
+            BOTH,
+            "pip install -c '{0}/constraints.txt' -e \"{0}[train]\"",
+        ),
+        ("with blank", ["constraints.txt"], "pip install -c '{0}/constraints.txt' \"modeling_glccl[train]\""),
+        ("here", [], 'pip install "modeling_glccl[train]"'),
     ],
 )
 def test_the_command_of_an_extra_names_the_tested_versions_where_they_are(folder, held, line, tmp_path, monkeypatch):
@@ -36,6 +44,6 @@ def test_the_command_of_an_extra_names_the_tested_versions_where_they_are(folder
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(packaged, "ROOT", tmp_path / folder)
-    if held:
-        Path(tmp_path / folder / "constraints.txt").touch()
-    assert packaged.install_line("train") == line.format(tmp_path / folder / "constraints.txt")
+    for name in held:
+        Path(tmp_path / folder / name).touch()
+    assert packaged.install_line("train") == line.format(tmp_path / folder)

@@ -3,7 +3,10 @@
 import base64
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -161,9 +164,23 @@ def page(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(root / "uploads"))
         blocks = build_app(*open_searcher(checkpoint=str(root / "checkpoint"), videos=root / "library"))
-        _, url, _ = launch(blocks, Access(token="secret"), prevent_thread_lock=True, quiet=True)
+        _, url, _ = launch(blocks, Access(token="secret"), wait=False)
         yield Visitor(url, blocks), blocks, root
         blocks.close()
+
+
+@pytest.mark.slow
+def test_a_server_says_where_it_is_and_ends_without_a_word_of_its_library(page):
+    root = page[-1]
+    command = [sys.executable, "-m", "modeling_glccl.cli", "serve", root / "checkpoint", "--videos", root / "library"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        said = server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        rest, errors = server.communicate()
+    assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/ in a browser; Ctrl-C ends it\n", said), errors
+    assert (server.returncode, rest) == (130, "")
+    assert errors.splitlines() == ["computing on cpu in fp32", "glccl serve: interrupted"]
 
 
 def test_nothing_of_the_page_is_seen_without_the_token(page):

@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from modeling_glccl.app import build_app, launch, open_searcher
-from modeling_glccl.serving import Access
+try:
+    from modeling_glccl.app import build_app, launch, open_searcher
+    from modeling_glccl.serving import Access
+except ImportError as error:
+    raise SystemExit(f"{error}") from None
 
 HERE = Path(__file__).parent
 

@@ -65,7 +65,7 @@ class GLSCLConfig(PeerConfig):
             raise ValueError(f"num_queries={self.num_queries} must be at least 2")
 
 
-@dataclass
+@dataclass(repr=False)
 class GLSCLTextFeatures(GLCCLTextFeatures):
     """[`GLCCLTextFeatures`] with the normalised concepts [A, K, D], where the local score is used."""
 
@@ -74,7 +74,7 @@ class GLSCLTextFeatures(GLCCLTextFeatures):
     concepts: Tensor | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class GLSCLVideoFeatures(GLCCLVideoFeatures):
     """[`GLCCLVideoFeatures`] with the normalised concepts [V, K, D], where the local score is used."""
 

@@ -39,7 +39,7 @@ class XCLIPConfig(PeerConfig):
     model_type = "glccl_xclip"
 
 
-@dataclass
+@dataclass(repr=False)
 class XCLIPVideoFeatures(GLCCLVideoFeatures):
     """[`GLCCLVideoFeatures`] with CLIP's own frames [V, Nf, D]; where those are absent, `frames` stand for them."""
 

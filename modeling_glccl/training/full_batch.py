@@ -6,17 +6,36 @@ parameter, averaged over processes as DistributedDataParallel does, is that of o
 """
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.utils.checkpoint import checkpoint
 
 from ..features_glccl import GLCCLVideoFeatures
 from ..loss_glccl import contrastive_loss, csc_loss, csc_sums
 from ..modeling_glccl import GLCCLModel, GLCCLOutput
+
+
+class _AllReduce(torch.autograd.Function):
+    """torch.distributed.nn.functional has the same, deprecated, with a warning in each step."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return all_reduce(gradients[0])
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the processes; gradients, which are summed likewise, flow back."""
+    return cast(Tensor, _AllReduce.apply(tensor))
 
 
 class FullBatchLoss(nn.Module):

@@ -116,7 +116,9 @@ def run(recipe: Recipe, accelerator: Accelerator, folder: RunFolder, progress: P
         folder.saved_step = progress.step
     accelerator.init_trackers("logs", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
 
-    bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process)
+    bar = tqdm(
+        desc="training", total=steps, initial=progress.step, unit="step", disable=not accelerator.is_main_process
+    )
     while progress.step < steps:
         # An epoch, or what an interruption left of it
         loader.set_epoch(progress.epoch)

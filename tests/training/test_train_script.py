@@ -25,6 +25,7 @@ def run(*arguments, launcher=()):
     process = start(*arguments, launcher=launcher)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
+    return errors
 
 
 def test_help_shows_the_launch_lines():
@@ -85,7 +86,10 @@ def test_two_processes_have_the_losses_of_one_with_their_whole_batch(tmp_path):
     recipe = write_recipe(tmp_path, tmp_path / "data")
     without = [f"model.config.clip_config.{part}_config.attention_dropout=0.0" for part in ("text", "vision")]
     for folder, launcher in (("one", ()), ("two", TORCHRUN)):
-        run(recipe, *without, "train.total_batch_size=8", f"output_dir={tmp_path / folder}", launcher=launcher)
+        errors = run(
+            recipe, *without, "train.total_batch_size=8", f"output_dir={tmp_path / folder}", launcher=launcher
+        )
+        assert "warning" not in errors.lower()
     one, two = (logged(tmp_path / folder) for folder in ("one", "two"))
     assert list(one) == list(two) == [1, 2, 3, 4]
     assert list(two.values()) == pytest.approx(list(one.values()), abs=1e-5)
