@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import pytest
-from checkpoints import save_tiny_checkpoint
 from hostile import HANGING, encoded, hanging
 from PIL import Image
 from starlette.applications import Starlette
@@ -32,13 +31,11 @@ QUERY, OTHER = "a red ball bounces", "a blue square slides"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opened(tmp_path_factory, checkpoint):
     """An index of three videos, one of which has an id of its own, and a folder for what requests bring."""
     root = tmp_path_factory.mktemp("api")
-    save_tiny_checkpoint(root / "checkpoint", [QUERY, OTHER])
-    model, processor = load_checkpoint(str(root / "checkpoint"))
     (root / "secret" / "more").mkdir(parents=True)
-    index = VideoIndex.create(root / "index", model, processor)
+    index = VideoIndex.create(root / "index", *load_checkpoint(str(checkpoint)))
     for number, name in enumerate(("a.mp4", "b & c.mp4", "more/d.mp4")):
         write_video(root / "secret" / name, 20 + 10 * number, fps=10)
     index.update(root / "secret" / "more", progress=False)
@@ -155,16 +152,13 @@ def test_examples_come_as_base64_or_as_ids(client, opened):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"query": 5}, "query: Input should be a valid string"),
         ({"query": " "}, "query: String should have at least 1 character"),
         ({"query": "a" * 2001}, "query: String should have at most 2000 characters"),
         ({"query": QUERY, "and": ["a" * 2001]}, "and.0: String should have at most 2000 characters"),
         ({"query": QUERY, "not": ["a"] * 9}, "not: List should have at most 8 items"),
-        ({"query": QUERY, "k": "many"}, "k: Input should be a valid integer"),
         ({"query": QUERY, "k": 0}, "k: Input should be greater than or equal to 1"),
         ({"query": QUERY, "k": 101}, "k: Input should be less than or equal to 100"),
         ({"query": QUERY, "where": "true"}, "where: Extra inputs are not permitted"),
-        ({"query": QUERY, "since": "soon"}, "since.date: Input should be a valid date"),
         ({"query": QUERY, "min_duration": -1}, "min_duration: Input should be greater than or equal to 0"),
         ({"query": QUERY, "sort": "size"}, "sort: Input should be 'score', 'date' or 'path'"),
         ({"query": QUERY, "min_confidence": 0.5}, "min_confidence: the model is not calibrated"),
@@ -231,7 +225,6 @@ def test_a_moment_is_a_file_that_plays(client, exact):
     [
         ({"start": 2, "end": 1}, "the request: end must lie after start, by at most 600 s"),
         ({"start": 0, "end": 601}, "the request: end must lie after start, by at most 600 s"),
-        ({"start": "a", "end": 1}, "start: Input should be a valid number"),
         ({"start": "nan", "end": 1}, "start: Input should be a finite number"),
         ({"end": 1}, "start: Field required"),
         ({"start": 50, "end": 60, "exact": True}, "b & c.mp4: no frame between start=50.0 and end=60.0 seconds"),
@@ -343,12 +336,10 @@ def test_the_page_of_the_api_needs_nothing_else(client):
 
 
 @pytest.fixture(scope="module")
-def served(opened):
+def served(opened, checkpoint):
     """The whole server, with MCP, behind a token."""
     _, root = opened
-    checkpoint = root / "checkpoint"
-    searcher = open_searcher(checkpoint=str(checkpoint), videos=root / "secret")
-    page = build_app(*searcher)
+    page = build_app(*open_searcher(checkpoint=str(checkpoint), videos=root / "secret"))
     _, url, _ = launch(page, Access(token="token"), mcp=True, prevent_thread_lock=True, quiet=True)
     yield url
     page.close()
