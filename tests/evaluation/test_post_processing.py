@@ -54,20 +54,6 @@ def test_dual_softmax_of_logits_overflows_nowhere_and_makes_no_ties():
     assert all(len(np.unique(values)) == values.size for values in scores.values())
 
 
-def test_qb_norm_by_hand():
-    """Two bank queries, beta 1: exp sums to 2 + 4 = 6 for video 0, to 1 + 3 = 4 for video 1."""
-    bank = QueryBank.from_similarity(np.log([[2.0, 1.0], [4.0, 3.0]]), beta=1)
-    np.testing.assert_allclose(np.exp(bank.log_sum), [6, 4])
-    assert bank.activated.tolist() == [True, False]
-    assert bank.size == 2
-    # Row 0 ranks video 0 first, which is activated: 5 / 6 < 4 / 4. Row 1 ranks video 1 first, which is not.
-    similarity = np.log([[5.0, 4.0], [1.0, 1.1]])
-    normalised = qb_norm(similarity, bank)
-    np.testing.assert_allclose(np.exp(normalised[0]), [5 / 6, 1])
-    np.testing.assert_array_equal(normalised[1], similarity[1])
-    assert normalised.argmax(axis=1).tolist() == [1, 1]
-
-
 @pytest.mark.parametrize("beta", [1.0, 20.0])
 def test_qb_norm_equals_its_formula(beta):
     similarity, bank = random_scores(30, 12), random_scores(9, 12, seed=1)
