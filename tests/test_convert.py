@@ -130,26 +130,21 @@ def test_the_command_line_writes_a_checkpoint(release, tmp_path, capsys, name):
         save_file(release, tmp_path / name)
     else:
         torch.save(release, tmp_path / name)
+    train_clip_tokenizer(["a red star"], 600).save_pretrained(tmp_path / "tokenizer")
     output = tmp_path / "converted"
-    options = ["--csc-weight", "0.5", "--max-frames", "3", "--mask-padding"]
+    options = ["--csc-weight", "0.5", "--max-frames", "3", "--tokenizer", str(tmp_path / "tokenizer")]
+    options += ["--mask-padding"] if name.endswith(".4") else []
     assert main(["convert", str(tmp_path / name), str(output), *options]) == 0
     model = GLCCLModel.from_pretrained(output)
     assert_same_weights(model, convert_original_checkpoint(release))
-    assert (model.config.csc_weight, model.config.max_frames, model.config.mask_padding) == (0.5, 3, True)
+    assert (model.config.csc_weight, model.config.max_frames, model.config.max_words) == (0.5, 3, 8)
     assert "max_words=8" in capsys.readouterr().out
-
-
-def test_the_command_line_writes_the_processor_for_a_tokenizer(release, tmp_path):
-    save_file(release, tmp_path / "weights.safetensors")
-    train_clip_tokenizer(["a red star"], 600).save_pretrained(tmp_path / "tokenizer")
-    output = tmp_path / "converted"
-    command = ["convert", str(tmp_path / "weights.safetensors"), str(output)]
-    assert main([*command, "--tokenizer", str(tmp_path / "tokenizer")]) == 0
-    processor, config = GLCCLProcessor.from_pretrained(output), GLCCLModel.from_pretrained(output).config
-    video_processor = processor.video_processor
-    assert (processor.max_words, processor.mask_padding) == (config.max_words, False)
-    assert (video_processor.max_frames, video_processor.sampling) == (config.max_frames, "release")
-    assert video_processor.crop_size == config.clip_config.vision_config.image_size
+    processor = GLCCLProcessor.from_pretrained(output)
+    assert processor.max_words == 8
+    assert processor.mask_padding == model.config.mask_padding == name.endswith(".4")
+    sampling = "uniform" if name.endswith(".4") else "release"
+    assert (processor.video_processor.max_frames, processor.video_processor.sampling) == (3, sampling)
+    assert processor.video_processor.crop_size == model.config.clip_config.vision_config.image_size
 
 
 def test_the_command_says_in_a_line_what_cannot_be_converted(tmp_path, capsys):
