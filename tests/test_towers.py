@@ -54,6 +54,8 @@ def test_zero_shot_features_are_those_of_transformers(name, families, batch):
     torch.testing.assert_close(text.sentence, expected, atol=1e-6, rtol=0)
     tokens = inputs["attention_mask"].sum(1)
     assert text.word_mask.sum(1).tolist() == tokens.tolist()
+    if name != "siglip":  # which has a head of its own for sentences
+        torch.testing.assert_close(text.words[range(3), tokens - 1], expected, atol=1e-6, rtol=0)
 
     pixels, mask = batch
     video = model.get_video_features(pixels, mask)
@@ -196,25 +198,6 @@ def test_published_configurations_are_understood(name):
     block, source = model.temporal.encoder.layers[0].state_dict(), model.clip.text_model.encoder.layers[0].state_dict()
     assert {key: value.shape for key, value in block.items()} == {key: value.shape for key, value in source.items()}
     assert model.temporal.position_embedding.weight.shape == (text.max_position_embeddings, width)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "bigG" not in name])
-@torch.no_grad()
-def test_published_configurations_score(name):
-    torch.manual_seed(0)
-    values, (width, *_) = PUBLISHED[name]
-    # The tables of many languages are cut: they are most of the weights.
-    vocabulary = {} if values["model_type"] == "clip" else {"vocab_size": 60_000}
-    values = values | {"text_config": values["text_config"] | vocabulary}
-    model = GLCCLModel(GLCCLConfig(clip_config=values, temporal_num_hidden_layers=1)).eval()
-    slots, eos = model.config.text_slots or 4, model.config.eos_token_id
-    input_ids = torch.full((1, slots), eos)
-    input_ids[0, :3] = torch.tensor([5, 6, 7])
-    side = model.config.clip_config.vision_config.image_size
-    output = model(input_ids, torch.randn(1, 2, 3, side, side))
-    assert output.text_features.words.shape == (1, 4, width)
-    assert output.logits_per_text.isfinite().all()
 
 
 @pytest.mark.parametrize("model_type", ["bert", "clipseg", "siglip2"])
