@@ -62,24 +62,18 @@ def test_beyond_this_machine_something_must_be_asked_for(host):
         Access(host, token="", user=None)
     for options in ({"token": "t"}, {"user": "me:p"}, {"public": True}):
         Access(host, **options)
-
-
-def test_loopback_needs_nothing():
-    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        assert client(Access(host)).get("/").status_code == 200
-
-
-@pytest.mark.parametrize("user", ["me", ":p", "me:"])
-def test_a_user_has_a_name_and_a_password(user):
-    with pytest.raises(ValueError, match="NAME:PASSWORD"):
-        Access(user=user)
+    for loopback in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        assert client(Access(loopback)).get("/").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["http://a.lan", "a.lan:80", "*a.lan", "a.*.lan"])
-def test_an_allowed_host_is_a_name(name):
+def test_an_allowed_host_is_a_name_and_a_user_has_a_password(name):
     with pytest.raises(ValueError, match="pass a name alone"):
         Access(allowed_hosts=[name])
     assert client(Access(allowed_hosts=["*"])).get("/", headers={"Host": "any.lan"}).status_code == 200
+    for user in ("me", ":p", "me:"):
+        with pytest.raises(ValueError, match="NAME:PASSWORD"):
+            Access(user=user)
 
 
 @pytest.mark.parametrize(
