@@ -141,15 +141,6 @@ def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, 
         assert ((table["video_id"] == table["top1_video_id"]) == (table["rank"] == 1)).all()
 
 
-def test_a_checkpoint_of_one_benchmark_is_evaluated_on_another(checkpoint, data_dir, tmp_path):
-    """MSR-VTT to ActivityNet, with that benchmark's longer videos."""
-    results, ranks = run(checkpoint, "activitynet", data_dir, tmp_path, "--max-frames=16", "--batch-size=1")
-    assert (results["benchmark"], results["split"]) == ("activitynet", "test")
-    assert results["settings"]["max_frames"] == 16
-    assert set(ranks["video_id"]) == {"v_-bbbbbbbbbb", "v_ccccccccccc"}
-    assert ranks["caption"].dropna().tolist() == ["Three. Four.", "Five."]
-
-
 @pytest.mark.parametrize("frames", [1, 77])
 def test_any_number_of_frames_up_to_the_position_table_works(checkpoint, data_dir, tmp_path, frames):
     results, ranks = run(checkpoint, "msrvtt", data_dir, tmp_path, f"--max-frames={frames}")
@@ -267,9 +258,7 @@ def test_two_processes_equal_one(checkpoint, data_dir, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two" / "ranks.parquet"), ranks, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "split", "clips"), [("msrvtt", "test", 3), ("activitynet", "train", 1), ("activitynet", "test", 1)]
-)
+@pytest.mark.parametrize(("benchmark", "split", "clips"), [("msrvtt", "test", 3), ("activitynet", "train", 1)])
 def test_real_clips_are_evaluated_by_their_annotations(
     checkpoint, reference_dir, tmp_path, capsys, benchmark, split, clips
 ):
