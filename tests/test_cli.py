@@ -6,7 +6,6 @@ import sys
 
 import pytest
 from families import save_plain
-from forked import run_forked
 from paths import REPOSITORY
 
 from modeling_glccl import cli
@@ -145,29 +144,34 @@ sys.exit(main({arguments}))
 """
 
 
-def test_what_is_not_installed_is_named_with_its_extra(tmp_path):
-    """In processes that cannot import it."""
-    lacking = {
-        ("accelerate", "train"): "train recipes/shapes.yaml",
-        ("lancedb", "search"): "search dog --index my.index",
-        ("gradio", "demo"): "serve model --videos videos",
-        ("fastapi", "demo"): "serve model --videos videos",
-    }
-    programs = [COMMAND.format(missing=[missing], arguments=line.split()) for (missing, _), line in lacking.items()]
-    modules = {"datasets": "data", "accelerate": "training"}
-    programs += [
-        f"import sys; sys.modules[{name!r}] = None; import modeling_glccl.{of}" for name, of in modules.items()
-    ]
-    # What training needs publishing does not.
+@pytest.mark.parametrize(
+    ("missing", "line", "extra"),
+    [
+        ("accelerate", "train recipes/shapes.yaml", "train"),
+        ("lancedb", "search dog --index my.index", "search"),
+        ("gradio", "serve model --videos videos", "demo"),
+        ("fastapi", "serve model --videos videos", "demo"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(missing, line, extra):
+    """A fresh interpreter, in which the module cannot be imported."""
+    done = fresh(COMMAND.format(missing=[missing], arguments=line.split()))
+    assert done.returncode == 1
+    assert install_line(extra) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("missing", "module"), [("datasets", "data"), ("accelerate", "training")])
+def test_a_module_names_its_extra_where_it_is_imported(missing, module):
+    done = fresh(f"import sys; sys.modules[{missing!r}] = None; import modeling_glccl.{module}")
+    assert install_line("train") in done.stderr.splitlines()[-1]
+
+
+def test_a_checkpoint_is_published_without_what_training_needs():
     publish = ["publish", str(REPOSITORY / "hub" / "models" / "glccl-shapes"), "owner/name"]
-    programs.append(COMMAND.format(missing=["accelerate", "datasets", "matplotlib"], arguments=publish))
-    *done, published = run_forked(tmp_path, "from modeling_glccl import GLCCLModel", *programs)
-    for (code, _, errors), extra in zip(done, [*(extra for _, extra in lacking), "train", "train"], strict=True):
-        assert code == 1
-        assert install_line(extra) in errors.splitlines()[-1]
-    assert all(errors.count("\n") == 1 for _, _, errors in done[: len(lacking)])
-    assert published[0] == 0, published
-    assert "Nothing was uploaded" in published[1]
+    done = fresh(COMMAND.format(missing=["accelerate", "datasets", "matplotlib"], arguments=publish))
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was uploaded" in done.stdout
 
 
 def test_a_plain_clip_is_evaluated_beside_mean_pooling(shapes_dir, tmp_path, capsys):

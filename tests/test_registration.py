@@ -5,7 +5,6 @@ import sys
 
 import pytest
 from checkpoints import save_tiny_checkpoint
-from forked import run_forked
 
 import modeling_glccl
 from modeling_glccl.peers import XCLIPModel
@@ -20,20 +19,6 @@ from transformers import AutoProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 print(*(type(auto.from_pretrained(folder)).__name__ for auto in (AutoProcessor, AutoVideoProcessor)))
 """
-ORDERS = [
-    ("import modeling_glccl", "checkpoint", MODEL, "GLCCLModel"),
-    ("from transformers import AutoModel; import modeling_glccl", "xclip", MODEL, "XCLIPModel"),
-    # A module whose own import imports transformers: its classes are registered when all of it is there.
-    ("import modeling_glccl.pipeline_glccl", "xclip", PIPELINE, "XCLIPModel"),
-]
-MORE_ORDERS = [
-    ("import transformers; import modeling_glccl", "checkpoint", MODEL, "GLCCLModel"),
-    ("import modeling_glccl", "checkpoint", PROCESSORS, "GLCCLProcessor GLCCLVideoProcessor"),
-    ("from modeling_glccl import GLCCLConfig", "checkpoint", PIPELINE, "GLCCLModel"),
-]
-
-
-# Runs each program in a process of its own, in which torch is imported already: that takes most of the time.
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +35,24 @@ def python(program: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("orders", [ORDERS, pytest.param(MORE_ORDERS, marks=pytest.mark.slow)])
-def test_transformers_loads_checkpoints_in_any_order_of_imports(orders, checkpoint, xclip, tmp_path):
-    folders = {"checkpoint": str(checkpoint), "xclip": str(xclip)}
-    programs = [f"folder = {folders[name]!r}\n{first}\n{use}" for first, name, use, _ in orders]
-    for (code, printed, errors), (*_, expected) in zip(
-        run_forked(tmp_path, "import torch", *programs), orders, strict=True
-    ):
-        assert (code, printed.strip()) == (0, expected), errors
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("first", "peer", "use", "printed"),
+    [
+        ("import modeling_glccl", "checkpoint", MODEL, "GLCCLModel"),
+        ("from transformers import AutoModel; import modeling_glccl", "xclip", MODEL, "XCLIPModel"),
+        # A module whose own import imports transformers: its classes are registered when all of it is there.
+        ("import modeling_glccl.pipeline_glccl", "xclip", PIPELINE, "XCLIPModel"),
+        slow("import transformers; import modeling_glccl", "checkpoint", MODEL, "GLCCLModel"),
+        slow("import modeling_glccl", "checkpoint", PROCESSORS, "GLCCLProcessor GLCCLVideoProcessor"),
+        slow("from modeling_glccl import GLCCLConfig", "checkpoint", PIPELINE, "GLCCLModel"),
+    ],
+)
+def test_transformers_loads_checkpoints_in_any_order_of_imports(request, first, peer, use, printed):
+    assert python(f"{first}\nfolder = {str(request.getfixturevalue(peer))!r}\n{use}") == printed
 
 
 def test_the_command_line_starts_without_torch():
