@@ -23,7 +23,7 @@ from modeling_glccl import serving
 from modeling_glccl.api import http_api
 from modeling_glccl.app import build_app, launch, open_searcher
 from modeling_glccl.checkpoints import load_checkpoint
-from modeling_glccl.library import Library, MomentRequest, RequestError, SearchRequest
+from modeling_glccl.library import FAULT, Library, MomentRequest, RequestError, SearchRequest
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.serving import Access
 
@@ -101,9 +101,8 @@ def test_the_filters_are_those_of_the_index(client, opened):
     assert names(folder="nothing/../more") == ["d.mp4"]
     common = Path(os.path.commonpath([os.path.dirname(row["path"]) for row in opened[0].videos()]))
     for folder in ("secret", "../secret", f"../{common.name}", f"more/../../{common.name[:2]}*"):
-        assert error(client.post("search", json={"query": QUERY, "folder": folder}), 422) == (
-            "no video passes the filters"
-        )
+        answer = client.post("search", json={"query": QUERY, "folder": folder})
+        assert error(answer, 422) == "no video passes the filters"
 
 
 def test_near_duplicates_come_in_groups(client, opened, monkeypatch):
@@ -174,15 +173,13 @@ def test_what_is_wrong_is_said_with_its_field(client, given, line):
 
 
 def test_what_is_no_request_is_said_too(client, monkeypatch):
-    assert error(client.post("search", content=b"{", headers={"content-type": "application/json"}), 422) == (
-        "the request is not JSON"
-    )
+    cut = client.post("search", content=b"{", headers={"content-type": "application/json"})
+    assert error(cut, 422) == "the request is not JSON"
     assert error(client.get("search"), 405)
     assert error(client.get("nothing"), 404)
     monkeypatch.setattr(serving, "MAX_API_BYTES", 50)
-    assert error(client.post("search", json={"query": "a" * 50}), 413) == (
-        "the request has 62 bytes; at most 50 are allowed"
-    )
+    answer = client.post("search", json={"query": "a" * 50})
+    assert error(answer, 413) == "the request has 62 bytes; at most 50 are allowed"
 
 
 @pytest.mark.parametrize("video_id", ["/etc/passwd", "nowhere"])
@@ -249,18 +246,15 @@ def test_a_cut_that_hangs_is_ended(library, opened, monkeypatch):
 def test_an_example_that_hangs_its_decoder_is_ended(client, monkeypatch):
     started = hanging(monkeypatch)
     monkeypatch.setattr(serving, "TIMEOUT_SECONDS", 1)
-    assert error(client.post("search", json={"video": base64.b64encode(HANGING).decode()}), 422) == (
-        "video: could not be decoded in the time allowed"
-    )
+    answer = client.post("search", json={"video": base64.b64encode(HANGING).decode()})
+    assert error(answer, 422) == "video: could not be decoded in the time allowed"
     assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_fault_of_the_server_is_told_to_its_log_alone(client, library, opened, monkeypatch, caplog):
     for problem in (ValueError(f"{opened[1]}/index: damaged"), OSError("disk"), RuntimeError("a secret")):
         monkeypatch.setattr(library.index, "search_features", lambda *_, _problem=problem, **__: raise_(_problem))
-        assert error(client.post("search", json={"query": QUERY}), 500) == (
-            "this is a fault of the server, whose log says more"
-        )
+        assert error(client.post("search", json={"query": QUERY}), 500) == FAULT
     assert "index: damaged" in caplog.text
 
 

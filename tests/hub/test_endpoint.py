@@ -49,23 +49,25 @@ def pipe(checkpoint):
     return pipeline("text-video-retrieval", model=str(checkpoint), device="cpu")
 
 
-@pytest.fixture
-def make(checkpoint, videos, monkeypatch):
+@pytest.fixture(scope="module")
+def make(checkpoint, videos):
     """Makes handlers, with limits as environment variables."""
     spec = importlib.util.spec_from_file_location("glccl_handler", HANDLER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
     def make(**limits):
-        for name, value in ({"GLCCL_VIDEO_ROOT": str(videos)} | limits).items():
-            monkeypatch.setenv(name, str(value))
-        return module.EndpointHandler(str(checkpoint))
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in ({"GLCCL_VIDEO_ROOT": str(videos)} | limits).items():
+                environment.setenv(name, str(value))
+            return module.EndpointHandler(str(checkpoint))
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def handler(make):
+    """With the usual limits, which tests leave as they are."""
     return make()
 
 
@@ -160,8 +162,6 @@ def test_limits_get_a_json_error_each(make, videos):
         error = handler({"inputs": inputs})["error"]
         assert error["code"] == code
         assert message in error["message"]
-        for name in limits:
-            os.environ.pop(name)
 
 
 def test_links_do_not_lead_out_of_the_root(handler, videos, checkpoint):
