@@ -281,8 +281,6 @@ class _Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = Blob(self.hub.objects[value["oid"]], True)
                 case "deletedFile":
                     del files[value["path"]]
-                case "deletedFolder":
-                    files = {path: blob for path, blob in files.items() if not path.startswith(value["path"])}
         sha = repository.commit(branch, files, message)
         url = f"{self.hub.url}/{'' if kind == 'models' else kind + '/'}{repo}/commit/{sha}"
         self._json({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
@@ -293,11 +291,6 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path, "size": len(blob.content)} for path, blob in repository.commits[sha].items()]
         answer = {"_id": sha, "id": repo, "sha": sha, "private": repository.private, "siblings": siblings}
         self._json(answer | {"tags": [], "downloads": 0, "likes": 0, "gated": False, "disabled": False})
-
-    def references(self, kind: str, repo: str, **_) -> None:
-        branches = self._repository(kind, repo).branches
-        names = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in branches.items()]
-        self._json({"branches": names, "converts": [], "tags": []})
 
     def tree(self, kind: str, repo: str, revision: str, query: dict, folder: str | None = None, **_) -> None:
         repository = self._repository(kind, repo)
@@ -319,18 +312,6 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             raise HubError(404, "EntryNotFound", f"{folder} does not exist")
         self._json(list(entries.values()))
-
-    def paths_info(self, kind: str, repo: str, revision: str, body: bytes, **_) -> None:
-        repository = self._repository(kind, repo)
-        files = repository.commits[repository.resolve(unquote(revision))]
-        form = parse_qs(body.decode()) if not body.startswith(b"{") else json.loads(body)
-        answer = []
-        for path in form.get("paths", []):
-            if path in files:
-                answer.append(_entry(path, files[path]))
-            elif any(PurePosixPath(path) in PurePosixPath(file).parents for file in files):
-                answer.append({"type": "directory", "path": path, "oid": "0" * 40, "size": 0})
-        self._json(answer)
 
     def resolve(self, kind: str | None, repo: str, revision: str, file: str, **_) -> None:
         repository = self._repository(kind, repo)
@@ -371,9 +352,7 @@ ROUTES = [
     ("POST", _PLAIN + r"\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]+)", _Handler.lfs_upload),
     ("POST", _REPO + r"/commit/(?P<revision>[^/]+)", _Handler.commit),
-    ("GET", _REPO + r"/refs", _Handler.references),
     ("GET", _REPO + r"/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
-    ("POST", _REPO + r"/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     ("GET", _REPO + r"(?:/revision/(?P<revision>[^/]+))?", _Handler.information),
     ("GET", _PLAIN + r"/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),
 ]

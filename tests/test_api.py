@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import pytest
-from checkpoints import save_tiny_checkpoint
 from hostile import HANGING, encoded, hanging
 from PIL import Image
 from starlette.applications import Starlette
@@ -24,7 +23,7 @@ from modeling_glccl import serving
 from modeling_glccl.api import http_api
 from modeling_glccl.app import build_app, launch, open_searcher
 from modeling_glccl.checkpoints import load_checkpoint
-from modeling_glccl.library import Library, MomentRequest, RequestError, SearchRequest
+from modeling_glccl.library import FAULT, Library, MomentRequest, RequestError, SearchRequest
 from modeling_glccl.search import VideoIndex
 from modeling_glccl.serving import Access
 
@@ -32,13 +31,11 @@ QUERY, OTHER = "a red ball bounces", "a blue square slides"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opened(tmp_path_factory, checkpoint):
     """An index of three videos, one of which has an id of its own, and a folder for what requests bring."""
     root = tmp_path_factory.mktemp("api")
-    save_tiny_checkpoint(root / "checkpoint", [QUERY, OTHER])
-    model, processor = load_checkpoint(str(root / "checkpoint"))
     (root / "secret" / "more").mkdir(parents=True)
-    index = VideoIndex.create(root / "index", model, processor)
+    index = VideoIndex.create(root / "index", *load_checkpoint(str(checkpoint)))
     for number, name in enumerate(("a.mp4", "b & c.mp4", "more/d.mp4")):
         write_video(root / "secret" / name, 20 + 10 * number, fps=10)
     index.update(root / "secret" / "more", progress=False)
@@ -104,9 +101,8 @@ def test_the_filters_are_those_of_the_index(client, opened):
     assert names(folder="nothing/../more") == ["d.mp4"]
     common = Path(os.path.commonpath([os.path.dirname(row["path"]) for row in opened[0].videos()]))
     for folder in ("secret", "../secret", f"../{common.name}", f"more/../../{common.name[:2]}*"):
-        assert error(client.post("search", json={"query": QUERY, "folder": folder}), 422) == (
-            "no video passes the filters"
-        )
+        answer = client.post("search", json={"query": QUERY, "folder": folder})
+        assert error(answer, 422) == "no video passes the filters"
 
 
 def test_near_duplicates_come_in_groups(client, opened, monkeypatch):
@@ -155,16 +151,13 @@ def test_examples_come_as_base64_or_as_ids(client, opened):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"query": 5}, "query: Input should be a valid string"),
         ({"query": " "}, "query: String should have at least 1 character"),
         ({"query": "a" * 2001}, "query: String should have at most 2000 characters"),
         ({"query": QUERY, "and": ["a" * 2001]}, "and.0: String should have at most 2000 characters"),
         ({"query": QUERY, "not": ["a"] * 9}, "not: List should have at most 8 items"),
-        ({"query": QUERY, "k": "many"}, "k: Input should be a valid integer"),
         ({"query": QUERY, "k": 0}, "k: Input should be greater than or equal to 1"),
         ({"query": QUERY, "k": 101}, "k: Input should be less than or equal to 100"),
         ({"query": QUERY, "where": "true"}, "where: Extra inputs are not permitted"),
-        ({"query": QUERY, "since": "soon"}, "since.date: Input should be a valid date"),
         ({"query": QUERY, "min_duration": -1}, "min_duration: Input should be greater than or equal to 0"),
         ({"query": QUERY, "sort": "size"}, "sort: Input should be 'score', 'date' or 'path'"),
         ({"query": QUERY, "min_confidence": 0.5}, "min_confidence: the model is not calibrated"),
@@ -180,15 +173,13 @@ def test_what_is_wrong_is_said_with_its_field(client, given, line):
 
 
 def test_what_is_no_request_is_said_too(client, monkeypatch):
-    assert error(client.post("search", content=b"{", headers={"content-type": "application/json"}), 422) == (
-        "the request is not JSON"
-    )
+    cut = client.post("search", content=b"{", headers={"content-type": "application/json"})
+    assert error(cut, 422) == "the request is not JSON"
     assert error(client.get("search"), 405)
     assert error(client.get("nothing"), 404)
     monkeypatch.setattr(serving, "MAX_API_BYTES", 50)
-    assert error(client.post("search", json={"query": "a" * 50}), 413) == (
-        "the request has 62 bytes; at most 50 are allowed"
-    )
+    answer = client.post("search", json={"query": "a" * 50})
+    assert error(answer, 413) == "the request has 62 bytes; at most 50 are allowed"
 
 
 @pytest.mark.parametrize("video_id", ["/etc/passwd", "nowhere"])
@@ -231,7 +222,6 @@ def test_a_moment_is_a_file_that_plays(client, exact):
     [
         ({"start": 2, "end": 1}, "the request: end must lie after start, by at most 600 s"),
         ({"start": 0, "end": 601}, "the request: end must lie after start, by at most 600 s"),
-        ({"start": "a", "end": 1}, "start: Input should be a valid number"),
         ({"start": "nan", "end": 1}, "start: Input should be a finite number"),
         ({"end": 1}, "start: Field required"),
         ({"start": 50, "end": 60, "exact": True}, "b & c.mp4: no frame between start=50.0 and end=60.0 seconds"),
@@ -256,18 +246,15 @@ def test_a_cut_that_hangs_is_ended(library, opened, monkeypatch):
 def test_an_example_that_hangs_its_decoder_is_ended(client, monkeypatch):
     started = hanging(monkeypatch)
     monkeypatch.setattr(serving, "TIMEOUT_SECONDS", 1)
-    assert error(client.post("search", json={"video": base64.b64encode(HANGING).decode()}), 422) == (
-        "video: could not be decoded in the time allowed"
-    )
+    answer = client.post("search", json={"video": base64.b64encode(HANGING).decode()})
+    assert error(answer, 422) == "video: could not be decoded in the time allowed"
     assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_fault_of_the_server_is_told_to_its_log_alone(client, library, opened, monkeypatch, caplog):
     for problem in (ValueError(f"{opened[1]}/index: damaged"), OSError("disk"), RuntimeError("a secret")):
         monkeypatch.setattr(library.index, "search_features", lambda *_, _problem=problem, **__: raise_(_problem))
-        assert error(client.post("search", json={"query": QUERY}), 500) == (
-            "this is a fault of the server, whose log says more"
-        )
+        assert error(client.post("search", json={"query": QUERY}), 500) == FAULT
     assert "index: damaged" in caplog.text
 
 
@@ -343,12 +330,10 @@ def test_the_page_of_the_api_needs_nothing_else(client):
 
 
 @pytest.fixture(scope="module")
-def served(opened):
+def served(opened, checkpoint):
     """The whole server, with MCP, behind a token."""
     _, root = opened
-    checkpoint = root / "checkpoint"
-    searcher = open_searcher(checkpoint=str(checkpoint), videos=root / "secret")
-    page = build_app(*searcher)
+    page = build_app(*open_searcher(checkpoint=str(checkpoint), videos=root / "secret"))
     _, url, _ = launch(page, Access(token="token"), mcp=True, wait=False)
     yield url
     page.close()

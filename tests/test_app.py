@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import save_tiny_checkpoint
-from hostile import HANGING, LISTS, hanging, nothing_opened
+from hostile import HANGING, hanging
 from hub_server import local_hub
 from huggingface_hub import SpaceCard
 from paths import REPOSITORY
@@ -27,12 +26,7 @@ from videos import write_video
 gradio = pytest.importorskip("gradio")
 
 from modeling_glccl import serving  # noqa: E402
-from modeling_glccl.app import (  # noqa: E402
-    Uploads,
-    build_app,
-    open_searcher,
-    players_html,
-)
+from modeling_glccl.app import Uploads, build_app, open_searcher, players_html  # noqa: E402
 from modeling_glccl.cli import main  # noqa: E402
 from modeling_glccl.features_glccl import Moment  # noqa: E402
 from modeling_glccl.library import FAULT, Library, SearchRequest  # noqa: E402
@@ -66,13 +60,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    checkpoint = tmp_path_factory.mktemp("app") / "checkpoint"
-    save_tiny_checkpoint(checkpoint, [QUERY, "a blue square slides to the left"])
-    return checkpoint
-
-
-@pytest.fixture(scope="module")
 def pipe(checkpoint):
     return pipeline("text-video-retrieval", model=str(checkpoint), device="cpu")
 
@@ -81,19 +68,6 @@ def pipe(checkpoint):
 def opened(checkpoint, folder):
     """What `glccl serve CHECKPOINT --videos FOLDER` searches."""
     return open_searcher(checkpoint=str(checkpoint), videos=folder)
-
-
-def test_a_folder_is_searched_as_by_the_pipeline(opened, pipe, folder):
-    index, _ = opened
-    paths = find_videos(folder).videos
-    found = search_all(QUERY, [index], 2)
-    expected = pipe(QUERY, videos=paths, top_k=2, moments=True)
-    assert [result.path for result in found] == [wanted["id"] for wanted in expected]
-    for result, wanted in zip(found, expected, strict=True):
-        assert result.score == pytest.approx(wanted["score"], abs=0.05)  # stored as float16
-        assert (result.moment.start, result.moment.end) == pytest.approx((wanted["start"], wanted["end"]), abs=1e-6)
-        for _, weights in group_words(QUERY, result.word_weights, pipe.processor):
-            assert weights.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_search_encodes_its_query_once_and_decodes_nothing(opened, folder, tmp_path, monkeypatch):
@@ -240,17 +214,6 @@ def test_an_upload_that_hangs_its_decoder_is_ended_and_the_next_is_searched(open
     started[1].communicate()
 
 
-@pytest.mark.parametrize("format_", LISTS)
-def test_an_upload_that_lists_other_files_opens_none_of_them(opened, folder, tmp_path, format_):
-    index, temporary = opened
-    uploads = Uploads(index, temporary.name)
-    with nothing_opened(format_, folder / "a.mp4") as text:
-        (tmp_path / f"x.{format_}").write_bytes(text)
-        (message,) = uploads.show([str(tmp_path / f"x.{format_}")])
-    assert message.startswith(f"**This did not work:** x.{format_}: is ")
-    uploads.close()
-
-
 def test_what_a_library_says_of_an_upload_stays_here(opened, folder, monkeypatch):
     def fail(*arguments):
         raise ValueError("secret")
@@ -263,9 +226,10 @@ def test_what_a_library_says_of_an_upload_stays_here(opened, folder, monkeypatch
 
 
 def test_words_are_those_of_the_query_whatever_their_tokens(pipe):
-    slots = pipe.processor(text=["unbelievable Ünïcode, ball"])["input_ids"].shape[1]
+    query = "unbelievable Ünïcode, ball"
+    slots = pipe.processor(text=[query])["input_ids"].shape[1]
     weights = np.arange(slots * 2, dtype=float).reshape(slots, 2)
-    words = group_words("unbelievable Ünïcode, ball", weights, pipe.processor)
+    words = group_words(query, weights, pipe.processor)
     assert [word for word, _ in words] == ["unbelievable", "ünïcode", ",", "ball"]
     pieces = len(pipe.processor.tokenizer.tokenize("unbelievable"))
     assert pieces > 1
@@ -301,8 +265,12 @@ def test_names_and_words_cannot_become_markup(pipe):
 
 @pytest.fixture(scope="module")
 def functions(opened):
-    """Those of the page, by name."""
-    return {function.name: function.fn for function in build_app(*opened).fns.values()}
+    """Those of the page, which is built without a network, by name."""
+    with pytest.MonkeyPatch.context() as offline:
+        offline.setattr("socket.socket.connect", lambda *arguments: pytest.fail(f"connects to {arguments[1:]}"))
+        blocks = build_app(*opened, examples=[QUERY])
+    assert blocks.analytics_enabled is False
+    return {function.name: function.fn for function in blocks.fns.values()}
 
 
 def shown(answer) -> list[str]:
@@ -313,10 +281,7 @@ def shown(answer) -> list[str]:
     ("fields", "names"),
     [
         ({"folder": "more"}, ["d.mp4"]),
-        ({"folder": "*.mp4"}, ["a.mp4", "b & c.mp4", "d.mp4"]),
-        ({"folder": "b*"}, ["b & c.mp4"]),
-        ({"shortest": "1.5", "longest": "2.5"}, ["a.mp4"]),
-        ({"since": "2020-01-01", "until": "2100-01-01"}, ["a.mp4", "b & c.mp4", "d.mp4"]),
+        ({"shortest": "1.5", "longest": "2.5", "since": "2020-01-01", "until": "2100-01-01"}, ["a.mp4"]),
     ],
 )
 def test_the_filters_of_the_page_are_those_of_the_search(functions, opened, folder, fields, names):
@@ -329,12 +294,7 @@ def test_the_filters_of_the_page_are_those_of_the_search(functions, opened, fold
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [
-        ({"folder": "elsewhere"}, "no video passes the filters"),
-        ({"since": "soon"}, "since.date: Input should be a valid date"),
-        ({"longest": "long"}, "max_duration: Input should be a valid number"),
-        ({"confidence": 0.5}, "min_confidence: the model is not calibrated"),
-    ],
+    [({"folder": "elsewhere"}, "no video passes the filters"), ({"since": "soon"}, "since.date: Input should be a")],
 )
 def test_what_a_filter_says_of_a_fault_names_no_folder(functions, folder, fields, message):
     said, page, *_ = functions["search"]([], None, *form(QUERY, **fields))
@@ -399,29 +359,26 @@ def test_examples_beyond_the_limits_are_refused(functions, tmp_path, monkeypatch
     Image.new("RGB", (10, 10)).save(tmp_path / "large.png")
     write_video(tmp_path / "long.mp4", 20, fps=10)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    messages = {
-        "script.png": "script.png: is no image (BMP, GIF, JPEG, PNG, WEBP)",
-        "large.png": "large.png: has 100 pixels; at most 99 are allowed",
-        "long.mp4": "long.mp4: lasts 2 s; at most 1 s are allowed",
-        "bad.mp4": "bad.mp4: is not a video that FFmpeg can read",
-    }
-    for name, message in messages.items():
-        answer = functions["search"]([str(tmp_path / name)], None, *form(QUERY))
+    for message in (
+        "script.png: is no image (BMP, GIF, JPEG, PNG, WEBP)",
+        "large.png: has 100 pixels; at most 99 are allowed",
+        "long.mp4: lasts 2 s; at most 1 s are allowed",
+        "bad.mp4: is not a video that FFmpeg can read",
+    ):
+        answer = functions["search"]([str(tmp_path / message.partition(":")[0])], None, *form(QUERY))
         assert answer[:2] == (f"**This did not work:** {message}", "")
         answer[4].close()
 
 
-def test_near_duplicates_are_shown_in_groups(checkpoint, folder, tmp_path, monkeypatch):
-    shutil.copy(folder / "a.mp4", tmp_path / "a.mp4")
-    shutil.copy(folder / "a.mp4", tmp_path / "copy.mp4")
+def test_near_duplicates_are_shown_in_groups(checkpoint, folder, tmp_path):
+    for name in ("a.mp4", "copy.mp4"):
+        shutil.copy(folder / "a.mp4", tmp_path / name)
     app = build_app(*open_searcher(checkpoint=str(checkpoint), videos=tmp_path))
     (find,) = (function.fn for function in app.fns.values() if function.name == "duplicates")
     page = find(0.93)
     assert "2 videos in 1 groups" in page
     assert re.findall("<h3>(.*?)</h3>", page) == ["a.mp4", "copy.mp4"]
     assert str(tmp_path) not in page
-    monkeypatch.setattr(serving, "MAX_COMPARED", 1)
-    assert find(0.93) == "More than 1 videos: use the command glccl duplicates."
     shutil.rmtree(app.library.index.path)
     assert find(0.93) == FAULT
 
@@ -434,12 +391,6 @@ def test_what_to_search_must_be_said(tmp_path):
             open_searcher("my.index", **{name: "another"})
     with pytest.raises(ValueError, match=r"no videos there \(suffixes .mp4"):
         open_searcher(checkpoint="somewhere", videos=tmp_path)
-
-
-def test_the_page_is_built_without_a_network(opened, monkeypatch):
-    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail(f"connects to {arguments[1:]}"))
-    blocks = build_app(*opened, examples=[QUERY])
-    assert blocks.analytics_enabled is False
 
 
 @pytest.mark.slow

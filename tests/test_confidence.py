@@ -92,7 +92,10 @@ def test_twins_are_taken_out_together():
     assert unsure < 1
 
 
-def test_what_cannot_be_calibrated_is_said():
+def test_what_cannot_be_calibrated_is_said(tmp_path):
+    cast(CLIPConfig, tiny_config().clip_config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a folder with a GLCCL model"):
+        calibrate_checkpoint(tmp_path, "shapes")
     scores = np.zeros((4, 3, 3))
     with pytest.raises(ValueError, match="3 videos of one group"):
         fit_confidence(scores, np.arange(3), np.zeros(3))
@@ -134,8 +137,12 @@ def test_a_search_returns_the_confidences_of_the_twin(index, calibrated, process
     assert [result.confidence for result in index.search(QUERY, k=2)] == pytest.approx(confidence[:2], abs=1e-6)
 
 
-def test_min_confidence_leaves_out_what_has_less_and_keeps_the_order(index, calibrated):
+def test_min_confidence_leaves_out_what_has_less_and_keeps_the_order(index, request):
     index._store.commit(synthetic_records(12))
+    assert [result.confidence for result in index.search(QUERY, k=3)] == [None] * 3
+    with pytest.raises(ValueError, match=r"not calibrated.*glccl calibrate .*checkpoint --benchmark NAME"):
+        index.search(QUERY, min_confidence=0.5)
+    request.getfixturevalue("calibrated")
     results = index.search(QUERY, k=8)
     least = sorted(result.confidence for result in results)[4]
     kept = [result.video_id for result in results if result.confidence >= least]
@@ -144,13 +151,6 @@ def test_min_confidence_leaves_out_what_has_less_and_keeps_the_order(index, cali
     assert index.search_batch([QUERY, "a cat"], min_confidence=1.0) == [[], []]
     with pytest.raises(ValueError, match=r"min_confidence=50 must lie in 0..1"):
         index.search(QUERY, min_confidence=50)
-
-
-def test_a_model_that_is_not_calibrated_says_so(index):
-    index._store.commit(synthetic_records(3))
-    assert [result.confidence for result in index.search(QUERY)] == [None] * 3
-    with pytest.raises(ValueError, match=r"not calibrated.*glccl calibrate .*checkpoint --benchmark NAME"):
-        index.search(QUERY, min_confidence=0.5)
 
 
 def test_from_calibration_to_a_search_that_finds_nothing(checkpoint, videos, tmp_path, monkeypatch, capsys):
@@ -189,9 +189,3 @@ def test_from_calibration_to_a_search_that_finds_nothing(checkpoint, videos, tmp
     assert "nothing fits: no video has a confidence of 0.5" in capsys.readouterr().out
     assert main(["search", "a dog", "--index=my.index", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["confidence"] == pytest.approx(0, abs=1e-6)
-
-
-def test_only_a_folder_of_a_model_is_calibrated(tmp_path):
-    cast(CLIPConfig, tiny_config().clip_config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a folder with a GLCCL model"):
-        calibrate_checkpoint(tmp_path, "shapes")

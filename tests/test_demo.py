@@ -70,13 +70,12 @@ def test_training_runs_each_stage_once(commands, tmp_path, capsys):
     demo.run_training_demo(*arguments(tmp_path))
     assert [command[2] for command in commands] == ["evaluate"]
 
-
-def test_an_unfinished_stage_goes_on(commands, tmp_path):
-    demo.run_training_demo(*arguments(tmp_path))
-    (tmp_path / "model" / "results.json").unlink()
     commands.clear()
+    (tmp_path / "model" / "results.json").unlink()  # as an unfinished stage leaves it, which goes on
     demo.run_training_demo(*arguments(tmp_path))
     assert [command[2] for command in commands] == ["train", "evaluate"]
+    with pytest.raises(ValueError, match=r"model holds the results of another recipe \(train.epochs: \d+ -> 99\)"):
+        demo.run_training_demo(*arguments(tmp_path), ["train.epochs=99"])
 
 
 def test_time_of_an_interrupted_stage_counts(commands, tmp_path, monkeypatch):
@@ -94,12 +93,6 @@ def test_time_of_an_interrupted_stage_counts(commands, tmp_path, monkeypatch):
     monkeypatch.setattr(demo.Demo, "run", run)
     demo.run_training_demo(*arguments(tmp_path))
     assert 1000 < json.loads((tmp_path / "seconds.json").read_text())["train GLCCL"] < 1100
-
-
-def test_results_of_another_recipe_are_not_passed_off(commands, tmp_path):
-    demo.run_training_demo(*arguments(tmp_path))
-    with pytest.raises(ValueError, match=r"model holds the results of another recipe \(train.epochs: \d+ -> 99\)"):
-        demo.run_training_demo(*arguments(tmp_path), ["train.epochs=99"])
 
 
 def test_the_comparison_changes_one_thing_at_a_time(commands, tmp_path):

@@ -5,8 +5,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from checkpoints import save_tiny_checkpoint
+from full_batch_worker import make_model
 from models import full_batch, tiny_model
-from peer_models import PEERS, peer_model
+from peer_models import PEERS
 from test_compilation import TextTower, VideoTower, assert_same_features, one_layer
 from training_runs import logged
 from transformers import pipeline
@@ -33,10 +34,6 @@ def exact(monkeypatch):
     assert not torch.backends.cuda.matmul.allow_tf32
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-
-
-def make_model(head: str):
-    return (tiny_model(csc_weight=0.5) if head == "glccl" else peer_model(head)).train()  # without dropout
 
 
 def noisy_checkpoint(folder):

@@ -113,7 +113,6 @@ CASES = {
     "full": ([8, 8, 8], [4, 4]),
     "ragged": ([3, 8, 1, 5, 2], [4, 1, 6, 2]),
     "more videos": ([4, 2], [3, 7, 1, 2, 5]),
-    "one word": ([1], [5, 2]),
     "one frame": ([6, 3], [1, 1, 1]),
     "one pair": ([1], [1]),
     "many frames": ([5, 3], [40, 12]),
@@ -126,7 +125,7 @@ def test_scores_and_gradients_equal_the_twin(case):
     assert_equal_to_twin(noisy_interaction(), *random_features(words, frames, word_slots=8))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_masks_equal_the_twin(seed):
     """Frames may be missing anywhere, not only at the end."""
     generator = torch.Generator().manual_seed(seed)
@@ -193,17 +192,6 @@ def test_padding_changes_nothing_whatever_it_holds():
         frame_mask=torch.cat([video.frame_mask, torch.zeros(3, 5, dtype=torch.bool)], dim=1),
     )
     torch.testing.assert_close(interaction(text, wider, LOGIT_SCALE).logits, scores)
-
-
-def test_shorter_texts_use_the_leading_block_of_each_matrix():
-    text, video = random_features([3, 2], [4, 2])
-    interaction = noisy_interaction()
-    scores = interaction(text, video, LOGIT_SCALE).logits
-    with torch.no_grad():
-        for name, weight in interaction.named_parameters():
-            if "word" in name:
-                weight[3:], weight[:, 3:] = torch.nan, torch.nan
-    assert torch.equal(interaction(text, video, LOGIT_SCALE).logits, scores)
 
 
 def test_blocks_of_any_size_give_the_same_scores_and_gradients():
@@ -327,27 +315,28 @@ def with_changes(features, **changes):
 
 def test_unusable_features_are_errors():
     text, video = random_features([3, 8], [4, 6])
-    interaction = noisy_interaction()
-    nan = video.frames.clone()
-    nan[1, 2, 0] = torch.nan
-    infinite = text.sentence.clone()
-    infinite[0, 0] = torch.inf
-    no_words = text.word_mask.clone()
-    no_words[1] = False
-    holes = text.word_mask.clone()
-    holes[1, 3] = False
-    none_counted = torch.zeros_like(video.frame_mask)
+
+    def but(tensor, place, value):
+        changed = tensor.clone()
+        changed[place] = value
+        return changed
+
+    nan, infinite = but(video.frames, (1, 2, 0), torch.nan), but(text.sentence, (0, 0), torch.inf)
     for wrong_text, wrong_video, message in [
         (text, with_changes(video, frames=nan), r"frame features are not finite .* rows \[1\]"),
         (with_changes(text, sentence=infinite), video, r"sentence features are not finite .* rows \[0\]"),
         (with_changes(text, words=text.words * torch.inf), video, r"word features are not finite .* rows \[0, 1\]"),
-        (with_changes(text, word_mask=no_words), video, "row 1 of the words? mask counts no slot"),
-        (with_changes(text, word_mask=holes), video, "leading slots"),
+        (
+            with_changes(text, word_mask=but(text.word_mask, 1, False)),
+            video,
+            "row 1 of the words? mask counts no slot",
+        ),
+        (with_changes(text, word_mask=but(text.word_mask, (1, 3), False)), video, "leading slots"),
         (with_changes(text, word_mask=text.word_mask[:, :4]), video, r"mask.*\(2, 8, 32\), \(2, 4\)"),
-        (text, with_changes(video, frame_mask=none_counted), "row 0 of the frames? mask counts no slot"),
+        (text, with_changes(video, frame_mask=but(video.frame_mask, 0, False)), "row 0 of the frames? mask counts no"),
         (text, with_changes(video, frames=video.frames[..., :16]), r"\[N, slots, 32\].*got \(2, 6, 16\)"),
         (random_features([3, 9], [4])[0], video, "up to 9 words but max_words=8"),
         (with_changes(text, sentence=text.sentence[:1]), video, r"sentence.*\(1, 32\)"),
     ]:
         with pytest.raises(ValueError, match=message):
-            interaction(wrong_text, wrong_video, LOGIT_SCALE)
+            noisy_interaction()(wrong_text, wrong_video, LOGIT_SCALE)

@@ -45,21 +45,6 @@ def test_the_sums_of_csc_add_up_over_processes_that_hold_some_rows(variant):
     torch.testing.assert_close(sum(parts), csc_sums(scores, rows, variant))
 
 
-@pytest.mark.parametrize("variant", CSC_VARIANTS)
-def test_logit_scale_cancels_in_csc(variant):
-    scores = random_scores(5).detach()
-    torch.testing.assert_close(csc_loss(26 * scores, variant), csc_loss(scores, variant))
-
-
-def test_csc_asks_as_much_disagreement_of_other_pairs_as_agreement_of_matching_ones():
-    scores = random_scores(5)
-    (gradient,) = torch.autograd.grad(loss := csc_loss(scores), scores)
-    asked = (gradient * scores).sum(dim=0)  # how fast the loss grows as the scores of a pair move apart
-    matching = asked.diagonal().sum()
-    torch.testing.assert_close(matching, 2 * loss)
-    torch.testing.assert_close(asked.sum() - matching, -2 * loss)
-
-
 @pytest.mark.parametrize(
     ("loss", "shape", "message"),
     [

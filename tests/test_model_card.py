@@ -44,19 +44,19 @@ TRAINED = ENVIRONMENT | {
         | {"clip_learning_rate_factor": 1e-3},
     },
 }
-EVALUATED = ENVIRONMENT | {
-    "benchmark": "shapes",
-    "split": "test",
-    "captions": 8,
-    "videos": 8,
-    "metrics": METRICS,
-    "settings": {"benchmark_options": {}},
-}
+EVALUATED = ENVIRONMENT | {"benchmark": "shapes", "split": "test", "captions": 8, "videos": 8, "metrics": METRICS}
+EVALUATED["settings"] = {"benchmark_options": {}}
 
 
 @pytest.fixture
 def no_example(monkeypatch):
     monkeypatch.setattr(model_card, "_example", lambda *arguments: ("code\n", "output\n"))
+
+
+def card_of(checkpoint, folder, results, **more) -> str:
+    """Where a run wrote these results."""
+    (folder / "results.json").write_text(results if isinstance(results, str) else json.dumps(results))
+    return make_card(checkpoint, "someone/model", results=folder / "results.json", **more)
 
 
 def test_the_example_is_run_and_shown_with_what_it_printed(checkpoint, tmp_path):
@@ -92,8 +92,7 @@ def test_an_example_that_fails_makes_no_card(checkpoint, tmp_path):
 @pytest.mark.parametrize("total", [None, 64])
 def test_training_results_fill_card_and_metadata(checkpoint, no_example, tmp_path, total):
     recipe = TRAINED["recipe"] | {"train": TRAINED["recipe"]["train"] | {"total_batch_size": total}}
-    (tmp_path / "results.json").write_text(json.dumps(TRAINED | {"recipe": recipe}))
-    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+    card = card_of(checkpoint, tmp_path, TRAINED | {"recipe": recipe})
     assert "| text to video | 24.5 | 65.8 | 79.5 | 3.0 | 8.5 |" in card
     assert "400 captions, 390 videos" in card
     assert "MSR-VTT, split `train_9k`, from `openai/clip-vit-base-patch32`: 5 epochs, " in card
@@ -121,8 +120,7 @@ def test_training_results_fill_card_and_metadata(checkpoint, no_example, tmp_pat
 )
 def test_folders_of_the_run_stay_out_of_the_card(checkpoint, no_example, tmp_path, start, words):
     recipe = TRAINED["recipe"] | {"model": start}
-    (tmp_path / "results.json").write_text(json.dumps(TRAINED | {"recipe": recipe}))
-    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+    card = card_of(checkpoint, tmp_path, TRAINED | {"recipe": recipe})
     assert words in card
     assert "/home" not in card
     assert ModelCard(card).data.base_model is None
@@ -131,42 +129,39 @@ def test_folders_of_the_run_stay_out_of_the_card(checkpoint, no_example, tmp_pat
 def test_results_chosen_on_the_test_set_are_labelled_and_stay_out_of_the_metadata(checkpoint, no_example, tmp_path):
     better = {direction: {**values, "R@1": 99.0} for direction, values in METRICS.items()}
     chosen = {"selected_by": "R@1 on the test split itself", "test": better}
-    (tmp_path / "results.json").write_text(json.dumps(TRAINED | {"best_on_test": chosen}))
-    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json", base_model="a/b", license="mit")
+    card = card_of(checkpoint, tmp_path, TRAINED | {"best_on_test": chosen}, base_model="a/b", license="mit")
     assert "| text to video, chosen on the test set | 99.0 |" in card
     data = ModelCard(card).data
     assert 99.0 not in [result.metric_value for result in data.eval_results]
     assert (data.base_model, data.license) == ("a/b", "mit")
 
 
-@pytest.mark.parametrize("content", ["words", "[" * 100_000, "[]"])
-def test_results_that_are_none_are_named(checkpoint, no_example, tmp_path, content):
-    (tmp_path / "results.json").write_text(content)
-    with pytest.raises(ValueError, match=r"results\.json: .*it is no results\.json of glccl"):
-        make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((text, ": .*it is no results.json of glccl") for text in ("words", "[" * 100_000, "[]")),
+        ('{"loss": 1}', " lacks 'recipe'"),
+    ],
+)
+def test_results_that_are_none_are_named(checkpoint, no_example, tmp_path, content, message):
+    with pytest.raises(ValueError, match=rf"results\.json{message}"):
+        card_of(checkpoint, tmp_path, content)
 
 
 def test_evaluation_results_fill_it_too(checkpoint, no_example, tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps(EVALUATED))
-    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
+    card = card_of(checkpoint, tmp_path, EVALUATED)
     assert "8 captions, 8 videos" in card
     assert "shapes (rendered videos" in card
     assert ModelCard(card).data.datasets is None
-    card = make_card(checkpoint, "someone/model", results=tmp_path / "results.json", dataset="someone/shapes")
-    data = ModelCard(card).data
+    data = ModelCard(card_of(checkpoint, tmp_path, EVALUATED, dataset="someone/shapes")).data
     assert data.datasets == ["someone/shapes"]
     assert {result.dataset_type for result in data.eval_results} == {"someone/shapes"}
-    (tmp_path / "results.json").write_text('{"loss": 1}')
-    with pytest.raises(ValueError, match=r"results\.json lacks 'recipe'"):
-        make_card(checkpoint, "someone/model", results=tmp_path / "results.json")
 
 
 @pytest.mark.usefixtures("hub", "no_example")
 def test_the_hub_accepts_the_card(checkpoint, tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps(TRAINED))
-    card = ModelCard(make_card(checkpoint, "someone/model", results=tmp_path / "results.json"))
-    again = ModelCard(str(card))
-    assert again.data.to_dict() == card.data.to_dict()
+    card = ModelCard(card_of(checkpoint, tmp_path, TRAINED))
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     card.validate()
     with pytest.raises(ValueError, match="metadata"):
         ModelCard("no metadata").validate()

@@ -49,25 +49,16 @@ def settings(config):
 @pytest.mark.parametrize("give_mask", [True, False])
 def test_a_score_does_not_depend_on_word_padding(model, token, give_mask):
     text, video = tiny_text([2, 5, 4]), tiny_video([3, 1])
-    further = {
-        "input_ids": torch.where(text["attention_mask"].bool(), text["input_ids"], token),
-        "attention_mask": text["attention_mask"],
-    }
-    further = {"input_ids": F.pad(further["input_ids"], (0, 3), value=token)}
+    ids = torch.where(text["attention_mask"].bool(), text["input_ids"], token)
+    further = {"input_ids": F.pad(ids, (0, 3), value=token)}
     if give_mask:
         further["attention_mask"] = F.pad(text["attention_mask"], (0, 3))
     assert_close(model(**further, **video).logits_per_text, model(**text, **video).logits_per_text)
 
 
 def test_frames_cost_nothing_where_they_are_padding_and_are_not_copied_where_none_is(model, monkeypatch):
-    encoded = []
-    encode = model._encode_frames
-
-    def spy(pixels, **outputs):
-        encoded.append(pixels)
-        return encode(pixels, **outputs)
-
-    monkeypatch.setattr(model, "_encode_frames", spy)
+    encoded, encode = [], model._encode_frames
+    monkeypatch.setattr(model, "_encode_frames", lambda pixels, **how: encoded.append(pixels) or encode(pixels, **how))
     padded, whole = tiny_video([3, 1]), tiny_video([3, 3])
     model.get_video_features(**padded)
     model.get_video_features(**whole)
@@ -105,6 +96,8 @@ def test_padding_counts_in_the_mode_of_the_release(batch):
     frame = batch["pixel_values_videos"].clone()
     frame[batch["padding_mask_videos"] == 0] = 3.0
     assert not torch.allclose(model(**{**batch, "pixel_values_videos": frame}).logits_per_text, logits)
+    with pytest.raises(ValueError, match="exactly max_words=8"):
+        model(**TEXT, **VIDEO)
     # ... though a padded frame is no key of the temporal encoder: real frames do not see it.
     real = batch["padding_mask_videos"].bool()
     frames = [
@@ -138,15 +131,6 @@ def test_evaluation_is_deterministic(batch):
 # Features
 
 
-def test_text_features_are_those_of_clip(model):
-    text = tiny_text([2, 5, 8])
-    features = model.get_text_features(**text)
-    expected = model.clip.get_text_features(**text).pooler_output
-    assert_close(features.sentence, expected)
-    assert_close(features.words[torch.arange(3), torch.tensor([1, 4, 7])], expected)
-    assert torch.equal(features.word_mask, text["attention_mask"].bool())
-
-
 def test_frame_order_matters(model):
     pixels = tiny_video([4])["pixel_values_videos"]
     forward, backward = (model.get_video_features(frames).frames for frames in (pixels, pixels.flip(1)))
@@ -156,15 +140,11 @@ def test_frame_order_matters(model):
 # Losses and gradients
 
 
-def test_the_loss_is_the_weighted_sum(batch):
-    output = tiny_model(csc_weight=0.5)(**batch, return_loss=True)
+def test_the_loss_is_the_weighted_sum_and_gives_every_parameter_a_gradient(batch):
+    model = tiny_model(csc_weight=0.5).train()
+    output = model(**batch, return_loss=True)
     torch.testing.assert_close(output.loss, output.contrastive_loss + 0.5 * output.csc_loss)
     output.loss.backward()
-
-
-def test_every_parameter_gets_a_gradient(batch):
-    model = tiny_model().train()
-    model(**batch, return_loss=True).loss.backward()
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     # A constant added to every key changes no attention weight.
     assert [name for name in without if not name.endswith("k_proj.bias")] == []
@@ -179,21 +159,15 @@ def test_without_csc_a_batch_of_one_has_a_loss():
 def test_gradient_checkpointing_gives_the_same_gradients(batch):
     gradients, calls = [], []
     for checkpointing in (False, True):
-        model = tiny_model().train()
+        model, layers = tiny_model().train(), []
         if checkpointing:
             model.activation_checkpointing_enable()
-        count = 0
-
-        def hook(*_):
-            nonlocal count
-            count += 1
-
         for encoder in (model.clip.text_model.encoder, model.clip.vision_model.encoder, model.temporal.encoder):
             for layer in encoder.layers:
-                layer.self_attn.register_forward_hook(hook)
+                layer.self_attn.register_forward_hook(lambda layer, *_, layers=layers: layers.append(layer))
         model(**batch, return_loss=True).loss.backward()
         gradients.append([weight.grad for weight in model.parameters()])
-        calls.append(count)
+        calls.append(len(layers))
     assert calls == [6, 12]
     torch.testing.assert_close(*gradients)
 
@@ -323,7 +297,7 @@ def test_saving_takes_positional_arguments_as_transformers_does(model, tmp_path)
     assert torch.equal(load_file(tmp_path / "model.safetensors")["clip.logit_scale"], weights["clip.logit_scale"])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_weights_load_and_save_in_any_precision(model, tmp_path, dtype):
     model.save_pretrained(tmp_path / "float32")
     loaded = GLCCLModel.from_pretrained(tmp_path / "float32", dtype=dtype)
@@ -355,24 +329,24 @@ def assert_initialised(name, weight):
 
 
 def save_without(model, folder, missing):
-    if not (folder / "config.json").exists():
-        model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
     kept = {name: weight for name, weight in model.state_dict().items() if not missing(name)}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return kept
 
 
-def test_each_kind_of_weight_is_initialised_when_missing(model, tmp_path, poisoned_memory):
-    kinds = {re.sub(r"\d+", "0", name) for name in model.state_dict()}
-    for kind in kinds:
-        kept = save_without(model, tmp_path, lambda name, kind=kind: re.sub(r"\d+", "0", name) == kind)
-        loaded, info = GLCCLModel.from_pretrained(tmp_path, output_loading_info=True)
-        assert set(info["missing_keys"]) == set(model.state_dict()) - set(kept)
-        for name, weight in loaded.state_dict().items():
-            if name in kept:
-                assert torch.equal(weight, kept[name]), f"{name} was overwritten because {kind} was missing"
-            else:
-                assert_initialised(name, weight)
+@pytest.mark.parametrize("group", range(8))
+def test_each_kind_of_weight_is_initialised_when_missing(model, tmp_path, poisoned_memory, group):
+    """Neighbours, such as the bias of the same layer, are there: loading takes long, so others are missing, too."""
+    kinds = sorted({re.sub(r"\d+", "0", name) for name in model.state_dict()})[group::8]
+    kept = save_without(model, tmp_path, lambda name: re.sub(r"\d+", "0", name) in kinds)
+    loaded, info = GLCCLModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) == set(model.state_dict()) - set(kept)
+    for name, weight in loaded.state_dict().items():
+        if name in kept:
+            assert torch.equal(weight, kept[name]), f"{name} was overwritten because {kinds} were missing"
+        else:
+            assert_initialised(name, weight)
 
 
 def test_all_weights_are_initialised_when_missing_and_in_a_new_model(model, tmp_path, poisoned_memory):
@@ -381,13 +355,6 @@ def test_all_weights_are_initialised_when_missing_and_in_a_new_model(model, tmp_
     del loaded["clip.text_projection.weight"]
     for name, weight in [*loaded.items(), *GLCCLModel(tiny_config()).named_parameters()]:
         assert_initialised(name, weight)
-
-
-def test_the_poison_shows_without_init_weights(model, tmp_path, poisoned_memory, monkeypatch):
-    save_without(model, tmp_path, lambda name: name.startswith("interaction."))
-    monkeypatch.setattr(GLCCLModel, "_init_weights", lambda self, module: None)
-    loaded = GLCCLModel.from_pretrained(tmp_path)
-    assert all(weight.isnan().all() for weight in loaded.interaction.parameters())
 
 
 # Starting from CLIP
@@ -478,8 +445,7 @@ def test_the_configuration_round_trips(tmp_path):
         loaded = cls.from_pretrained(tmp_path)
         assert isinstance(loaded, GLCCLConfig)
         assert settings(loaded.to_dict()) == settings(config.to_dict())
-    saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["model_type"] == "glccl"
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "glccl"
 
 
 @pytest.mark.parametrize(
@@ -488,11 +454,9 @@ def test_the_configuration_round_trips(tmp_path):
         ({"max_words": 78}, "max_words=78"),
         ({"max_frames": 0}, "max_frames=0"),
         ({"glim_temperature": 0}, "glim_temperature=0"),
-        ({"glim_temperature": float("nan")}, "glim_temperature=nan must be positive and finite"),
+        ({"aosm_temperature": float("nan")}, "aosm_temperature=nan must be positive and finite"),
         ({"csc_weight": float("inf")}, "csc_weight=inf must be finite"),
         ({"temporal_num_attention_heads": -2}, "temporal_num_attention_heads=-2"),
-        ({"aosm_temperature": -1.0}, "aosm_temperature=-1.0"),
-        ({"csc_weight": -0.1}, "csc_weight=-0.1"),
         ({"temporal_num_attention_heads": 5}, "temporal_num_attention_heads=5"),
         ({"max_words": "32"}, "max_words"),
         ({"temporal_num_hidden_layers": -1}, "temporal_num_hidden_layers=-1"),
@@ -538,11 +502,6 @@ def test_wrong_inputs_are_named(model, inputs, message):
     valid = {"input_ids": TEXT["input_ids"], "pixel_values_videos": VIDEO["pixel_values_videos"]}
     with pytest.raises(ValueError, match=message):
         model(**{**valid, **inputs})
-
-
-def test_the_mode_of_the_release_needs_full_texts():
-    with pytest.raises(ValueError, match="exactly max_words=8"):
-        tiny_model(mask_padding=False)(**TEXT, **VIDEO)
 
 
 def test_features_that_are_not_finite_are_named():

@@ -10,12 +10,6 @@ from paths import REPOSITORY
 from modeling_glccl import packaged
 
 
-def test_a_checkout_has_them_beside_the_package():
-    for names in (("recipes", "shapes.yaml"), ("hub", "models", "glccl-shapes"), ("model_card.md",)):
-        assert packaged.packaged(*names) == REPOSITORY.joinpath(*names)
-        assert packaged.packaged(*names).exists()
-
-
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors", "preferred-citation"} <= citation.keys()

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_tiny_checkpoint
 from families import save_plain
 from paths import REPOSITORY
 from peer_models import PEERS, peer_model
@@ -27,13 +26,6 @@ from modeling_glccl import GLCCLModel, GLCCLProcessor, TextVideoRetrievalPipelin
 from modeling_glccl.checkpoints import load_checkpoint
 
 CAPTIONS = ["a red ball bounces", "a blue square slides to the left", "two green stars spin"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipeline") / "checkpoint"
-    save_tiny_checkpoint(folder, CAPTIONS)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +58,25 @@ def test_videos_are_ranked_by_the_models_scores(pipe, paths, logits):
             torch.testing.assert_close(torch.tensor(scores), row.sort(descending=True).values, atol=1e-4, rtol=1e-5)
 
 
+def test_one_query_gives_one_list_as_long_as_the_settings_say(pipe, checkpoint, paths, capsys):
+    (several,) = pipe([CAPTIONS[0]], videos=paths, top_k=2)
+    assert pipe(CAPTIONS[0], videos=paths, top_k=2) == several
+    assert len(several) == 2
+    assert pipe((text for text in CAPTIONS), videos=paths) == pipe(CAPTIONS, videos=paths)
+    assert pipe([], videos=paths) == []
+    made = pipeline("text-video-retrieval", model=str(checkpoint), device="cpu", top_k=2, moments=True, batch_size=2)
+    capsys.readouterr()
+    results = made(CAPTIONS[0], videos=paths[:3])
+    assert len(results) == 2
+    assert "start" in results[0]
+    assert len(made(CAPTIONS[0], videos=paths[:3], top_k=None)) == 3
+    assert capsys.readouterr().err == ""
+    made(CAPTIONS[0], videos=paths[:2], batch_size=1, progress=True)
+    shown = capsys.readouterr().err
+    assert "videos:" in shown
+    assert "texts:" in shown
+
+
 def test_texts_are_ranked_for_a_video_and_for_several(pipe, paths, logits):
     ranked = pipe(paths, texts=CAPTIONS, batch_size=2)
     assert len(ranked) == len(paths)
@@ -78,13 +89,6 @@ def test_texts_are_ranked_for_a_video_and_for_several(pipe, paths, logits):
     assert (best["start"], best["end"]) == (video["start"], video["end"])
     with pytest.raises(ValueError, match="texts is an empty list"):
         pipe(paths[0], texts=[])
-
-
-def test_one_query_gives_one_list(pipe, paths):
-    assert pipe(CAPTIONS[0], videos=paths, top_k=2) == pipe([CAPTIONS[0]], videos=paths, top_k=2)[0]
-    assert len(pipe(CAPTIONS[0], videos=paths, top_k=2)) == 2
-    assert pipe((text for text in CAPTIONS), videos=paths) == pipe(CAPTIONS, videos=paths)
-    assert pipe([], videos=paths) == []
 
 
 def test_candidates_may_be_bytes_arrays_and_images(pipe, paths):
@@ -140,10 +144,9 @@ def test_what_comes_after_the_end_is_not_read(pipe, paths):
 
 
 @pytest.mark.parametrize("head", PEERS)
-def test_every_peer_is_ranked_by_its_own_scores(head, checkpoint, paths, tmp_path):
-    processor = GLCCLProcessor.from_pretrained(checkpoint)
-    clip = GLCCLModel.from_pretrained(checkpoint).config.clip_config
-    model = peer_model(head, clip_config=clip, max_words=32)
+def test_every_peer_is_ranked_by_its_own_scores(head, pipe, paths, tmp_path):
+    processor, paths = pipe.processor, paths[:4]
+    model = peer_model(head, clip_config=pipe.model.config.clip_config, max_words=32)
     made = TextVideoRetrievalPipeline(model, processor=processor)
     with torch.no_grad():
         expected = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text
@@ -202,23 +205,6 @@ def test_pooled_vectors_rank_videos_of_one_frame_as_linear_scores_do(pipe, paths
     torch.testing.assert_close(scale * vectors, pipe.similarity(text, frames), atol=1e-3, rtol=1e-4)
 
 
-def test_progress_is_shown_when_asked_for(pipe, paths, capsys):
-    pipe(CAPTIONS[0], videos=paths[:2], batch_size=1)
-    assert capsys.readouterr().err == ""
-    pipe(CAPTIONS[0], videos=paths[:2], batch_size=1, progress=True)
-    shown = capsys.readouterr().err
-    assert "videos:" in shown
-    assert "texts:" in shown
-
-
-def test_settings_of_the_pipeline_hold_for_its_calls(checkpoint, paths):
-    pipe = pipeline("text-video-retrieval", model=str(checkpoint), device="cpu", top_k=2, moments=True, batch_size=2)
-    results = pipe(CAPTIONS[0], videos=paths[:3])
-    assert len(results) == 2
-    assert "start" in results[0]
-    assert len(pipe(CAPTIONS[0], videos=paths[:3], top_k=None)) == 3
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -236,18 +222,13 @@ def test_wrong_use_is_explained(pipe, arguments, error, message):
         pipe(CAPTIONS[0], **arguments)
 
 
-def test_a_broken_video_is_named_with_its_place(pipe, paths, tmp_path):
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"starts with video 2 .*broken\.mp4"):
-        pipe(CAPTIONS[0], videos=[*paths[:3], str(broken)], batch_size=2)
-
-
-def test_wrong_feature_files_are_named(pipe, paths, tmp_path):
+def test_wrong_files_are_named(pipe, paths, tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         pipe.save_index(tmp_path / "index.bin", paths)
     with pytest.raises(ValueError, match="2 ids for 7 videos"):
         pipe.save_index(tmp_path / "index.safetensors", paths, ids=["a", "b"])
+    with pytest.raises(ValueError, match=r"starts with video 2 .*test_pipeline\.py"):
+        pipe(CAPTIONS[0], videos=[*paths[:3], __file__], batch_size=2)
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"garbage")
     weights = tmp_path / "weights.safetensors"
@@ -307,24 +288,25 @@ import json, os, sys, torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-folder, video, index = sys.argv[1:]
-trust = {"trust_remote_code": True}
-config = AutoConfig.from_pretrained(folder, **trust)
-model = AutoModel.from_pretrained(folder, **trust)
-processor = AutoProcessor.from_pretrained(folder, **trust)
-video_processor = AutoVideoProcessor.from_pretrained(folder, **trust)
-with torch.no_grad():
-    logits = model(**processor(text=["a red ball bounces"], videos=[video])).logits_per_text
-pipe = pipeline("text-video-retrieval", model=folder, device="cpu", **trust)
-pipe.save_index(index, [video], ids=["a"])
-print(json.dumps({
-    "classes": [type(thing).__name__ for thing in (config, model, processor, video_processor, pipe)],
-    "logits": logits.tolist(),
-    "ranked": pipe("a red ball bounces", videos=index, moments=True),
-    "texts": pipe(video, texts=["a red ball bounces"]),
-}))
+folder, video = sys.argv[1:]
+trust, answers = {"trust_remote_code": True}, []
+for folder in (folder, "."):  # the second is what the first saved, from inside the folder itself
+    autos = AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor
+    config, model, processor, video_processor = (auto.from_pretrained(folder, **trust) for auto in autos)
+    with torch.no_grad():
+        logits = model(**processor(text=["a red ball bounces"], videos=[video])).logits_per_text
+    pipe = pipeline("text-video-retrieval", model=folder, device="cpu", **trust)
+    pipe.save_index("../index.safetensors", [video], ids=["a"])
+    answers.append({
+        "classes": [type(thing).__name__ for thing in (config, model, processor, video_processor, pipe)],
+        "logits": logits.tolist(),
+        "ranked": pipe("a red ball bounces", videos="../index.safetensors", moments=True),
+        "texts": pipe(video, texts=["a red ball bounces"]),
+    })
+    pipe.save_pretrained("again")
+    os.chdir("again")
+print(json.dumps(answers))
 assert "modeling_glccl" not in sys.modules
-pipe.save_pretrained("again")
 """
 
 
@@ -352,9 +334,7 @@ def test_without_the_package_a_moved_folder_loads_and_saves_again(checkpoint, pi
     moved = tmp_path / "another name-1.0"
     shutil.copytree(checkpoint, moved)
     (here := tmp_path / "inside").mkdir()
-    outside = json.loads(run_without_package(REMOTE, here, moved, paths[0], "index.safetensors"))
-    # The second process starts from what the first one saved, inside the folder itself.
-    inside = json.loads(run_without_package(REMOTE, here / "again", ".", paths[0], "../index.safetensors"))
+    outside, inside = json.loads(run_without_package(REMOTE, here, moved, paths[0]))
     assert nearly_equal(outside, inside)
     assert {file.name for file in (here / "again").glob("*.*")} == {file.name for file in checkpoint.iterdir()}
 

@@ -103,6 +103,9 @@ def test_without_masks_everything_is_padded_to_the_full_length(tokenizer, video_
         "padding_mask_videos": (1, 4),
     }
     assert batch["padding_mask_videos"].tolist() == [[1, 1, 0, 0]]
+    assert torch.equal(processor(text=["a ball"], padding="max_length", max_length=9)["input_ids"], batch["input_ids"])
+    with pytest.raises(ValueError, match="max_length=8: texts of this model have exactly 9 tokens"):
+        processor(text="a ball", max_length=8)
     masked = GLCCLProcessor(tokenizer, video_processor, max_words=9)
     assert masked(videos=np.zeros((2, 40, 40, 3), np.uint8))["padding_mask_videos"].tolist() == [[1, 1]]
 
@@ -190,13 +193,6 @@ def test_padding_and_truncation_are_taken_where_they_say_what_happens(processor,
             processor(text="ball", padding=True, text_kwargs={"padding": "max_length"})
 
 
-def test_where_padding_counts_texts_have_one_length(tokenizer, video_processor):
-    exact = GLCCLProcessor(tokenizer, video_processor, max_words=9, mask_padding=False)
-    assert exact(text="ball", padding="max_length", max_length=9)["input_ids"].shape == (1, 9)
-    with pytest.raises(ValueError, match="max_length=8: texts of this model have exactly 9 tokens"):
-        exact(text="ball", max_length=8)
-
-
 def test_video_arguments_reach_the_video_processor(tmp_path, processor):
     path = write_video(tmp_path / "a.mp4", 50)
     batch = processor(text="a ball", videos=[path], start=1, max_frames=2, return_metadata=True, return_tensors="np")
@@ -206,16 +202,10 @@ def test_video_arguments_reach_the_video_processor(tmp_path, processor):
     assert processor(videos=path, pad_to_max_frames=True)["padding_mask_videos"].shape == (1, 4)
 
 
-@pytest.fixture
-def saved(tmp_path, tokenizer):
+def test_save_and_load(tmp_path, tokenizer):
     video_processor = GLCCLVideoProcessor(size=32, crop_size=32, max_frames=3, sampling="release")
     processor = GLCCLProcessor(tokenizer, video_processor, max_words=9, mask_padding=False)
-    processor.save_pretrained(tmp_path / "saved")
-    return processor, tmp_path / "saved"
-
-
-def test_save_and_load(saved):
-    processor, folder = saved
+    processor.save_pretrained(folder := tmp_path / "saved")
     inputs = {"text": ["a red ball", "schÃ¶n"], "videos": np.zeros((7, 40, 48, 3), np.uint8)}
     expected = processor(**inputs)
     for loaded in (GLCCLProcessor.from_pretrained(folder), AutoProcessor.from_pretrained(folder)):

@@ -1,6 +1,7 @@
 """Publishing to a server on this machine that speaks the Hub's API, and loading from there in new processes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -21,9 +22,9 @@ CAPTIONS = ["a red ball bounces", "a blue square slides"]
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    folder = tmp_path / "checkpoint"
-    save_tiny_checkpoint(folder, CAPTIONS)
+def checkpoint(checkpoint, tmp_path):
+    """A copy that a test may change, with a card."""
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
     (folder / "README.md").write_text(CARD)
     return folder
 
@@ -230,14 +231,12 @@ def test_no_code_of_the_folder_runs(checkpoint, tmp_path, capsys):
         code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Hostile: pass\n")
     hostile = "hostile_glccl.Hostile"
     pipelines = {"text-video-retrieval": {"impl": hostile, "pt": ["AutoModel"], "type": "multimodal"}}
-    for name, auto_map in (
-        ("config.json", {"AutoConfig": hostile, "AutoModel": hostile}),
-        ("processor_config.json", {"AutoProcessor": hostile, "AutoVideoProcessor": hostile}),
-        ("tokenizer_config.json", {"AutoTokenizer": [hostile, hostile]}),
+    for name, auto_map, more in (
+        ("config.json", {"AutoConfig": hostile, "AutoModel": hostile}, {"custom_pipelines": pipelines}),
+        ("processor_config.json", {"AutoProcessor": hostile, "AutoVideoProcessor": hostile}, {}),
+        ("tokenizer_config.json", {"AutoTokenizer": [hostile, hostile]}, {}),
     ):
-        settings = json.loads((checkpoint / name).read_text()) | {"auto_map": auto_map}
-        if name == "config.json":
-            settings["custom_pipelines"] = pipelines
+        settings = json.loads((checkpoint / name).read_text()) | {"auto_map": auto_map} | more
         (checkpoint / name).write_text(json.dumps(settings))
     (checkpoint / "README.md").unlink()
     video = write_video(tmp_path / "video.mp4", 12)

@@ -9,22 +9,22 @@ from checkpoints import save_tiny_checkpoint
 import modeling_glccl
 from modeling_glccl.peers import XCLIPModel
 
-USES = {
-    "model": "from transformers import AutoModel; print(type(AutoModel.from_pretrained(folder)).__name__)",
-    "pipeline": "from transformers import pipeline; "
-    "print(type(pipeline('text-video-retrieval', model=folder).model).__name__)",
-    "processors": "from transformers import AutoProcessor; "
-    "from transformers.models.auto.video_processing_auto import AutoVideoProcessor; "
-    "print(type(AutoProcessor.from_pretrained(folder)).__name__, "
-    "type(AutoVideoProcessor.from_pretrained(folder)).__name__)",
-}
+MODEL = "from transformers import AutoModel; print(type(AutoModel.from_pretrained(folder)).__name__)"
+PIPELINE = """
+from transformers import pipeline
+print(type(pipeline("text-video-retrieval", model=folder).model).__name__)
+"""
+PROCESSORS = """
+from transformers import AutoProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+print(*(type(auto.from_pretrained(folder)).__name__ for auto in (AutoProcessor, AutoVideoProcessor)))
+"""
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_tiny_checkpoint(folder / "glccl", ["a red star"])
-    save_tiny_checkpoint(folder / "xclip", ["a red star"], XCLIPModel, csc_weight=0)
+def xclip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("xclip")
+    save_tiny_checkpoint(folder, ["a red star"], XCLIPModel, csc_weight=0)
     return folder
 
 
@@ -42,17 +42,17 @@ def slow(*values):
 @pytest.mark.parametrize(
     ("first", "peer", "use", "printed"),
     [
-        ("import modeling_glccl", "glccl", "model", "GLCCLModel"),
-        ("from transformers import AutoModel; import modeling_glccl", "xclip", "model", "XCLIPModel"),
-        slow("import transformers; import modeling_glccl", "glccl", "model", "GLCCLModel"),
-        slow("import modeling_glccl", "glccl", "processors", "GLCCLProcessor GLCCLVideoProcessor"),
+        ("import modeling_glccl", "checkpoint", MODEL, "GLCCLModel"),
+        ("from transformers import AutoModel; import modeling_glccl", "xclip", MODEL, "XCLIPModel"),
         # A module whose own import imports transformers: its classes are registered when all of it is there.
-        ("import modeling_glccl.pipeline_glccl", "xclip", "pipeline", "XCLIPModel"),
-        slow("from modeling_glccl import GLCCLConfig", "glccl", "pipeline", "GLCCLModel"),
+        ("import modeling_glccl.pipeline_glccl", "xclip", PIPELINE, "XCLIPModel"),
+        slow("import transformers; import modeling_glccl", "checkpoint", MODEL, "GLCCLModel"),
+        slow("import modeling_glccl", "checkpoint", PROCESSORS, "GLCCLProcessor GLCCLVideoProcessor"),
+        slow("from modeling_glccl import GLCCLConfig", "checkpoint", PIPELINE, "GLCCLModel"),
     ],
 )
-def test_transformers_loads_checkpoints_in_any_order_of_imports(checkpoint, first, peer, use, printed):
-    assert python(f"{first}\nfolder = {str(checkpoint / peer)!r}\n{USES[use]}") == printed
+def test_transformers_loads_checkpoints_in_any_order_of_imports(request, first, peer, use, printed):
+    assert python(f"{first}\nfolder = {str(request.getfixturevalue(peer))!r}\n{use}") == printed
 
 
 def test_the_command_line_starts_without_torch():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import save_tiny_checkpoint
 from search_data import CAPTIONS
 
 from modeling_glccl import GLCCLModel, runtime
@@ -19,6 +20,14 @@ pytest.importorskip("onnxscript")
 onnx_export = pytest.importorskip("modeling_glccl.onnx_export")
 InferenceSession = pytest.importorskip("onnxruntime").InferenceSession
 pytest_plugins = ["search_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of one layer: tracing takes as long as there are."""
+    folder = tmp_path_factory.mktemp("runtime") / "checkpoint"
+    save_tiny_checkpoint(folder, CAPTIONS, layers=1)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -52,19 +52,23 @@ assert "modeling_glccl" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_without_the_package_texts_and_videos_are_ranked(checkpoint, paths, expected, tmp_path):
     first, second = json.loads(run_without_package(RANK % CAPTIONS, tmp_path, checkpoint, *paths))
     texts, videos = expected
     assert nearly_equal(first, [texts.tolist(), videos.tolist(), (texts @ videos.T).tolist()])
-    # What it saved is a checkpoint like the first, for this library and for all others.
-    assert nearly_equal(first, second)
-    again = tmp_path / "again"
-    assert {file.name for file in checkpoint.iterdir()} < {file.name for file in again.iterdir()}
-    assert isinstance(GLCCLModel.from_pretrained(again), GLCCLModel)
+    assert nearly_equal(first, second)  # what it saved is a checkpoint like the first
 
 
-def test_inputs_have_the_forms_of_the_library(model, paths, expected):
+def test_inputs_have_the_forms_of_the_library_and_what_it_saves_is_a_checkpoint(
+    model, checkpoint, paths, expected, tmp_path
+):
     texts, videos = map(torch.Tensor.numpy, expected)
+    found = model.similarity(model.encode_query(CAPTIONS), model.encode_document(paths)).numpy()
+    assert found == pytest.approx(texts @ videos.T, abs=1e-5)
+    model.save_pretrained(str(tmp_path), create_model_card=False)
+    assert {file.name for file in checkpoint.iterdir()} < {file.name for file in tmp_path.iterdir()}
+    assert isinstance(GLCCLModel.from_pretrained(tmp_path), GLCCLModel)
     assert model.get_embedding_dimension() == 32
     assert model.encode(CAPTIONS[1]) == pytest.approx(texts[1], abs=1e-5)
     assert model.encode([{"video": path} for path in paths]) == pytest.approx(videos, abs=1e-5)

@@ -10,7 +10,6 @@ import sys
 import threading
 
 import pytest
-from checkpoints import save_tiny_checkpoint
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -51,7 +50,6 @@ def basic(text: str) -> dict[str, str]:
         ("videos.lan", 200),
         ("a.example.org", 200),
         ("10.0.0.7", 200),
-        ("evil.example", 400),
         ("localhost.evil.example", 400),
         ("", 400),
     ],
@@ -67,24 +65,18 @@ def test_beyond_this_machine_something_must_be_asked_for(host):
         Access(host, token="", user=None)
     for options in ({"token": "t"}, {"user": "me:p"}, {"public": True}):
         Access(host, **options)
-
-
-def test_loopback_needs_nothing():
-    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        assert client(Access(host)).get("/").status_code == 200
-
-
-@pytest.mark.parametrize("user", ["me", ":p", "me:"])
-def test_a_user_has_a_name_and_a_password(user):
-    with pytest.raises(ValueError, match="NAME:PASSWORD"):
-        Access(user=user)
+    for loopback in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        assert client(Access(loopback)).get("/").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["http://a.lan", "a.lan:80", "*a.lan", "a.*.lan"])
-def test_an_allowed_host_is_a_name(name):
+def test_an_allowed_host_is_a_name_and_a_user_has_a_password(name):
     with pytest.raises(ValueError, match="pass a name alone"):
         Access(allowed_hosts=[name])
     assert client(Access(allowed_hosts=["*"])).get("/", headers={"Host": "any.lan"}).status_code == 200
+    for user in ("me", ":p", "me:"):
+        with pytest.raises(ValueError, match="NAME:PASSWORD"):
+            Access(user=user)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +148,13 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(tmp_path_factory, checkpoint):
     root = tmp_path_factory.mktemp("page")
-    save_tiny_checkpoint(root / "checkpoint", [QUERY])
     (root / "library").mkdir()
     write_video(root / "library" / "a.mp4", 20, fps=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(root / "uploads"))
-        blocks = build_app(*open_searcher(checkpoint=str(root / "checkpoint"), videos=root / "library"))
+        blocks = build_app(*open_searcher(checkpoint=str(checkpoint), videos=root / "library"))
         _, url, _ = launch(blocks, Access(token="secret"), wait=False)
         yield Visitor(url, blocks), blocks, root
         blocks.close()

@@ -26,11 +26,22 @@ def batch():
     return torch.randn(3, 4, 3, 16, 16), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
 
 
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    """Name -> its plain checkpoint, which tests leave as it is."""
+    return {name: save_plain(name, tmp_path_factory.mktemp(name)) for name in FAMILY_NAMES}
+
+
+@pytest.fixture(scope="module", params=FAMILY_NAMES)
+def family(request, families):
+    return families[request.param]
+
+
 @pytest.mark.parametrize("name", FAMILY_NAMES)
 @torch.no_grad()
-def test_zero_shot_features_are_those_of_transformers(name, tmp_path, batch):
+def test_zero_shot_features_are_those_of_transformers(name, families, batch):
     plain, tokenizer = plain_model(name)
-    model, processor = load_checkpoint(save_plain(name, tmp_path))
+    model, processor = load_checkpoint(families[name])
     assert (type(model.clip), model.config.zero_shot, model.temporal) == (type(plain), True, None)
 
     # As transformers' documentation of each family encodes texts. This tokenizer of SigLIP 2 adds no EOS itself.
@@ -43,6 +54,8 @@ def test_zero_shot_features_are_those_of_transformers(name, tmp_path, batch):
     torch.testing.assert_close(text.sentence, expected, atol=1e-6, rtol=0)
     tokens = inputs["attention_mask"].sum(1)
     assert text.word_mask.sum(1).tolist() == tokens.tolist()
+    if name != "siglip":  # which has a head of its own for sentences
+        torch.testing.assert_close(text.words[range(3), tokens - 1], expected, atol=1e-6, rtol=0)
 
     pixels, mask = batch
     video = model.get_video_features(pixels, mask)
@@ -51,10 +64,9 @@ def test_zero_shot_features_are_those_of_transformers(name, tmp_path, batch):
         torch.testing.assert_close(frames[:count], expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
 @torch.no_grad()
-def test_a_score_does_not_depend_on_what_else_is_in_the_batch(name, tmp_path, batch):
-    model, processor = load_checkpoint(save_plain(name, tmp_path))
+def test_a_score_does_not_depend_on_what_else_is_in_the_batch(family, batch):
+    model, processor = load_checkpoint(family)
     pixels, mask = batch
     together = model(**processor(text=CAPTIONS), pixel_values_videos=pixels, padding_mask_videos=mask).logits_per_text
     for row, caption in enumerate(CAPTIONS):
@@ -63,12 +75,9 @@ def test_a_score_does_not_depend_on_what_else_is_in_the_batch(name, tmp_path, ba
             torch.testing.assert_close(alone.logits_per_text[0, 0], together[row, column], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_a_training_from_each_family_starts_saves_reloads_and_indexes(name, tmp_path, batch, capsys):
-    torch.manual_seed(0)
-    clip = save_plain(name, tmp_path / "clip")
-    model = GLCCLModel.from_clip_pretrained(clip, max_words=16, max_frames=4, temporal_num_hidden_layers=2).train()
-    processor = GLCCLProcessor.from_clip_pretrained(clip, model.config)
+def test_a_training_from_each_family_starts_saves_reloads_and_indexes(family, tmp_path, batch, capsys):
+    model = GLCCLModel.from_clip_pretrained(family, max_words=16, max_frames=4, temporal_num_hidden_layers=2).train()
+    processor = GLCCLProcessor.from_clip_pretrained(family, model.config)
     text = model.clip.text_model
     assert model.config.temporal_config.hidden_act == text.config.hidden_act
     for block, source in zip(model.temporal.encoder.layers, text.encoder.layers, strict=True):
@@ -97,38 +106,34 @@ def test_a_training_from_each_family_starts_saves_reloads_and_indexes(name, tmp_
 
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "a.mp4", 10, fps=5)
-    for checkpoint in ("clip", "trained"):
-        index = str(tmp_path / f"{checkpoint}.index")
-        assert main(["index", str(tmp_path / "videos"), "--index", index, "--model", str(tmp_path / checkpoint)]) == 0
-        capsys.readouterr()
-        assert main(["search", "a red ball", "--index", index, "--json"]) == 0
-        assert '"rank": 1' in capsys.readouterr().out
+    index = str(tmp_path / "my.index")
+    assert main(["index", str(tmp_path / "videos"), "--index", index, "--model", str(tmp_path / "trained")]) == 0
+    capsys.readouterr()
+    assert main(["search", "a red ball", "--index", index, "--json"]) == 0
+    assert '"rank": 1' in capsys.readouterr().out
 
 
-def test_each_family_cleans_and_pads_texts_as_it_was_trained(tmp_path):
-    processors = {name: GLCCLProcessor.from_pretrained(save_plain(name, tmp_path / name)) for name in FAMILY_NAMES}
-    assert (
-        processors["siglip"](text="A Dog")["input_ids"].tolist()
-        == processors["siglip"](text="a dog")["input_ids"].tolist()
-    )
-    assert processors["siglip"](text=["a"])["input_ids"].shape == (1, 24)
-    assert processors["siglip"](text=["a"])["attention_mask"].sum() == 2  # the word and EOS
-    assert processors["clip"](text=["a"])["attention_mask"].sum() == 3  # BOS, the word and EOS
-    assert processors["metaclip_2"](text=["a"])["input_ids"][0, [0, -1]].tolist() == [0, 2]
-    long = processors["siglip"](text=["a b c " * 30])
+def test_each_family_cleans_and_pads_texts_as_it_was_trained(families):
+    clip, metaclip, siglip = (GLCCLProcessor.from_pretrained(families[name]) for name in ("clip", *FAMILY_NAMES[2:]))
+    assert siglip(text="A Dog")["input_ids"].tolist() == siglip(text="a dog")["input_ids"].tolist()
+    assert siglip(text=["a"])["input_ids"].shape == (1, 24)
+    assert siglip(text=["a"])["attention_mask"].sum() == 2  # the word and EOS
+    assert clip(text=["a"])["attention_mask"].sum() == 3  # BOS, the word and EOS
+    assert metaclip(text=["a"])["input_ids"][0, [0, -1]].tolist() == [0, 2]
+    long = siglip(text=["a b c " * 30])
     assert long["input_ids"].shape == (1, 24)
     assert long["input_ids"][0, -1] == 1
 
 
-def test_frames_are_prepared_as_the_checkpoint_says(tmp_path):
+def test_frames_are_prepared_as_the_checkpoint_says(families):
     picture = np.random.default_rng(0).integers(0, 256, (1, 30, 50, 3), np.uint8)
     image = Image.fromarray(picture[0])
     squashed = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)) / 255 * 2 - 1
-    siglip = GLCCLProcessor.from_pretrained(save_plain("siglip", tmp_path / "siglip"))
+    siglip = GLCCLProcessor.from_pretrained(families["siglip"])
     pixels = siglip(videos=picture)["pixel_values_videos"][0, 0].permute(1, 2, 0)
     np.testing.assert_allclose(pixels.numpy(), squashed, atol=1e-6)
     cropped = np.asarray(image.resize((26, 16), Image.Resampling.BICUBIC).crop((5, 0, 21, 16))) / 255
-    clip = GLCCLProcessor.from_pretrained(save_plain("clip", tmp_path / "clip"))
+    clip = GLCCLProcessor.from_pretrained(families["clip"])
     pixels = clip(videos=picture)["pixel_values_videos"][0, 0].permute(1, 2, 0)
     expected = (cropped - [0.48, 0.46, 0.41]) / [0.27, 0.26, 0.28]
     np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-5)
@@ -156,18 +161,12 @@ def siglip_values(width, heads, mlp, patch, image, vocabulary):
 
 
 B_TEXT, L_TEXT, H_TEXT = (512, 8, 2048), (768, 12, 3072), (1024, 16, 4096)
-B32, B16 = (768, 12, 3072, 32, 224), (768, 12, 3072, 16, 224)
+B32 = (768, 12, 3072, 32, 224)
 L14, H14 = (1024, 16, 4096, 14, 224), (1280, 16, 5120, 14, 224)
 # Values of published config.json files, with one layer; and the joint width, EOS, slots of a text, temporal heads.
 PUBLISHED = {
     "openai/clip-vit-base-patch32": (clip_values(B_TEXT, B32, 512, "quick_gelu", 2), (512, 49407, None, 8)),
-    "openai/clip-vit-base-patch16": (clip_values(B_TEXT, B16, 512, "quick_gelu", 2), (512, 49407, None, 8)),
     "openai/clip-vit-large-patch14": (clip_values(L_TEXT, L14, 768, "quick_gelu", 2), (768, 49407, None, 12)),
-    "openai/clip-vit-large-patch14-336": (
-        clip_values(L_TEXT, (*L14[:4], 336), 768, "quick_gelu", 2),
-        (768, 49407, None, 12),
-    ),
-    "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": (clip_values(B_TEXT, B32, 512, eos=2), (512, 49407, None, 8)),
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": (clip_values(H_TEXT, H14, 1024, eos=2), (1024, 49407, None, 16)),
     "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": (
         clip_values((1280, 20, 5120), (1664, 16, 8192, 14, 224), 1280, eos=2),
@@ -182,7 +181,6 @@ PUBLISHED = {
         clip_values((384, 6, 1536), (384, 6, 1536, 16, 224), 384, eos=2, model_type="metaclip_2"),
         (384, 2, None, 6),
     ),
-    "google/siglip-base-patch16-224": (siglip_values(768, 12, 3072, 16, 224, 32_000), (768, 1, 64, 12)),
     "google/siglip-so400m-patch14-384": (siglip_values(1152, 16, 4304, 14, 384, 32_000), (1152, 1, 64, 16)),
     "google/siglip2-base-patch16-224": (siglip_values(768, 12, 3072, 16, 224, 256_000), (768, 1, 64, 12)),
 }
@@ -202,25 +200,6 @@ def test_published_configurations_are_understood(name):
     assert model.temporal.position_embedding.weight.shape == (text.max_position_embeddings, width)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "bigG" not in name])
-@torch.no_grad()
-def test_published_configurations_score(name):
-    torch.manual_seed(0)
-    values, (width, *_) = PUBLISHED[name]
-    # The tables of many languages are cut: they are most of the weights.
-    vocabulary = {} if values["model_type"] == "clip" else {"vocab_size": 60_000}
-    values = values | {"text_config": values["text_config"] | vocabulary}
-    model = GLCCLModel(GLCCLConfig(clip_config=values, temporal_num_hidden_layers=1)).eval()
-    slots, eos = model.config.text_slots or 4, model.config.eos_token_id
-    input_ids = torch.full((1, slots), eos)
-    input_ids[0, :3] = torch.tensor([5, 6, 7])
-    side = model.config.clip_config.vision_config.image_size
-    output = model(input_ids, torch.randn(1, 2, 3, side, side))
-    assert output.text_features.words.shape == (1, 4, width)
-    assert output.logits_per_text.isfinite().all()
-
-
 @pytest.mark.parametrize("model_type", ["bert", "clipseg", "siglip2"])
 def test_other_kinds_of_models_are_refused_with_the_families(model_type):
     with pytest.raises(ValueError, match=r"of the type .*CLIP \(OpenAI.*MetaCLIP 2.*SigLIP") as error:
@@ -232,7 +211,6 @@ def test_other_kinds_of_models_are_refused_with_the_families(model_type):
     ("family", "tower", "change"),
     [
         ("siglip", "text_config", {"projection_size": 8}),
-        ("siglip", "text_config", {"eos_token_id": [1]}),
         ("siglip", "vision_config", {"vision_use_head": False}),
         ("metaclip_2", "text_config", {"eos_token_id": None}),
         ("clip", "text_config", {"eos_token_id": [1, 2]}),
@@ -256,26 +234,23 @@ def test_values_that_the_towers_do_not_follow_are_named(family, tower, change, t
             load(folder)
 
 
-def test_the_bias_of_siglip_is_kept_and_never_trained(tmp_path):
-    model, _ = load_checkpoint(save_plain("siglip", tmp_path / "siglip"))
-    model.save_pretrained(tmp_path / "saved")
-    again = GLCCLModel.from_pretrained(tmp_path / "saved")
+def test_the_bias_of_siglip_is_kept_and_never_trained(families, tmp_path):
+    load_checkpoint(families["siglip"])[0].save_pretrained(tmp_path)
+    again = GLCCLModel.from_pretrained(tmp_path)
     assert torch.equal(again.clip.logit_bias, plain_model("siglip")[0].logit_bias)
     assert "clip.logit_bias" not in dict(again.named_parameters())
 
 
-def test_a_saved_zero_shot_model_stays_one(tmp_path):
-    model, processor = load_checkpoint(save_plain("clip", tmp_path / "clip"), glim_temperature=7.0)
-    model.save_pretrained(tmp_path / "saved")
-    processor.save_pretrained(tmp_path / "saved")
-    loaded, _ = load_checkpoint(tmp_path / "saved")
+def test_a_saved_zero_shot_model_stays_one(families, tmp_path):
+    for part in load_checkpoint(families["clip"], glim_temperature=7.0):
+        part.save_pretrained(tmp_path)
+    loaded, _ = load_checkpoint(tmp_path)
     assert (loaded.config.zero_shot, loaded.config.glim_temperature) == (True, 7.0)
-    assert AutoConfig.from_pretrained(tmp_path / "saved").clip_config.model_type == "clip"
+    assert AutoConfig.from_pretrained(tmp_path).clip_config.model_type == "clip"
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_the_zero_shot_temperature_makes_glim_a_softmax_over_a_fifth_of_clips_logits(name, tmp_path):
-    model, processor = load_checkpoint(save_plain(name, tmp_path))
+def test_the_zero_shot_temperature_makes_glim_a_softmax_over_a_fifth_of_clips_logits(family):
+    model, processor = load_checkpoint(family)
     torch.manual_seed(2)
     with torch.no_grad():
         text = model.get_text_features(**processor(text=CAPTIONS))
@@ -286,11 +261,11 @@ def test_the_zero_shot_temperature_makes_glim_a_softmax_over_a_fifth_of_clips_lo
         )
         expected = (model.clip.logit_scale.exp() * cosines / 5).softmax(dim=-1)
     assert (weights - expected).abs().max() < 0.25 * expected.max()  # as far as norms are usual
-    assert load_checkpoint(tmp_path)[0].config.glim_temperature == model.config.glim_temperature
+    assert load_checkpoint(family)[0].config.glim_temperature == model.config.glim_temperature
 
 
-def test_a_configuration_that_is_changed_later_counts(tmp_path):
-    model, processor = load_checkpoint(save_plain("clip", tmp_path))
+def test_a_configuration_that_is_changed_later_counts(families):
+    model, processor = load_checkpoint(families["clip"])
     torch.manual_seed(2)
     with torch.no_grad():
         text = model.get_text_features(**processor(text=CAPTIONS))
@@ -300,20 +275,16 @@ def test_a_configuration_that_is_changed_later_counts(tmp_path):
             before = model.similarity(text, video)
             setattr(model.config, name, value)
             values[name] = value
-            changed = load_checkpoint(tmp_path, **values)[0]
+            changed = load_checkpoint(families["clip"], **values)[0]
             assert not torch.allclose(model.similarity(text, video), before, atol=1e-4)
             expected = changed.similarity(text, video)
             torch.testing.assert_close(model.similarity(text, video), expected, atol=1e-5, rtol=0)
 
 
-def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(tmp_path):
-    model, processor = load_checkpoint(save_plain("clip", tmp_path))
-    torch.manual_seed(2)
+def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(families, batch):
+    model, processor = load_checkpoint(families["clip"])
     with torch.no_grad():
-        text = model.get_text_features(**processor(text=CAPTIONS))
-        video = model.get_video_features(
-            torch.randn(3, 4, 3, 16, 16), torch.tensor([[1] * 4, [1, 1, 0, 0], [1, 0, 0, 0]])
-        )
+        text, video = model.get_text_features(**processor(text=CAPTIONS)), model.get_video_features(*batch)
     expected = []
     for frames, count in zip(video.frames[:2], (4, 2), strict=True):
         expected.append(torch.stack([(frames[:count] @ sentence).std() for sentence in text.sentence]).mean())
@@ -323,14 +294,10 @@ def test_a_fitted_temperature_is_the_usual_spread_of_products_within_a_video(tmp
         model.fit_glim_temperature(text, video.select([2]))
 
 
-@pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_embeddings_and_first_layers_of_each_family_can_be_frozen(name, tmp_path):
-    model = GLCCLModel.from_clip_pretrained(save_plain(name, tmp_path), max_words=16, max_frames=4)
+def test_embeddings_and_first_layers_of_each_family_can_be_frozen(family):
+    model = GLCCLModel.from_clip_pretrained(family, max_words=16, max_frames=4)
     freeze_clip(model, 1)
     frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
     assert all("embeddings" in key or "pre_layrnorm" in key or ".layers.0." in key for key in frozen)
     assert all(not key.startswith(("temporal.", "interaction.")) for key in frozen)
-    assert {
-        "clip.text_model.encoder.layers.0.mlp.fc1.weight",
-        "clip.vision_model.encoder.layers.0.mlp.fc1.weight",
-    } <= frozen
+    assert {f"clip.{part}_model.encoder.layers.0.mlp.fc1.weight" for part in ("text", "vision")} <= frozen

@@ -1,9 +1,6 @@
-"""Fast decoding gives what decoding everything in order gives; every unreadable file gets a named error."""
+"""Fast decoding gives what decoding everything in order gives, and says what damage costs."""
 
-import errno
-import io
 import json
-import os
 import re
 import struct
 import subprocess
@@ -11,13 +8,12 @@ import warnings
 import weakref
 from fractions import Fraction
 from itertools import islice, pairwise
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from PIL import Image, features
-from videos import frame_image, frame_number, write_video
+from PIL import Image
+from videos import numbers, write_sound, write_video
 
 from modeling_glccl import video_decoding_glccl as video_decoding
 from modeling_glccl import video_streams_glccl as video_streams
@@ -81,10 +77,6 @@ def assert_same_as_in_order(path, max_frames=12, **window):
     return decoded
 
 
-def numbers(decoded):
-    return [frame_number(frame) for frame in decoded.frames]
-
-
 # Sampling
 
 
@@ -92,7 +84,6 @@ def numbers(decoded):
     ("times", "max_frames", "expected"),
     [
         (np.arange(10) / 25, 5, [1, 3, 5, 7, 9]),
-        (np.arange(36) / 25, 12, [1 + 3 * k for k in range(12)]),
         (np.arange(7) / 25, 3, [1, 3, 5]),
         (np.arange(100) / 25, 1, [50]),
         # A short video: each frame once.
@@ -108,8 +99,8 @@ def test_uniform_takes_the_frame_on_screen_at_the_centre_of_each_span(times, max
     assert uniform_positions(times, max_frames).tolist() == expected
 
 
-@pytest.mark.parametrize("fps", [24, 25, Fraction(30000, 1001), 60])
-@pytest.mark.parametrize("max_frames", [1, 5, 8, 12, 16])
+@pytest.mark.parametrize("fps", [24, Fraction(30000, 1001), 60])
+@pytest.mark.parametrize("max_frames", [1, 5, 12])
 def test_uniform_does_not_depend_on_how_the_container_rounds_timestamps(fps, max_frames):
     for count in range(1, 200):
         exact = np.array([float(i / Fraction(fps)) for i in range(count)])
@@ -138,57 +129,25 @@ def test_release_from_a_file_uses_the_rate_that_the_file_reports(tmp_path, fps, 
     path = write_video(tmp_path / "a.mp4", 100, fps=fps)
     assert numbers(decode_video(path, 64, sampling="release")) == list(range(0, 100, step))
     assert numbers(decode_video(path, 64, start=1, end=2, sampling="release")) == [step, 2 * step]
-
-
-def test_release_from_a_file_equals_the_release(tmp_path, reference_dir):
-    cases = json.loads((reference_dir / "golden" / "frame_sampling.json").read_text())["cases"]
-    for case in cases:
-        path = tmp_path / f"{case['fps'].replace('/', '_')}-{case['n_frames']}.mp4"
-        if not path.exists():
-            write_video(path, case["n_frames"], fps=case["fps"])
-        decoded = decode_video(path, 10**6, start=case["start"], end=case["end"], sampling="release")
-        assert numbers(decoded) == case["frames_read"]
-
-
-def test_release_refuses_a_rate_below_one(tmp_path):
-    path = write_video(tmp_path / "slow.mp4", 5, fps=Fraction(1, 2))
+    slow = write_video(tmp_path / "slow.mp4", 5, fps=Fraction(1, 2))
     with pytest.raises(VideoDecodeError, match=r"slow\.mp4.*0\.5 frames a second.*uniform"):
-        decode_video(path, sampling="release")
+        decode_video(slow, sampling="release")
 
 
 # Exactness
 
-FORMATS = [
-    ("libx264", "mp4"),
-    ("libx264", "mkv"),
-    ("libx264", "mov"),
-    ("libx264", "flv"),
-    ("libx264", "ts"),
-    ("libx264", "avi"),
-    ("libx265", "mp4"),
-    ("mpeg4", "mp4"),
-    ("mpeg4", "avi"),
-    ("mpeg2video", "ts"),
-    ("mpeg2video", "mpg"),
-    ("libvpx", "webm"),
-    ("libvpx-vp9", "webm"),
-    ("libsvtav1", "mp4"),
-    ("mjpeg", "avi"),
-    ("mjpeg", "mjpeg"),
-    ("gif", "gif"),
-]
+CODECS = {"libx264": "mp4 mkv mov flv ts avi", "libx265": "mp4", "mpeg4": "mp4 avi", "mpeg2video": "ts mpg"}
+CODECS |= {"libvpx": "webm", "libvpx-vp9": "webm", "libsvtav1": "mp4", "mjpeg": "avi mjpeg", "gif": "gif"}
+FORMATS = [(codec, suffix) for codec, suffixes in CODECS.items() for suffix in suffixes.split()]
 
 
-@pytest.mark.parametrize("key_interval", [2, 5, 12, 250])
+@pytest.mark.parametrize("key_interval", [5, 250])
 @pytest.mark.parametrize(("codec", "suffix"), FORMATS, ids=lambda value: value)
 def test_frames_are_those_of_decoding_in_order(tmp_path, codec, suffix, key_interval):
     path = write_video(tmp_path / f"a.{suffix}", 60, codec=codec, key_interval=key_interval)
-    decoded = assert_same_as_in_order(path)
-    assert numbers(decoded) == [2 + 5 * k for k in range(12)]
-    assert_same_as_in_order(path, 5)
+    assert numbers(assert_same_as_in_order(path)) == [2 + 5 * k for k in range(12)]
     assert_same_as_in_order(path, 60)
     assert_same_as_in_order(path, 7, start=0.71, end=1.93)
-    assert_same_as_in_order(path, 2, end=1)
 
 
 @pytest.mark.parametrize("params", ["b-adapt=0:open-gop=1", "intra-refresh=1", "tff=1"])
@@ -253,12 +212,6 @@ def test_real_edge_cases_decode_or_say_why_not(reference_dir):
 
 
 # Timestamps
-
-
-def test_timestamps_and_duration_are_in_seconds(tmp_path):
-    decoded = decode_video(write_video(tmp_path / "a.mp4", 50, fps=25), 5)
-    assert decoded.timestamps.tolist() == [0.2, 0.6, 1.0, 1.4, 1.8]
-    assert decoded.duration == pytest.approx(2)
 
 
 def test_variable_frame_rate_is_sampled_by_time(tmp_path):
@@ -329,6 +282,11 @@ def test_a_window_is_sampled_like_a_video_of_its_own(tmp_path):
     assert numbers(decode_video(path, 2, start=3.92)) == [98, 99]
     assert numbers(decode_video(path, 2, end=0.08)) == [0, 1]
     assert numbers(decode_video(path, 2, start=3, end=100)) == [81, 93]  # 25 frames: centres 81.25 and 93.75
+    # Between two frames the one on screen.
+    assert numbers(decode_video(path, 3, start=1.01, end=1.02)) == [25]
+    assert numbers(decode_video(path, 3, start=3.99)) == [99]
+    with pytest.raises(VideoDecodeError, match=r"a\.mp4: no frame between start=4 and end=5.*ends at 4\.0"):
+        decode_video(path, start=4, end=5)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
@@ -337,25 +295,11 @@ def test_a_window_late_in_a_long_video_is_reached_by_seeking(tmp_path, suffix):
     assert assert_same_as_in_order(path, 4, start=15, end=17).decoded_frames < 60
 
 
-def test_a_window_between_two_frames_gives_the_one_on_screen(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 10, fps=2)
-    assert numbers(decode_video(path, 3, start=1.1, end=1.2)) == [2]
-    assert numbers(decode_video(path, 3, start=4.9)) == [9]
-
-
-def test_a_window_behind_the_end_is_an_error(tmp_path):
-    path = write_video(tmp_path / "short.mp4", 50)
-    with pytest.raises(VideoDecodeError, match=r"short\.mp4: no frame between start=3 and end=5.*ends at 2\.0"):
-        decode_video(path, start=3, end=5)
-
-
-WINDOWS = [(2, 1), (1, 1), (-1, 3), (None, 0), (float("nan"), 2)]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        *(({"start": start, "end": end}, "0 <= start < end") for start, end in WINDOWS),
+        *(({"start": start, "end": 1}, "0 <= start < end") for start in (2, 1, -1, float("nan"))),
+        ({"end": 0}, "0 <= start < end"),
         ({"max_frames": 0}, "max_frames=0"),
         ({"sampling": "random"}, "'random'"),
     ],
@@ -369,7 +313,7 @@ def test_bad_arguments_are_named(tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
-@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_rotated_videos_come_upright(tmp_path, rotation, suffix):
     path = write_video(tmp_path / f"a.{suffix}", 4, rotation=rotation)
     decoded = assert_same_as_in_order(path)
@@ -382,69 +326,6 @@ def test_rotated_videos_come_upright(tmp_path, rotation, suffix):
 
 
 # Sources
-
-
-def test_paths_bytes_file_objects_and_dictionaries(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 30)
-    content, expected = path.read_bytes(), decode_video(path).frames
-    with path.open("rb") as file:
-        file.read(100)  # the position does not matter
-        sources = [str(path), content, bytearray(content), io.BytesIO(content), file]
-        sources += [{"path": str(path), "bytes": None}, {"path": "in_a_table.mp4", "bytes": content}]
-        for source in sources:
-            np.testing.assert_array_equal(decode_video(source).frames, expected)
-        assert not file.closed
-
-    class Pipe(io.BytesIO):
-        def seekable(self):
-            return False
-
-    np.testing.assert_array_equal(decode_video(Pipe(content)).frames, expected)
-
-
-def write_sound(container, stream, num_packets):
-    """Silence, 64 ms a packet."""
-    for _ in range(num_packets):
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-
-
-def test_sources_that_are_no_video(tmp_path, monkeypatch):
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "notes.mp4").write_text("not a video at all\n" * 20)
-    (tmp_path / "pointer.mp4").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
-    )
-    whole = write_video(tmp_path / "a.mp4", 50).read_bytes()
-    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
-    (tmp_path / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        write_sound(container, container.add_stream("aac", rate=16000), 4)
-    monkeypatch.chdir(tmp_path)
-    for source, reason in [
-        ("missing.mp4", "missing.mp4: no such file"),
-        (tmp_path, "is a directory"),
-        ("https://example.org/a.mp4", "https://example.org/a.mp4: is a URL"),
-        ("rtsp://example.org/a", "is a URL"),
-        ("concat:a.mp4|a.mp4", "no such file"),
-        ("empty.mp4", "empty.mp4: is empty"),
-        (b"", "video bytes: is empty"),
-        (io.BytesIO(), "is empty"),
-        ("pointer.mp4", "pointer.mp4: is a Git-LFS pointer.*git lfs pull"),
-        ("notes.mp4", "notes.mp4: is not a video that FFmpeg can read"),
-        ("list.mp4", r"list.mp4: is in a format that is not read \(a list of other files"),
-        ("no_index.mp4", "no_index.mp4: has no moov box"),
-        (Path("no_index.mp4").read_bytes(), "has no moov box"),
-        ({"path": "row.mp4", "bytes": b"abc"}, "row.mp4: is not a video"),
-        ("sound.mp4", "sound.mp4: has no video stream .it holds: audio"),
-        (io.StringIO("text"), "open it with mode 'rb'"),
-        (12, "cannot read a video from int"),
-        ({"path": None, "bytes": None}, "cannot read a video from NoneType"),
-    ]:
-        with pytest.raises(VideoDecodeError, match=reason):
-            decode_video(source)
 
 
 def test_a_file_without_a_decodable_frame_is_an_error(tmp_path):
@@ -486,90 +367,20 @@ def test_a_longer_sound_track_is_no_reason_to_warn(tmp_path):
     assert decode_video(path).duration == pytest.approx(1, abs=0.01)
 
 
-# What may come: hostile files, damage, several streams, mirrors
-
-SDP = (
-    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 45678 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
-)
-
-
-def test_formats_that_open_sockets_or_files_are_refused_before_they_do(tmp_path):
-    write_video(tmp_path / "a.ts", 10)
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{tmp_path / 'a.ts'}\n#EXT-X-ENDLIST\n"
-    (tmp_path / "x.m3u8").write_text(playlist)
-    (tmp_path / "x.sdp").write_text(SDP)
-    image = io.BytesIO()
-    Image.new("RGB", (64, 48)).save(image, "PNG")
-    with (tmp_path / "x.m3u8").open("rb") as file:
-        for source in (SDP.encode(), playlist.encode(), file, tmp_path / "x.m3u8", tmp_path / "x.sdp", image):
-            with pytest.raises(VideoDecodeError, match=r"a format that is not read|not a video that FFmpeg can"):
-                decode_video(source)
-
-
-def test_a_seek_to_nowhere_is_survived_in_a_file_object_as_in_a_file(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 5)
-    file = video_streams._Readable(io.BytesIO(path.read_bytes()))
-    assert (file.seek(7), file.seek(-1), file.seek(2**50), file.tell()) == (7, -errno.EINVAL, -errno.EINVAL, 7)
-    expected = decode_video(path).frames
-    with os.fdopen(os.open(path, os.O_RDONLY), "rb") as number:  # whose name is a number
-        np.testing.assert_array_equal(decode_video(number).frames, expected)
-
-
-def test_only_regular_files_are_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe.mp4")
-    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
-    for name in ("pipe.mp4", "zero.mp4"):
-        with pytest.raises(VideoDecodeError, match=f"{name}: is not a regular file"):
-            decode_video(tmp_path / name)
-
-
-def test_titles_in_another_encoding_are_ignored(tmp_path):
-    path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as container:
-        container.metadata["title"] = "a title of cafe"
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_image(5))))
-        container.mux(stream.encode(None))
-    path.write_bytes(path.read_bytes().replace(b"a title of cafe", b"a title of caf\xe9"))
-    assert numbers(decode_video(path)) == [5]
+# What may come: limits, damage, mirrors
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "ts"])
 def test_frames_and_packets_beyond_the_limits_are_refused(tmp_path, monkeypatch, suffix):
     path = write_video(tmp_path / f"a.{suffix}", 40, codec="mpeg2video")
-    monkeypatch.setattr(video_decoding, "MAX_PACKETS", 39)
-    for start in (None, 1):
-        with pytest.raises(VideoDecodeError, match=rf"a\.{suffix}: holds more than 39 packets"):
-            decode_video(path, start=start)
-    monkeypatch.undo()
+    with monkeypatch.context() as limit:
+        limit.setattr(video_decoding, "MAX_PACKETS", 39)
+        for start in (None, 1):
+            with pytest.raises(VideoDecodeError, match=rf"a\.{suffix}: holds more than 39 packets"):
+                decode_video(path, start=start)
     for module in (video_decoding, video_streams):
         monkeypatch.setattr(module, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(VideoDecodeError, match=r"not one frame decodes .*more than 3,071 pixels"):
-        decode_video(path)
-    path = write_video(tmp_path / f"h264.{suffix}", 40)
-    with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48 have more than 3,071 pixels"):
-        decode_video(path)
-    monkeypatch.undo()
-    monkeypatch.setattr(video_streams, "MAX_BYTES", 64 * 48 * 3 // 2 - 1)
-    with pytest.raises(VideoDecodeError, match=r"h264\..*: its frames of 64x48, yuv420p, take 4,608 bytes each"):
-        decode_video(path)
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "h264"])
-def test_frames_that_a_decoder_holds_are_bounded(tmp_path, monkeypatch, suffix):
-    assert video_streams.MAX_HELD > 9 * 4096 * 2160 * 3  # what dav1d holds of what SVT-AV1 makes with 10 bits
-    size = 2048 * 1040 * 3 // 2  # as the decoder holds it, with a margin at most
-    path = write_video(tmp_path / f"a.{suffix}", 12, size=(2048, 1040), options={"bf": "0", "refs": "1"})
-    monkeypatch.setattr(video_streams, "MAX_HELD", 4 * size)
-    assert len(decode_video(path, transform=lambda frame: frame[:1, :1]).frames) == 12
-    path = write_video(tmp_path / f"b.{suffix}", 12, size=(2048, 1040), options={"bf": "0", "refs": "8"})
-    with pytest.raises(
-        VideoDecodeError, match=r"b\..*: its decoder holds \d frames of 2048x1040, yuv420p, 3,\d+,\d+ by"
-    ):
-        decode_video(path)
-    monkeypatch.setattr(video_streams, "MAX_HELD", 2 * size - 1)
-    with pytest.raises(VideoDecodeError, match="its decoder holds 2 frames"):  # known from its header
         decode_video(path)
 
 
@@ -600,38 +411,8 @@ def test_packets_a_second_are_bounded(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(video_decoding, "MANY", 50)
     assert len(decode_video(path, 60).frames) == 60
     monkeypatch.setattr(video_decoding, "MAX_RATE", 24)
-    with pytest.raises(
-        VideoDecodeError, match=rf"a\.{suffix}: holds 5\d packets in \d\.\d+ seconds, more than 24 a s"
-    ):
+    with pytest.raises(VideoDecodeError, match=r"holds 5\d packets in \d\.\d+ seconds, more than 24 a second"):
         decode_video(path)
-
-
-def test_a_clock_that_starts_again_and_again_is_not_too_fast(tmp_path, monkeypatch):
-    part = write_video(tmp_path / "a.ts", 60).read_bytes()
-    (tmp_path / "cat.ts").write_bytes(part * 5)
-    monkeypatch.setattr(video_decoding, "MANY", 50)
-    monkeypatch.setattr(video_decoding, "MAX_RATE", 30)
-    assert len(decode_video(tmp_path / "cat.ts").frame_times) == 300
-
-
-def test_packets_of_a_stream_that_begins_in_the_middle_are_left_out(tmp_path):
-    path = write_video(tmp_path / "a.flv", 200)  # longer than FFmpeg looks for streams
-    sound = b"\x08" + (5).to_bytes(3, "big") + bytes(7) + b"\x2f\xff\xfb\x90\x00" + (16).to_bytes(4, "big")
-    whole, frames = path.read_bytes(), decode_video(path).frames
-    path.write_bytes(whole + sound)
-    with av.open(str(path)) as container, pytest.raises(IndexError):
-        list(container.demux(video=0))
-    np.testing.assert_array_equal(decode_video(path).frames, frames)
-
-
-def test_two_irregular_times_are_no_clock(tmp_path):
-    path = write_video(tmp_path / "a.mkv", 3, timestamps=[0, 0.04, 1.0])
-    assert decode_video(path).frame_times.tolist() == [0, 0.04, 1.0]
-
-
-def test_frames_that_are_shown_at_once_make_no_hole():
-    assert video_decoding._count_by_clock(np.array([0.0] * 50 + [9.0])) == 0
-    assert video_decoding._count_by_clock(np.delete(np.arange(200) / 25, [50, 51, 52])) == 200
 
 
 def test_a_transform_sees_one_whole_frame_at_a_time(tmp_path):
@@ -656,19 +437,19 @@ def overwrite_packet(path, number):
     path.write_bytes(content.replace(packet, b"\xff" * len(packet)))
 
 
-@pytest.mark.parametrize("max_frames", [12, 250])
 @pytest.mark.parametrize(
     ("codec", "suffix"),
     [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "avi"), ("mpeg4", "avi"), ("libvpx-vp9", "webm")],
 )
-def test_a_packet_that_does_not_decode_costs_its_frames_and_not_the_rest(tmp_path, codec, suffix, max_frames):
+def test_a_packet_that_does_not_decode_costs_its_frames_and_not_the_rest(tmp_path, codec, suffix):
     path = write_video(tmp_path / f"a.{suffix}", 100, codec=codec, key_interval=250)
     overwrite_packet(path, 40)
-    with pytest.warns(UserWarning, match=rf"a\.{suffix}: should hold \d+ frames, but \d+ can be read"):
-        decoded = assert_same_as_in_order(path, max_frames)
-    assert decoded.duration == pytest.approx(4, abs=0.1)
-    assert decoded.timestamps[-1] > 3.7
-    assert len(decoded.frame_times) < 100
+    for max_frames in (12, 250):
+        with pytest.warns(UserWarning, match=rf"a\.{suffix}: should hold \d+ frames, but \d+ can be read"):
+            decoded = assert_same_as_in_order(path, max_frames)
+        assert decoded.duration == pytest.approx(4, abs=0.1)
+        assert decoded.timestamps[-1] > 3.7
+        assert len(decoded.frame_times) < 100
 
 
 @pytest.mark.parametrize(("codec", "suffix"), [("flv1", "flv"), ("mpeg4", "mp4"), ("mpeg4", "mkv"), ("mpeg4", "avi")])
@@ -725,13 +506,27 @@ def test_a_hole_in_the_clock_is_a_warning_with_both_counts_and_a_dropped_frame_i
         assert not said or "should hold 100 frames, but 90 can be read" in said[0]
 
 
-def test_a_clock_that_starts_again_is_not_believed(tmp_path):
+def test_a_clock_that_starts_again_is_not_believed_nor_too_fast(tmp_path, monkeypatch):
     part = write_video(tmp_path / "a.ts", 60).read_bytes()
-    (tmp_path / "cat.ts").write_bytes(part + part)
-    decoded = decode_video(tmp_path / "cat.ts", 200)
-    assert numbers(decoded) == [*range(60), *range(60)]
-    assert decoded.duration == pytest.approx(4.8)
+    (tmp_path / "cat.ts").write_bytes(part * 5)
+    monkeypatch.setattr(video_decoding, "MANY", 50)
+    monkeypatch.setattr(video_decoding, "MAX_RATE", 30)
+    decoded = decode_video(tmp_path / "cat.ts", 300)
+    assert numbers(decoded) == [*range(60)] * 5
+    assert decoded.duration == pytest.approx(12)
     assert numbers(decode_video(tmp_path / "cat.ts", 200, start=2.4, end=2.6)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("times", "count"),
+    [
+        ([0, 0.04, 1.0], 0),  # two irregular times are no clock
+        ([0.0] * 50 + [9.0], 0),  # frames that are shown at once make no hole
+        (np.delete(np.arange(200) / 25, [50, 51, 52]), 200),
+    ],
+)
+def test_frames_are_counted_by_a_regular_clock_alone(times, count):
+    assert video_decoding._count_by_clock(np.array(times)) == count
 
 
 def test_a_jump_of_the_clock_is_no_time(tmp_path):
@@ -749,41 +544,6 @@ def test_clips_are_windows_in_which_a_frame_begins():
     assert settings.windows(np.arange(0, 70, 0.04), 70) == [(0, 30), (20, 50), (40, 70)]
     assert settings.windows(np.array([0, 1e9]), 1e9 + 5) == [(0, 30), (1e9 - 20, 1e9 + 5)]
     assert len(ClipSettings(length=30, stride=0.01).windows(np.array([0, 15, 1e9]), 1e9 + 5)) <= 6
-
-
-def write_streams(path, *streams):
-    """One file of streams that are given as (number of frames, width, height)."""
-    with av.open(str(path), "w") as container:
-        added = []
-        for _, width, height in streams:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            added.append(stream)
-        for stream, (count, *size) in zip(added, streams, strict=True):
-            for number in range(count):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_image(number, *size))))
-            container.mux(stream.encode(None))
-    return path
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_of_several_streams_it_takes_the_one_that_players_show(tmp_path, suffix):
-    path = write_streams(tmp_path / f"a.{suffix}", (1, 128, 96), (50, 64, 48))
-    with pytest.warns(UserWarning, match=r"holds 2 video streams; using that of index 1, 64x48") as caught:
-        decoded = decode_video(path)
-    assert len(caught) == 1
-    assert decoded.frames.shape == (12, 48, 64, 3)
-    with pytest.warns(UserWarning, match="holds 2 video streams"):
-        small = compress_video(path)
-    assert decode_video(small).frames.shape[1:] == (48, 64, 3)
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
-def test_animated_avif_has_all_its_frames():
-    file, images = io.BytesIO(), [Image.fromarray(frame_image(i)) for i in range(5)]
-    images[0].save(file, "AVIF", save_all=True, append_images=images[1:], duration=100)
-    with pytest.warns(UserWarning, match="holds 2 video streams"):
-        assert numbers(decode_video(file)) == [0, 1, 2, 3, 4]
 
 
 def write_matrix(path, a, b, c, d):
@@ -842,4 +602,4 @@ def test_a_file_whose_packets_end_in_damage_is_used_up_to_it(tmp_path):
     path.write_bytes(b"FRAME\n".join(marks[:11]) + b"DAMAGE" + b"FRAME\n".join(marks[11:]))
     with pytest.warns(UserWarning, match="should hold 30 frames, but 10 can be read"):
         decoded = decode_video(path, max_frames=30)
-    assert [frame_number(frame) for frame in decoded.frames] == list(range(10))
+    assert numbers(decoded) == list(range(10))

@@ -49,7 +49,7 @@ def test_image_transform_equals_the_release(reference_dir):
         assert torch.equal(pixels[0, 0], golden[f"{case}.pixel_values"])
 
 
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (61, 97), (32, 32), (20, 31), (33, 200)])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (97, 61), (32, 32), (20, 31), (33, 200)])
 def test_image_transform_equals_its_twin(height, width):
     processor = GLCCLVideoProcessor(size=32, crop_size=32, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -75,9 +75,11 @@ def test_a_strip_gives_its_centre_without_the_rest():
 
 
 def test_a_smaller_crop_is_taken_from_the_centre():
-    pixels = GLCCLVideoProcessor(size=32, crop_size=20)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
-    whole = GLCCLVideoProcessor(size=32, crop_size=32)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
-    assert torch.equal(pixels, whole[..., 6:26, 6:26])
+    small, whole = (
+        GLCCLVideoProcessor(size=32, crop_size=crop)(frame_image(5, 64, 48)[None])["pixel_values_videos"]
+        for crop in (20, 32)
+    )
+    assert torch.equal(small, whole[..., 6:26, 6:26])
 
 
 def test_files_arrays_tensors_and_images_give_the_same(tmp_path, processor):
@@ -122,19 +124,6 @@ def test_padding_goes_to_the_longest_or_to_max_frames(processor):
     ].shape == (3, 7)
 
 
-def test_arrays_are_sampled_by_frame_number(processor):
-    video = np.stack([np.full((32, 32, 3), number, dtype=np.uint8) for number in range(20)])
-    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-
-    def numbers(**kwargs):
-        pixels = processor(video, **kwargs)["pixel_values_videos"][0] * std + mean
-        return (pixels[:, 0, 0, 0] * 255).round().int().tolist()
-
-    assert numbers() == [2, 7, 12, 17]
-    assert numbers(max_frames=5) == [2, 6, 10, 14, 18]
-    assert numbers(sampling="release") == [0, 6, 12, 19]  # one a second, int(linspace(0, 19, 4))
-
-
 def test_each_video_has_its_own_window(tmp_path, processor):
     path = write_video(tmp_path / "a.mp4", 100)
     batch = processor([path, path], start=[0, 2], end=[0.08, None], return_metadata=True)
@@ -159,13 +148,6 @@ def test_workers_keep_the_order(tmp_path, processor):
         processor([videos[0], tmp_path / "missing.mp4", videos[1]], num_workers=3)
 
 
-def test_numpy_on_request(processor):
-    batch = processor(np.zeros((2, 40, 40, 3), np.uint8), return_tensors="np", return_metadata=True)
-    assert isinstance(batch["pixel_values_videos"], np.ndarray)
-    assert batch["padding_mask_videos"].tolist() == [[1, 1]]
-    assert batch["video_metadata"] == [{"timestamps": None, "duration": None}]
-
-
 @pytest.mark.parametrize(
     ("video", "problem"),
     [
@@ -176,13 +158,9 @@ def test_numpy_on_request(processor):
         ([[Image.new("RGB", (0, 8))]], r"PIL images, .*got Image \[0, 8\]"),
         (np.zeros((2, 8, 8, 3), np.float32), "uint8 in 0..255, got float32; convert"),
         (torch.full((2, 8, 8, 3), float("nan")), "got float32 with NaN or infinite values"),
-        (np.full((2, 8, 8, 3), np.inf), "got float64 with NaN or infinite values"),
         (np.zeros((2, 8, 8, 3), np.int64), "got int64"),
         (np.zeros((0, 8, 8, 3), np.uint8), "has no frames"),
-        (
-            [[np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)]],
-            r"of one size; got ndarray \[8, 8, 3\], ndarray",
-        ),
+        ([[np.zeros((8, width, 3), np.uint8) for width in (8, 9)]], r"of one size; got ndarray \[8, 8, 3\], ndarray"),
         ([[]], "has no frames"),
         ([], "empty list"),
         (None, "cannot read a video from NoneType"),
@@ -210,11 +188,23 @@ def showing():
     return plain, np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
 
 
+def test_arrays_are_sampled_by_frame_number(showing):
+    processor, video = showing
+    video = np.arange(20, dtype=np.uint8)[:, None, None, None] * video[1]
+    assert numbers(processor(video)) == [2, 7, 12, 17]
+    assert numbers(processor(video, max_frames=5)) == [2, 6, 10, 14, 18]
+    assert numbers(processor(video, sampling="release")) == [0, 6, 12, 19]  # one a second, int(linspace(0, 19, 4))
+
+
 def test_a_list_of_frames_is_one_video(showing):
     processor, video = showing
     for frames in (list(video), [torch.from_numpy(frame).permute(2, 0, 1) for frame in video], [list(video)]):
         assert torch.equal(processor(frames)["pixel_values_videos"], processor(video)["pixel_values_videos"])
     assert processor([list(video), list(video[:3])])["padding_mask_videos"].sum(dim=1).tolist() == [4, 3]
+    batch = processor(video[:2], return_tensors="np", return_metadata=True)
+    assert isinstance(batch["pixel_values_videos"], np.ndarray)
+    assert batch["padding_mask_videos"].tolist() == [[1, 1]]
+    assert batch["video_metadata"] == [{"timestamps": None, "duration": None}]
 
 
 def test_several_videos_may_be_anything_to_iterate_over(showing):
@@ -296,10 +286,7 @@ def test_frames_that_were_chosen_before_keep_their_times(showing):
         ({"fps": 2}, "fps need timestamps.*video_metadata="),
         ({"fps": 2, "pad_to_max_frames": True}, "padded to max_frames"),
         ({"video_metadata": {"fps": 0}}, r"videos\[0\]: video_metadata {'fps': 0} must have fps above 0"),
-        (
-            {"video_metadata": {"fps": 4, "frames_indices": [1, 2]}},
-            "where given, one of each of the 8 frames",
-        ),
+        ({"video_metadata": {"fps": 4, "frames_indices": [1, 2]}}, "where given, one of each of the 8 frames"),
         ({"video_metadata": [{"fps": 4}] * 2}, "video_metadata has 2 values for 1 videos"),
     ],
 )
@@ -331,16 +318,8 @@ def test_addresses_are_fetched_where_the_caller_says_so(tmp_path, processor, mon
 
 
 def test_save_and_load(tmp_path):
-    knobs = {
-        "size": 40,
-        "crop_size": 32,
-        "image_mean": [0.1, 0.2, 0.3],
-        "image_std": [0.4, 0.5, 0.6],
-        "max_frames": 5,
-        "sampling": "release",
-        "pad_to_max_frames": True,
-        "num_threads": 2,
-    }
+    knobs = {"size": 40, "crop_size": 32, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "max_frames": 5}
+    knobs |= {"sampling": "release", "pad_to_max_frames": True, "num_threads": 2}
     GLCCLVideoProcessor(**knobs).save_pretrained(tmp_path)
     loaded = GLCCLVideoProcessor.from_pretrained(tmp_path)
     assert {name: getattr(loaded, name) for name in knobs} == knobs
@@ -348,17 +327,10 @@ def test_save_and_load(tmp_path):
 
 
 def test_defaults_are_those_of_clip(tmp_path):
-    # The preprocessor_config.json of openai/clip-vit-base-patch32.
-    config = {
-        "crop_size": {"height": 224, "width": 224},
-        "do_center_crop": True,
-        "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "resample": 3,
-        "size": {"shortest_edge": 224},
-    }
+    # What openai/clip-vit-base-patch32 says.
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    sizes = {"crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 224}}
+    config = sizes | {"image_mean": mean, "image_std": std, "resample": 3, "do_center_crop": True, "do_resize": True}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     loaded, default = GLCCLVideoProcessor.from_pretrained(tmp_path), GLCCLVideoProcessor()
     for name in ("size", "crop_size", "image_mean", "image_std", "max_frames"):

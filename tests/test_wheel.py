@@ -75,17 +75,11 @@ def test_commands_run_from_an_installed_wheel(wheel, tmp_path):
         ["search", "a red ball", "--index", "index", "--top-k", "1", "--json"],
         ["publish", str(run / "best"), "someone/model", "--add", "hub/endpoint/handler.py"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith(str(site))
+    program = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    printed = subprocess.check_output(program, cwd=tmp_path, env=environment, text=True)
+    assert printed.startswith(str(site))
     for text in ("test, best model", "GLCCLModel", ".mp4", "handler.py", "# model", "Nothing was uploaded"):
-        assert text in done.stdout
+        assert text in printed
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -38,6 +38,11 @@ def frame_number(image: np.ndarray) -> int:
     return sum(int(bit) << i for i, bit in enumerate((blocks > 127).ravel()))
 
 
+def numbers(decoded) -> list[int]:
+    """Those of the frames of a `DecodedVideo`."""
+    return [frame_number(frame) for frame in decoded.frames]
+
+
 def write_video(
     path: Path,
     num_frames: int,
@@ -77,6 +82,15 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_sound(container, stream, num_packets: int) -> None:
+    """Silence, 64 ms a packet."""
+    for _ in range(num_packets):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
 
 
 def write_with_sound(

@@ -1,10 +1,12 @@
 """`glccl evaluate` from a folder of annotations and videos to its files, on a miniature of every benchmark."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import warnings
+from contextlib import redirect_stdout
 
 import datasets
 import miniatures
@@ -86,6 +88,14 @@ def by_hand(checkpoint, dataset, query_bank=()):
     return evaluate(model, processor, dataset, query_bank=query_bank, progress=False)
 
 
+@pytest.fixture(scope="module")
+def on_vatex(checkpoint, data_dir, tmp_path_factory):
+    """results.json and ranks.parquet of a plain run with confidence intervals, and what it printed."""
+    with redirect_stdout(io.StringIO()) as printed:
+        found = run(checkpoint, "vatex", data_dir, tmp_path_factory.mktemp("vatex"), "--confidence=90")
+    return *found, printed.getvalue()
+
+
 @pytest.mark.parametrize("benchmark", [*miniatures.BENCHMARKS, "shapes"])
 def test_runs_on_a_miniature_of_every_benchmark(checkpoint, data_dir, tmp_path, capsys, benchmark):
     more = SHAPES if benchmark == "shapes" else ()
@@ -108,8 +118,8 @@ def test_runs_on_a_miniature_of_every_benchmark(checkpoint, data_dir, tmp_path, 
     assert all(text in printed for text in ("text-to-video", "video-to-text", "R@1", "MnR", counts))
 
 
-def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, tmp_path):
-    _, ranks = run(checkpoint, "vatex", data_dir, tmp_path)
+def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, on_vatex):
+    _, ranks, _ = on_vatex
     dataset = load_benchmark("vatex", data_dir)
     result = by_hand(checkpoint, dataset)
     assert " ".join(ranks.columns) == COLUMNS
@@ -131,16 +141,7 @@ def test_the_table_of_ranks_says_what_was_asked_and_found(checkpoint, data_dir, 
         assert ((table["video_id"] == table["top1_video_id"]) == (table["rank"] == 1)).all()
 
 
-def test_a_checkpoint_of_one_benchmark_is_evaluated_on_another(checkpoint, data_dir, tmp_path):
-    """MSR-VTT to ActivityNet, with that benchmark's longer videos."""
-    results, ranks = run(checkpoint, "activitynet", data_dir, tmp_path, "--max-frames=16", "--batch-size=1")
-    assert (results["benchmark"], results["split"]) == ("activitynet", "test")
-    assert results["settings"]["max_frames"] == 16
-    assert set(ranks["video_id"]) == {"v_-bbbbbbbbbb", "v_ccccccccccc"}
-    assert ranks["caption"].dropna().tolist() == ["Three. Four.", "Five."]
-
-
-@pytest.mark.parametrize("frames", [1, 3, 77])
+@pytest.mark.parametrize("frames", [1, 77])
 def test_any_number_of_frames_up_to_the_position_table_works(checkpoint, data_dir, tmp_path, frames):
     results, ranks = run(checkpoint, "msrvtt", data_dir, tmp_path, f"--max-frames={frames}")
     assert results["settings"]["max_frames"] == frames
@@ -148,13 +149,11 @@ def test_any_number_of_frames_up_to_the_position_table_works(checkpoint, data_di
 
 
 def test_other_counts_and_padding_change_what_is_read(checkpoint, data_dir, tmp_path):
-    settings = {
-        "plain": (),
-        "frames": ("--max-frames=2",),
-        "words": ("--max-words=3",),
-        "padding": ("--no-mask-padding",),
+    settings = {"plain": (), "frames": "--max-frames=2", "words": "--max-words=3", "padding": "--no-mask-padding"}
+    found = {
+        name: run(checkpoint, "msvd", data_dir, tmp_path / name, *([option] if option else []))
+        for name, option in settings.items()
     }
-    found = {name: run(checkpoint, "msvd", data_dir, tmp_path / name, *more) for name, more in settings.items()}
     scores = {name: ranks["score"].to_numpy() for name, (_, ranks) in found.items()}
     for name in ("frames", "words", "padding"):
         assert np.abs(scores[name] - scores["plain"]).max() > 1e-4, name
@@ -177,23 +176,20 @@ def test_settings_that_do_not_fit_are_refused_before_any_video_is_read(
     assert main(command(checkpoint, "msrvtt", data_dir, tmp_path, *more)) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_checkpoint_is_noticed_before_anything_is_rendered(tmp_path, capsys):
-    arguments = ["--benchmark", "shapes", "--data-dir", str(tmp_path / "data"), "--set", "num_test=8"]
-    assert main(["evaluate", str(tmp_path / "nothing"), *arguments]) == 1
+    more = ["--benchmark=shapes", f"--data-dir={tmp_path}", "--set=num_test=8"]
+    assert main(["evaluate", str(tmp_path / "nothing"), *more]) == 1
     assert "nothing: no such folder" in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()
+    assert not list(tmp_path.iterdir())
 
 
-def test_confidence_intervals_come_from_the_ranks(checkpoint, data_dir, tmp_path, capsys):
-    results, ranks = run(checkpoint, "vatex", data_dir, tmp_path, "--confidence=90")
+def test_confidence_intervals_come_from_the_ranks(on_vatex):
+    results, ranks, printed = on_vatex
     confidence = results["confidence"]
     assert [confidence[name] for name in ("level", "resamples", "seed")] == [90, 1000, 0]
     for direction, intervals in confidence["intervals"].items():
         values = ranks["rank"][ranks["direction"] == direction].to_numpy()
         assert {name: tuple(ends) for name, ends in intervals.items()} == bootstrap_intervals(values, 90)
-    assert "90 % bootstrap interval" in " ".join(capsys.readouterr().out.split())
+    assert "90 % bootstrap interval" in " ".join(printed.split())
 
 
 def test_qb_norm_is_reported_beside_the_plain_result(checkpoint, data_dir, tmp_path, capsys):
@@ -246,12 +242,8 @@ def test_qb_norm_needs_training_captions(checkpoint, data_dir, tmp_path, capsys)
 @pytest.mark.slow
 def test_two_processes_equal_one(checkpoint, data_dir, tmp_path):
     more = ["--post-processing=qb_norm", "--confidence", "--batch-size=1"]
-    environment = {
-        **os.environ,
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "HF_DATASETS_CACHE": str(datasets.config.HF_DATASETS_CACHE),
-    }
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["HF_DATASETS_CACHE"] = str(datasets.config.HF_DATASETS_CACHE)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run(
         [*launch, "-m", "modeling_glccl.cli", *command(checkpoint, "vatex", data_dir, tmp_path / "two", *more)],
@@ -262,15 +254,11 @@ def test_two_processes_equal_one(checkpoint, data_dir, tmp_path):
     two = json.loads((tmp_path / "two" / "results.json").read_text())
     one, ranks = run(checkpoint, "vatex", data_dir, tmp_path / "one", *more)
     assert (one["processes"], two["processes"]) == (1, 2)
-    assert two["metrics"] == one["metrics"]
-    assert two["confidence"] == one["confidence"]
-    assert two["post_processing"] == one["post_processing"]
+    assert all(two[key] == one[key] for key in ("metrics", "confidence", "post_processing"))
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "two" / "ranks.parquet"), ranks, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "split", "clips"), [("msrvtt", "test", 3), ("activitynet", "train", 1), ("activitynet", "test", 1)]
-)
+@pytest.mark.parametrize(("benchmark", "split", "clips"), [("msrvtt", "test", 3), ("activitynet", "train", 1)])
 def test_real_clips_are_evaluated_by_their_annotations(
     checkpoint, reference_dir, tmp_path, capsys, benchmark, split, clips
 ):

@@ -76,14 +76,9 @@ def test_equals_scoring_by_hand():
     assert result.video_ids == ["v3", "v0", "v4", "v1", "v2"]
     assert [dataset[int(row)]["video_id"] for row in result.video_rows] == result.video_ids
     assert result.captions == [caption for caption in dataset["caption"] if caption is not None]
-    assert [len(result.ranks["t2v"]), len(result.ranks["v2t"])] == [10, 4]
-
-
-def test_each_video_and_each_text_is_encoded_once():
-    processor, dataset = Processor(), several_captions()
-    result = evaluate(tiny_model(), processor, dataset, batch_size=3, progress=False)
+    assert processor.texts == result.captions  # each is encoded once
     assert sorted(processor.videos) == sorted(set(dataset["video"]))
-    assert processor.texts == result.captions
+    assert [len(result.ranks["t2v"]), len(result.ranks["v2t"])] == [10, 4]
 
 
 def test_in_a_file_progress_ends_in_what_was_done(capsys):
@@ -95,14 +90,11 @@ def test_in_a_file_progress_ends_in_what_was_done(capsys):
 
 
 def test_lists_of_captions_equal_one_row_per_caption():
-    dataset = several_captions()
-    grouped = {}
+    dataset, model, grouped = several_captions(), tiny_model(), {}
     for row in dataset:
-        entry = grouped.setdefault(
-            row["video_id"], {"video_id": row["video_id"], "video": row["video"], "captions": []}
-        )
-        entry["captions"] += [row["caption"]] if row["caption"] else []
-    model = tiny_model()
+        caption = row.pop("caption")
+        entry = grouped.setdefault(row["video_id"], row | {"captions": []})
+        entry["captions"] += [caption] if caption else []
     lists = evaluate(model, Processor(), Dataset.from_list(list(grouped.values())), progress=False)
     rows = evaluate(model, Processor(), dataset, progress=False)
     assert lists.video_ids == rows.video_ids
@@ -198,22 +190,10 @@ def evaluate_on_two_processes(folder: Path) -> None:
     model = accelerator.prepare(tiny_model())
     for rows in (11, 1):
         processor, dataset = Processor(), several_captions().select(range(rows))
-        result = evaluate(
-            model,
-            processor,
-            dataset,
-            accelerator=accelerator,
-            batch_size=2,
-            query_bank=BANK[:rows],
-            progress=False,
-        )
-        found = {
-            "world_size": torch.distributed.get_world_size(),
-            "similarity": result.similarity,
-            "metrics": result.metrics,
-            "query_bank": result.query_bank,
-            "videos": processor.videos,
-        }
+        options = {"accelerator": accelerator, "batch_size": 2, "query_bank": BANK[:rows], "progress": False}
+        result = evaluate(model, processor, dataset, **options)
+        found = {name: getattr(result, name) for name in ("similarity", "metrics", "query_bank")}
+        found |= {"world_size": torch.distributed.get_world_size(), "videos": processor.videos}
         torch.save(found, folder / f"{rows}_{accelerator.process_index}.pt")
     # A DDP wrapper that outlives the process group destroys it under the GIL, which can hang on gloo's threads.
     model = accelerator.free_memory(model)

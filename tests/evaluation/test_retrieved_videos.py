@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from checkpoints import save_tiny_checkpoint
 
-from modeling_glccl import GLCCLModel, GLCCLProcessor
+from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.data import load_benchmark
 from modeling_glccl.data.shapes import relevant_frames
 from modeling_glccl.evaluation import evaluate
@@ -13,13 +12,10 @@ from modeling_glccl.video_decoding_glccl import decode_video
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluated")
+def evaluated(shapes_dir, checkpoint):
     options = {"num_train": 0, "num_validation": 0, "num_test": 8, "image_size": 16}
-    dataset = load_benchmark("shapes", folder / "data", **options)
-    save_tiny_checkpoint(folder / "model", dataset["caption"])
-    model = GLCCLModel.from_pretrained(folder / "model")
-    processor = GLCCLProcessor.from_pretrained(folder / "model")
+    dataset = load_benchmark("shapes", shapes_dir, **options)
+    model, processor = load_checkpoint(checkpoint)
     return model, processor, dataset, evaluate(model, processor, dataset, progress=False)
 
 

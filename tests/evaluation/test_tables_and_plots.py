@@ -38,8 +38,7 @@ QUERIES = {
 
 
 def printed(table) -> str:
-    console = Console(width=160)
-    with console.capture() as capture:
+    with (console := Console(width=160)).capture() as capture:
         console.print(table)
     return capture.get()
 

@@ -73,17 +73,13 @@ def test_the_papers_recipes_train_on_miniatures(name, clip, tmp_path, monkeypatc
     """Two steps: the first is zero by the schedule, the second moves everything but what is frozen."""
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes that decode take long to start
     miniatures.BENCHMARKS[name](tmp_path)
-    overrides = [
-        f"model.clip={clip}",
-        f"data.data_dir={tmp_path}",
+    overrides = [f"model.clip={clip}", f"data.data_dir={tmp_path}", f"output_dir={tmp_path / 'run'}"]
+    overrides += [
         "data.options.videos_dir=videos",
         "data.num_workers=0",
         f"data.frame_cache_dir={tmp_path / 'frames'}",
-        "train.total_batch_size=2",
-        "train.max_steps=2",
-        "train.precision=fp32",  # fp16 needs a GPU
-        f"output_dir={tmp_path / 'run'}",
     ]
+    overrides += ["train.total_batch_size=2", "train.max_steps=2", "train.precision=fp32"]  # fp16 needs a GPU
     results = train(load_recipe(RECIPES[f"paper_{name}"], overrides))
     assert results["model"] == "last"
     assert results["best_on_test"]["test"] == results["history"][-1]["test"]

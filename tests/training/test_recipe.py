@@ -32,7 +32,6 @@ def test_values_come_from_the_file_and_defaults_fill_the_rest(recipe_file):
         ("train.batch_size=16", 16),
         ("train.learning_rate=1e-3", 1e-3),
         ("train.learning_rate=5", 5),
-        ("train.precision=bf16", "bf16"),
         ("train.precision=auto", "auto"),
         ("data.validation_split=null", None),
         ("model.clip=openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
@@ -43,11 +42,9 @@ def test_values_come_from_the_file_and_defaults_fill_the_rest(recipe_file):
 )
 def test_overrides_go_over_the_file(recipe_file, override, value):
     section, name = override.partition("=")[0].split(".")[:2]
-    assert getattr(getattr(load_recipe(recipe_file, [override]), section), name) == value
-
-
-def test_no_is_a_word(recipe_file):
-    assert load_recipe(recipe_file, ["output_dir=no"]).output_dir == "no"
+    recipe = load_recipe(recipe_file, [override, "output_dir=no"])
+    assert getattr(getattr(recipe, section), name) == value
+    assert recipe.output_dir == "no"  # a word
 
 
 @pytest.mark.parametrize(
@@ -57,23 +54,19 @@ def test_no_is_a_word(recipe_file):
         ("batch_size=16", "unknown key batch_size: did you mean train.batch_size?"),
         ("trian.batch_size=16", "unknown key trian: did you mean train?"),
         (
-            "model.config.glim_tempereture=5",
-            r"^model\.config\.glim_tempereture is unknown: did you mean glim_temperature",
+            "model.config.glim_temperture=5",
+            r"^model\.config\.glim_temperture is unknown: did you mean glim_temperature",
         ),
         ("train.batch_size=large", r"^train\.batch_size: expected int, got str \(value: .large.\)$"),
-        ("train.batch_size=1.5", "batch_size.*expected int, got float"),
         ("train.batch_size=0", "^train.batch_size=0 must be at least 1"),
         ("train.learning_rate=-1", "learning_rate=-1"),
         ("train.warmup_ratio=20", "warmup_ratio=20"),
         ("train.precision=fp8", "precision.*fp8"),
-        ("train.optimizer=adam", "optimizer.*adam"),
         ("train.adam_beta2=1", "adam_beta2=1 must be less than 1"),
         ("train.adam_epsilon=-1e-6", "adam_epsilon=-1e-06 must be at least 0"),
         ("train.lora_rank=0", "train.lora_rank=0 must be at least 1"),
-        ("train.lora_rank=3.5", "lora_rank"),
         ("train.freeze_layer_num=-1", "freeze_layer_num=-1 must be at least 0"),
         ("train.total_batch_size=0", "total_batch_size=0 must be at least 1"),
-        ("model.head=x_clip", "head.*x_clip"),
         ("model={head: xpool, config: {csc_weight: 0.1}}", "set config.csc_weight=0"),
         ("model={clip: a, checkpoint: b}", "clip='a' and checkpoint='b' exclude each other"),
         ("data=shapes", "data must be a mapping.*shapes"),
@@ -114,22 +107,18 @@ def test_errors_name_the_key_and_the_value_in_one_line(recipe_file, override, me
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"", r"^output_dir is missing$"),
         (b"a: [\n", r"recipe\.yaml, line 2, column 1: no YAML"),
         (b"output_dir: x\n  b: 3\n", r"recipe\.yaml, line 2, column 4: no YAML: mapping values"),
         (b"- 1\n", r"recipe\.yaml must be a mapping of keys; got \[1\]"),
         (b"output_dir: x\ntrain: 3\n", "train must be a mapping of keys; got 3"),
         (b"output_dir: &a [x]\ndata: *a\n", r"data must be a mapping of keys; got \['x'\]"),
         (
-            b"output_dir: [&a0 [x], "
-            + b", ".join(b"&a%d [*a%d, *a%d]" % (n, n - 1, n - 1) for n in range(1, 40))
-            + b"]",
+            b"a: [&a0 [x], %b]" % b", ".join(b"&a%d [*a%d, *a%d]" % (n, n - 1, n - 1) for n in range(1, 40)),
             r"recipe\.yaml: no YAML: its \d+ bytes refer to one another and unfold to more than 10,\d+ values",
         ),
         (b"output_dir: \xff\n", r"recipe\.yaml: byte 12 is not UTF-8"),
-        (
-            b"output_dir: x\ntrain: {epochs: 1}\ndata: {}\ntrain: {}",
-            r"line 1, column 1: no YAML: train stands there twice",
-        ),
+        (b"output_dir: x\ntrain: {epochs: 1}\ntrain: {}", r"line 1, column 1: no YAML: train stands there twice"),
         (b"a: 1\n" * 30_000, r"recipe\.yaml: no YAML: 150,000 characters; a recipe has at most 100,000"),
         (b"words " * 1000, r"recipe\.yaml must be a mapping of keys; got words [words ]{50,60}$"),
     ],
@@ -154,14 +143,23 @@ def test_the_recipe_of_a_small_clip_is_checked_as_well(override, message):
         load_recipe(RECIPES / "shapes_clip.yaml", [override], ClipRecipe)
 
 
-def test_a_recipe_that_a_run_could_not_read_again_is_refused(recipe_file):
-    with pytest.raises(ValueError, match=r"has \d{3},\d{3} characters with every key; a recipe has at most 100,000"):
-        load_recipe(recipe_file, [f"output_dir={'é' * 50_000}"])
-
-
-def test_an_override_without_effect_is_refused(recipe_file):
-    with pytest.raises(ValueError, match=r"train\.batch_size=16' would change nothing: train\.total_batch_size=32"):
-        load_recipe(recipe_file, ["train.total_batch_size=32", "train.batch_size=16"])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"output_dir={'é' * 50_000}"], r"has \d{3},\d{3} characters with every key; a recipe has at most 100,000"),
+        (
+            ["train.total_batch_size=32", "train.batch_size=16"],
+            r"train\.batch_size=16' would change nothing: train\.total_batch_size=32",
+        ),
+        (
+            ["model.head=xpool", "model.config.csc_weight=0", "push_to_hub=me/x"],
+            r"only model\.head=glccl is published",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(recipe_file, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe_file, overrides)
     settings = ["train.total_batch_size=32", "train.total_batch_size=null", "train.batch_size=16"]
     assert load_recipe(recipe_file, settings).train.pairs_per_process(2) == 16
 
@@ -173,18 +171,9 @@ def test_a_recipe_of_the_package_has_a_name(tmp_path, monkeypatch):
     assert load_recipe("own_videos") == load_recipe(RECIPES / "own_videos.yaml")
     (tmp_path / "shapes").write_text("output_dir: mine")
     assert load_recipe("shapes").output_dir == "mine"
-    with pytest.raises(FileNotFoundError, match=r"^own_video: no such file, .*: did you mean own_videos\?$"):
-        load_recipe("own_video")
-    with pytest.raises(
-        FileNotFoundError, match=r"^recipes/own_videos\.yaml: no such file, .*: did you mean own_videos\?$"
-    ):
-        load_recipe("recipes/own_videos.yaml")
-
-
-def test_a_recipe_without_output_dir_is_refused(tmp_path):
-    (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(ValueError, match=r"^output_dir is missing$"):
-        load_recipe(tmp_path / "empty.yaml")
+    for missing in ("own_video", "recipes/own_videos.yaml"):
+        with pytest.raises(FileNotFoundError, match=rf"^{missing}: no such file, .*: did you mean own_videos\?$"):
+            load_recipe(missing)
 
 
 def test_a_pipe_or_device_is_not_waited_for(tmp_path):
@@ -193,12 +182,6 @@ def test_a_pipe_or_device_is_not_waited_for(tmp_path):
     for name in ("pipe", "zero"):
         with pytest.raises(ValueError, match=rf"{name}\.yaml: is not a regular file"):
             load_recipe(tmp_path / f"{name}.yaml")
-
-
-def test_only_what_loads_from_the_hub_is_pushed_there(recipe_file):
-    peer = ["model.head=xpool", "model.config.csc_weight=0", "push_to_hub=me/shapes"]
-    with pytest.raises(ValueError, match=r"only model\.head=glccl is published"):
-        load_recipe(recipe_file, peer)
 
 
 def test_a_saved_recipe_is_read_back_equal(recipe_file, tmp_path):
