@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import struct
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hostile import LISTS
 from PIL import Image, features
-from videos import frame_image, numbers, write_sound, write_video
+from videos import frame_image, numbers, write_sound, write_video, write_with_sound
 
 from modeling_glccl import video_streams_glccl as video_streams
 from modeling_glccl.data.reencode import compress_video
@@ -185,3 +186,51 @@ def test_animated_avif_has_all_its_frames():
     images[0].save(file, "AVIF", save_all=True, append_images=images[1:], duration=100)
     with pytest.warns(UserWarning, match="holds 2 video streams"):
         assert numbers(decode_video(file)) == [0, 1, 2, 3, 4]
+
+
+# What an MP4 file says that it holds: FFmpeg makes room for all of it as soon as it opens the file
+
+
+def claim(content: bytes, number: int = 80_000_000, **places: int) -> bytes:
+    """The file with a number at an offset from the name of each box, of the last track that has it."""
+    changed = bytearray(content)
+    for box, offset in places.items():
+        place = changed.rindex(box.encode()) + offset
+        changed[place : place + 4] = number.to_bytes(4, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["video", "double", "compressed sound", "plain sound", "fragment", "deep"])
+def test_more_samples_than_memory_holds_are_refused_before_ffmpeg_opens_the_file(tmp_path, kind, monkeypatch):
+    if kind == "compressed sound":
+        content = claim(write_with_sound(tmp_path / "a.mp4", 10, "mpeg4").read_bytes(), stsz=12)
+    elif kind == "plain sound":  # all samples in one chunk, each a tick long
+        content = claim(write_with_sound(tmp_path / "a.mov", 10, "mpeg4", "pcm_s16le").read_bytes(), stsz=12)
+        assert decode_video(content, 20).frames.shape[0] == 10  # half an hour of sound, say, is no index of as much
+        content = claim(claim(content, 2**32 - 1, stsc=16), 1000, stco=8)
+    elif kind == "fragment":
+        options = {"movflags": "frag_keyframe+empty_moov"}
+        content = claim(write_video(tmp_path / "a.mp4", 10, container_options=options).read_bytes(), trun=8)
+    else:
+        content = claim(write_video(tmp_path / "a.mov", 10, codec="rawvideo").read_bytes(), stsz=12, stts=12, stsc=16)
+        if kind == "deep":
+            content = content.replace(b"moov", b"udta")
+        if kind == "double":  # FFmpeg takes the first
+            end = content.index(b"stsz") + 16
+            content = content[:end] + struct.pack(">I4sIII", 20, b"stsz", 0, 1, 10) + content[end:]
+    opened = []
+    monkeypatch.setattr(av, "open", lambda *args, **options: opened.append(args))
+    for source in (content, io.BytesIO(content)):
+        with pytest.raises(VideoDecodeError, match=r"says that it holds more than 6,500,000 samples; cut it into"):
+            decode_video(source)
+    assert not opened
+
+
+def test_a_file_of_boxes_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_streams, "MAX_SAMPLES", 1000)
+    content = write_video(tmp_path / "a.mp4", 10).read_bytes()
+    assert len(decode_video(content).frames) == 10
+    with pytest.raises(VideoDecodeError, match="more than 1,000 samples"):
+        decode_video(content + struct.pack(">I4s", 8, b"free") * 1000)
+    for length in (0, 1, 7):  # to the end of the file, in 64 bits, and impossible
+        assert len(decode_video(content + struct.pack(">I4s", length, b"free")).frames) == 10
