@@ -42,7 +42,7 @@ from .library import (
 from .processing_glccl import GLCCLProcessor
 from .search import Duplicate, SearchResult, VideoIndex
 from .search.commands import print_errors
-from .search.rendering import STYLE, clock, doubt, score_text, weights_table
+from .search.rendering import STYLE, clock, doubts, score_text, weights_table
 from .video_files import VIDEO_SUFFIXES, find_videos
 from .video_streams_glccl import VideoDecodeError
 
@@ -254,7 +254,7 @@ def build_app(
             fault = explain(error.errors()) if isinstance(error, ValidationError) else str(error)
             return _message(fault), "", gr.Button(visible=False), None, uploads
         page = players_html(request.query, found[:k], index.processor)
-        note = doubt(request.query, index.processor).capitalize()
+        note = "  \n".join(map(str.capitalize, doubts(request.query, found, index.processor)))
         return note, page, gr.Button(visible=len(found) > k), (given, files, k), uploads
 
     def add(files: list[str], uploads: Uploads | None) -> tuple[str, Uploads | None]:

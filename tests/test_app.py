@@ -273,6 +273,13 @@ def functions(opened):
     return {function.name: function.fn for function in blocks.fns.values()}
 
 
+def test_the_page_says_where_probably_nothing_fits(functions, opened, monkeypatch):
+    for constant in (-50.0, 50.0):
+        monkeypatch.setattr(opened[0].model.config, "confidence_weights", [constant] + 5 * [0.0])
+        said = functions["search"]([], None, *form(QUERY))[0]
+        assert said == "Probably nothing fits: no video has a confidence above 0%" * (constant < 0)
+
+
 def shown(answer) -> list[str]:
     return re.findall("<h3>(.*?)</h3>", html.unescape(answer[1]))
 

@@ -184,7 +184,9 @@ def test_from_calibration_to_a_search_that_finds_nothing(checkpoint, videos, tmp
         assert main(["search", "a dog", "--index=my.index", "--html=page.html"]) == 0
         out = capsys.readouterr().out
         assert all(text in out for text in printed)
-        assert f"confidence {constant > 0:.0%}" in (tmp_path / "page.html").read_text()
+        page = (tmp_path / "page.html").read_text()
+        assert f"confidence {constant > 0:.0%}" in page
+        assert ("probably nothing fits" in page) == (constant < 0)
     assert main(["search", "a dog", "--index=my.index", "--min-confidence=0.5"]) == 0
     assert "nothing fits: no video has a confidence of 0.5" in capsys.readouterr().out
     assert main(["search", "a dog", "--index=my.index", "--json"]) == 0

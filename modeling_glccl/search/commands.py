@@ -21,7 +21,7 @@ from ..video_files import find_videos, harmless
 from .cut import cut_moment
 from .index import VideoIndex
 from .ingest import IngestReport
-from .rendering import clock, doubt, results_html, results_json, results_table
+from .rendering import clock, doubts, results_html, results_json, results_table
 from .searcher import SearchResult
 from .shot_list import Shot, check_shot_list, write_shot_list
 from .words import find_sidecars, load_speech, sidecar_states
@@ -161,9 +161,7 @@ def _search(
         table, folder = results_table(title, results)
         Console(markup=False, highlight=False, emoji=False).print(table)
         print(f"in {folder}")
-        if (best := max(result.confidence or 0 for result in results)) < 0.5 and results[0].confidence is not None:
-            print(f"probably nothing fits: no video has a confidence above {best:.0%}")
-        if line := doubt(query, index.processor):
+        for line in doubts(query, results, index.processor):
             print(line)
     elif len(index):
         asked = {f"a {name} of": options[f"min_{name}"] for name in ("score", "confidence")}

@@ -102,7 +102,7 @@ def results_html(
     query: str | None, results: Sequence[SearchResult], processor: GLCCLProcessor, title: str | None = None
 ) -> str:
     """A page with the frames that the model saw of every result, the weights of frames and words, and the moment."""
-    articles = []
+    articles = [f"<p>{html.escape(line)}</p>" for line in doubts(query, results, processor)]
     for rank, result in enumerate(results, 1):
         assert result.moment is not None
         start, end, _ = result.moment
@@ -117,8 +117,9 @@ def results_html(
             f"best moment {clock(start)} - {clock(end)} of {clock(result.duration)}</p>"
             f"{problem}{weights_table(query, result, processor, images)}</article>"
         )
-    nothing = "<p>Nothing found.</p>"
-    return _PAGE.format(query=html.escape(title or query or ""), style=STYLE, articles="\n".join(articles) or nothing)
+    if not results:
+        articles.append("<p>Nothing found.</p>")
+    return _PAGE.format(query=html.escape(title or query or ""), style=STYLE, articles="\n".join(articles))
 
 
 def weights_table(
@@ -190,17 +191,20 @@ def clip_frames(result: SearchResult, processor: GLCCLProcessor) -> list[Image.I
     return [Image.fromarray(frame) for frame in frames]
 
 
-def doubt(query: str | None, processor: GLCCLProcessor) -> str:
-    """A line for who searches for words of a language that the tokenizer was not made of; else nothing.
+def doubts(query: str | None, results: Sequence[SearchResult], processor: GLCCLProcessor) -> list[str]:
+    """Lines for who searches for what no video shows, or for words of a language that the tokenizer was not made of.
 
     Such words fall into pieces of less than two letters, or of less than one where a letter is a word (Chinese).
     """
+    found, best = [], max((result.confidence or 0 for result in results), default=1)
+    if best < 0.5 and results[0].confidence is not None:
+        found.append(f"probably nothing fits: no video has a confidence above {best:.0%}")
     words = [word.strip(punctuation) for word in (query or "").split()]
     words = [word for word in words if word and not any(map(str.isdigit, word))]  # digits are tokens of their own
     usual = sum(len(word) + 1 if word >= "\u2e80" else max(1, len(word) / 2) for word in words)
-    if sum(len(processor.tokenizer.tokenize(word)) for word in words) <= usual:
-        return ""
-    return "the model hardly knows this language, or these words: its tokenizer takes them apart"
+    if sum(len(processor.tokenizer.tokenize(word)) for word in words) > usual:
+        found.append("the model hardly knows this language, or these words: its tokenizer takes them apart")
+    return found
 
 
 def score_text(result: SearchResult) -> str:
