@@ -1,5 +1,7 @@
 """benchmarks/parity_peers.py on cases of other sizes whose numbers come from the naive twins of the tests."""
 
+import shutil
+
 import pytest
 import torch
 from benchmark_modules import import_benchmark
@@ -30,9 +32,10 @@ def original(model, values):
     return {name: value.detach().contiguous().clone() for name, value in named.items()}
 
 
-@pytest.fixture
-def golden(tmp_path):
-    """All cases, from models that share their encoders as the authors' do."""
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Of models that share their encoders as the authors' do."""
+    folder = tmp_path_factory.mktemp("peers")
     texts, videos = tiny_text([8, 3, 5], 8), tiny_video([4, 1, 3], 4)
     inputs = {
         "train.in.input_ids": texts["input_ids"],
@@ -58,16 +61,21 @@ def golden(tmp_path):
         outputs = {"logits": logits, "loss_retrieval": loss, "sentence_features": text.sentence}
         forwards[kind] |= {f"{prefix}train.out.{name}": value.detach() for name, value in outputs.items()}
         grads = {name: weight.grad for name, weight in model.named_parameters()}
-        save_file(original(model, grads), tmp_path / f"{gradients}_other.safetensors")
+        save_file(original(model, grads), folder / f"{gradients}_other.safetensors")
     for name in [name for name in weights if name.startswith("frame_") and name.endswith(("weight", "weight2"))]:
         if name != "frame_position_embeddings.weight":
             forwards["xclip"][f"weights_extra.{name}"] = weights.pop(name)
     weights |= {name: torch.eye(8) for name in GLCCL_ALONE}
-    save_file(weights, tmp_path / "glccl_weights_other.safetensors")
-    save_file(inputs, tmp_path / "glccl_forward_other.safetensors")
+    save_file(weights, folder / "glccl_weights_other.safetensors")
+    save_file(inputs, folder / "glccl_forward_other.safetensors")
     for kind, outputs in forwards.items():
-        save_file(outputs, tmp_path / f"{kind}_forward_other.safetensors")
-    return tmp_path
+        save_file(outputs, folder / f"{kind}_forward_other.safetensors")
+    return folder
+
+
+@pytest.fixture
+def golden(cases, tmp_path):
+    return shutil.copytree(cases, tmp_path / "golden")
 
 
 def table(parity, folder, capsys):
@@ -117,10 +125,3 @@ def test_absent_files_are_named(parity, golden, capsys):
         ["xclip_other", "xclip_grads_other.safetensors"],
     ]
     assert any("xclip_other" in line and "train logits" in line and line.endswith("ok") for line in lines)
-
-
-def test_the_authors_peers_are_green(parity, reference_dir, capsys):
-    code, lines = table(parity, reference_dir / "golden", capsys)
-    assert all(line.endswith(" ok") for line in lines)
-    assert len(lines) == 382
-    assert code == 0

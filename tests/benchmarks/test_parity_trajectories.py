@@ -170,6 +170,8 @@ def change_entry(folder, name, **values):
     ],
 )
 def test_another_setting_fails(golden, capsys, values, failing):
+    for path in golden.glob("traj_all_*"):
+        path.unlink()
     change_entry(golden, "traj_some", **values)
     code, lines = table(golden, capsys)
     assert code == 1
