@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {"num_train": 6, "num_validation": 8, "num_test": 10}
 
 @pytest.fixture(scope="module")
 def clips():
-    return {split: sample_clips(split, count) for split, count in zip(SPLITS, (2000, 80, 200), strict=True)}
+    return {split: sample_clips(split, count) for split, count in zip(SPLITS, (2000, 120, 200), strict=True)}
 
 
 def kinds(clip):
