@@ -13,7 +13,7 @@ one warm-up query, of each query the least of three rounds; `p50_cpu_ms` is proc
 machine stretches less. Recall is against GLCCL's exact scores of every video.
 FAISS searches mean-pooled frames with the sentence, in memory (IndexFlatIP).
 `memory_mb` is what a reader keeps between searches, LanceDB's caches aside. Prints tables and writes
-benchmarks/results/search[_<part>]_<hardware>.csv. What searches find in real files: benchmarks/search_shapes.py.
+benchmarks/results/search[_<part>]_<hardware>.csv. What searches find in videos: benchmarks/search_shapes.py.
 
 `filters` searches only every second, hundredth and ten thousandth video (`where=`); recall is against those alone.
 Its last row searches all videos for what is like a scene of one (`like=`); recall is against exhaustive search.

@@ -1,4 +1,4 @@
-r"""What searches find in real files, with a trained model: the test videos of the shapes benchmark.
+r"""What searches find, with a trained model, in the test videos of the shapes benchmark.
 
     python benchmarks/search_shapes.py --model runs/shapes/model/best                  # captions, beside FAISS
     python benchmarks/search_shapes.py --part queries --model hub/models/glccl-shapes  # examples, several sentences
