@@ -5,6 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch import Tensor
+
+from modeling_glccl.convert_glccl_original_to_hf import to_original_names
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -16,3 +19,9 @@ def import_benchmark(name: str) -> ModuleType:
         module = importlib.import_module(name)
     assert Path(module.__file__).parent == BENCHMARKS, f"{name} is another module: {module.__file__}"
     return module
+
+
+def originals(model, values: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Weights of a model, or other values for them, under the release's names."""
+    named = to_original_names(dict(model.named_parameters()) if values is None else values, model.config)
+    return {name: value.detach().contiguous().clone() for name, value in named.items()}

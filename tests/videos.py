@@ -1,6 +1,6 @@
 """Generated video files for tests: every frame carries its number in its pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def numbers(decoded) -> list[int]:
 
 def write_video(
     path: Path,
-    num_frames: int,
+    num_frames: int | Iterable[np.ndarray],
     fps: int | str | Fraction = 25,
     codec: str = "libx264",
     key_interval: int = 12,
@@ -58,6 +58,7 @@ def write_video(
     """Writes numbered frames to a video file, its container chosen by the suffix of `path`.
 
     Args:
+        num_frames: or the pictures themselves, uint8 [height, width, 3].
         size: width and height as stored, that is before the player applies `rotation`.
         rotation: degrees, counter-clockwise, noted in the file as cameras do.
         timestamps: seconds of each frame, in whole milliseconds; default `i / fps`.
@@ -75,8 +76,10 @@ def write_video(
             stream.set_display_rotation(rotation)
         if timestamps is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(frame_image(number, *size))
+        if isinstance(num_frames, int):
+            num_frames = (frame_image(number, *size) for number in range(num_frames))
+        for number, image in enumerate(num_frames):
+            frame = av.VideoFrame.from_ndarray(image)
             if timestamps is not None:
                 frame.pts, frame.time_base = round(1000 * timestamps[number]), Fraction(1, 1000)
             container.mux(stream.encode(frame))

@@ -7,20 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from benchmark_modules import import_benchmark
+from benchmark_modules import import_benchmark, originals
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from paths import TESTS
 from reference import SCORES, reference_contrastive_loss, reference_csc_loss, reference_scores
 from safetensors.torch import load_file, save_file
 
-from modeling_glccl.convert_glccl_original_to_hf import to_original_names
-
 GOLDEN = TESTS / "golden"
-
-
-@pytest.fixture(scope="module")
-def parity():
-    return import_benchmark("parity")
+parity = import_benchmark("parity")
 
 
 @pytest.fixture
@@ -33,7 +27,7 @@ def change(path, name, tensor):
     save_file({**tensors, name: tensor(tensors[name]).contiguous()}, path)
 
 
-def test_the_small_golden_case_is_green(parity, capsys):
+def test_the_small_golden_case_is_green(capsys):
     assert parity.main(["--golden", str(GOLDEN)]) == 0
     table = capsys.readouterr().out
     assert "FAIL" not in table
@@ -48,8 +42,10 @@ def test_the_small_golden_case_is_green(parity, capsys):
     assert any("logits__mlp_softmax" in line and "not covered" in line for line in table.splitlines())
 
 
-def test_all_golden_cases_are_green(parity, reference_dir):
+def test_all_golden_cases_are_green(reference_dir, capsys):
     assert parity.main(["--golden", str(reference_dir / "golden")]) == 0
+    peers = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("xclip", "clip4clip"))]
+    assert [line.endswith(" ok") for line in peers] == [True] * 382
 
 
 @pytest.mark.parametrize(
@@ -64,13 +60,13 @@ def test_all_golden_cases_are_green(parity, reference_dir):
         ("glccl_init_nonclip", "frame_position_embeddings.weight", lambda t: t + 1e-6, "init frame_position"),
     ],
 )
-def test_a_difference_fails(parity, golden, capsys, file, name, damage, failing):
+def test_a_difference_fails(golden, capsys, file, name, damage, failing):
     change(golden / f"{file}_s0.safetensors", name, damage)
     assert parity.main(["--golden", str(golden)]) == 1
     assert any(failing in line and line.endswith("FAIL") for line in capsys.readouterr().out.splitlines())
 
 
-def test_unreadable_weights_fail_and_are_named(parity, golden, capsys):
+def test_unreadable_weights_fail_and_are_named(golden, capsys):
     weights = load_file(golden / "glccl_weights_s0.safetensors")
     del weights["word_mat_weight"]
     save_file(weights, golden / "glccl_weights_s0.safetensors")
@@ -78,7 +74,7 @@ def test_unreadable_weights_fail_and_are_named(parity, golden, capsys):
     assert "missing names: word_mat_weight" in capsys.readouterr().out
 
 
-def test_listed_cases_without_files_are_absent_and_unknown_files_not_covered(parity, golden, capsys):
+def test_listed_cases_without_files_are_absent_and_unknown_files_not_covered(golden, capsys):
     (golden / "glccl_grads_s0.safetensors").unlink()
     (golden / "manifest.json").write_text(json.dumps({"glccl_s7": {}, "xclip_s0": {}, "clip4clip_s0": {}}))
     (golden / "manifest_trajectory.json").write_text(json.dumps({"traj_b": {}}))
@@ -96,7 +92,7 @@ def test_listed_cases_without_files_are_absent_and_unknown_files_not_covered(par
     assert "not covered" in lines["-", "notes.txt"]
 
 
-def test_sizes_come_from_the_tensors_and_cases_from_the_names(parity, tmp_path, capsys):
+def test_sizes_come_from_the_tensors_and_cases_from_the_names(tmp_path, capsys):
     """A case of other sizes without a manifest; its numbers come from the naive twin."""
     clip = tiny_config().clip_config.to_dict()
     clip["vision_config"] |= {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 1, "image_size": 24}
@@ -128,19 +124,19 @@ def test_sizes_come_from_the_tensors_and_cases_from_the_names(parity, tmp_path, 
         "train.out.loss_total": loss,
         **{f"train.out.score_{name}": score for name, score in zip(SCORES, scores, strict=True)},
     }
-    weights = to_original_names(dict(model.named_parameters()), model.config)
     found: dict[str, Any] = {name: weight.grad for name, weight in model.named_parameters()}
-    gradients = to_original_names(found, model.config)
-    for part, tensors in [("weights", weights), ("forward", forward), ("grads", gradients)]:
-        tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(tensors, tmp_path / f"glccl_{part}_other.safetensors")
+    gradients = originals(model, found)
+    save_file(originals(model), tmp_path / "glccl_weights_other.safetensors")
+    save_file(gradients, tmp_path / "glccl_grads_other.safetensors")
+    forward = {name: tensor.detach().contiguous() for name, tensor in forward.items()}
+    save_file(forward, tmp_path / "glccl_forward_other.safetensors")
 
     assert parity.main(["--golden", str(tmp_path)]) == 0
     table = capsys.readouterr().out
     assert table.count(" ok\n") == len(gradients) + 7
 
 
-def test_a_missing_folder_is_an_error(parity, tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(SystemExit) as error:
         parity.main(["--golden", str(tmp_path / "nowhere")])
     assert error.value.code != 0

@@ -6,12 +6,11 @@ import shutil
 
 import pytest
 import torch
-from benchmark_modules import import_benchmark
+from benchmark_modules import import_benchmark, originals
 from models import tiny_config, tiny_model, tiny_text, tiny_video
 from safetensors.torch import load_file, save_file
 
-from modeling_glccl.convert_glccl_original_to_hf import to_original_names
-
+parity = import_benchmark("parity")
 STEPS, BATCHES = 8, 3
 SETTINGS = {
     "lr": 3e-3,
@@ -88,13 +87,6 @@ def naive_run(model, frozen, order):
     return logged
 
 
-def originals(model):
-    return {
-        name: weight.detach().contiguous().clone()
-        for name, weight in to_original_names(dict(model.named_parameters()), model.config).items()
-    }
-
-
 @pytest.fixture(scope="module")
 def trajectories(tmp_path_factory):
     """Two trajectories, one with frozen tensors, in the layout of the authors' numbers."""
@@ -129,7 +121,7 @@ def golden(trajectories, tmp_path):
 
 def table(folder, capsys):
     """Exit code and lines of the comparison."""
-    code = import_benchmark("parity").main(["--golden", str(folder)])
+    code = parity.main(["--golden", str(folder)])
     return code, [line for line in capsys.readouterr().out.splitlines() if line.startswith("traj")]
 
 
@@ -170,6 +162,8 @@ def change_entry(folder, name, **values):
     ],
 )
 def test_another_setting_fails(golden, capsys, values, failing):
+    for path in golden.glob("traj_all_*"):
+        path.unlink()
     change_entry(golden, "traj_some", **values)
     code, lines = table(golden, capsys)
     assert code == 1
@@ -180,7 +174,7 @@ def test_missing_files_are_absent_and_unlisted_trajectories_not_covered(golden, 
     (golden / "traj_all_batches.safetensors").unlink()
     (golden / "traj_some_run_final.safetensors").unlink()
     save_file({"x": torch.zeros(1)}, golden / "traj_unlisted_start.safetensors")
-    import_benchmark("parity").main(["--golden", str(golden)])
+    parity.main(["--golden", str(golden)])
     lines = capsys.readouterr().out.splitlines()
     absent = {line.split()[1] for line in lines if line.endswith("absent") and line.startswith("traj")}
     assert absent == {"traj_all_batches.safetensors", "traj_some_run_final.safetensors"}

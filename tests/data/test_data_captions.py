@@ -153,9 +153,7 @@ def test_a_split_that_is_not_there_is_named(folder):
 def test_a_video_in_two_splits_is_refused(folder):
     rows = [row | {"split": "train", "end": None} for row in ROWS]
     write_table(folder, [*rows, rows[0] | {"split": "test", "end": 1}])
-    with pytest.raises(
-        ValueError, match=r"/metadata.csv, .*line 10: red.mp4 is in test, but in train at metadata.csv, line 2"
-    ):
+    with pytest.raises(ValueError, match=r"/metadata.csv, .*line 10: red.mp4 is in test, but in train at .*, line 2"):
         load(folder, "train")
 
 
@@ -165,11 +163,8 @@ def test_folders_named_like_splits_have_tables_of_their_own(folder, clips):
         os.link(clips / "red.mp4", folder / split / "red.mp4")
         write_table(folder / split, ROWS[:1])
     splits = load(folder, None)
-    ids = {split: rows["video_id"] for split, rows in splits.items()}
-    assert {split: list(names) for split, names in ids.items()} == {
-        "train": ["train/red.mp4"],
-        "validation": ["val/red.mp4"],
-    }
+    ids = {split: list(rows["video_id"]) for split, rows in splits.items()}
+    assert ids == {"train": ["train/red.mp4"], "validation": ["val/red.mp4"]}
     assert splits["validation"][0]["video"]["path"] == str(folder / "val" / "red.mp4")
 
 
@@ -240,12 +235,6 @@ def test_a_table_that_unfolds_to_more_rows_than_it_has_bytes_is_refused(folder):
         load(folder)
 
 
-def test_two_videos_are_too_few_to_divide(folder):
-    write_table(folder, ROWS[:2])
-    with pytest.raises(ValueError, match=r"2 videos cannot be divided into train, validation, test; expected 3"):
-        load(folder)
-
-
 @pytest.mark.parametrize("ratio", [[0.8, 0.2], [0.8, 0.1, 0.2], [1.1, -0.1, 0], "0.8", ["a", "b", "c"]])
 def test_a_bad_ratio_is_named(folder, ratio):
     write_table(folder, ROWS)
@@ -258,8 +247,7 @@ def test_a_bad_ratio_is_named(folder, ratio):
 
 VALUES = {
     "csv": [
-        ({"caption": ""}, "captions are|a caption is None; expected a text"),
-        ({"caption": None}, "a caption is None; expected a text"),
+        ({"caption": ""}, "a caption is None; expected a text"),
         ({"caption": "  \t"}, r"a caption is '  \\t', which is empty; expected a text"),
         ({"caption": "&nbsp;"}, "which is empty"),
         ({"caption": "\u200b"}, "which is empty"),
@@ -287,11 +275,9 @@ VALUES = {
 VALUES["jsonl"] = [
     *VALUES["parquet"],
     ({"caption": 5}, "captions are 5; expected a text or a list of texts"),
-    ({"caption": True}, "captions are True"),
     ({"start": True}, "start is True; expected seconds"),
     ({"end": 10**400}, "end is 1000.*; expected seconds"),
     ({"caption": []}, r"captions are \[\]; expected"),
-    ({"caption": ["good", None]}, "a caption is None"),
     ({"caption": ["good", ""]}, "a caption is '', which is empty"),
     ({"caption": {"en": "a"}}, "captions are .*; expected a text"),
     ({"caption": "a \ud800"}, "no Unicode text"),
@@ -398,22 +384,17 @@ def test_the_check_looks_at_the_windows_of_a_table_too_small_to_divide(folder):
     report = check_benchmark("captions", folder)
     assert not report.ok
     undivided, test = report.splits
-    assert "2 videos cannot be divided into train, validation, test" in undivided.problem
+    assert "2 videos cannot be divided into train, validation, test; expected 3" in undivided.problem
     assert list(test.undecodable) == ["red.mp4#t=50,60"]
     assert (test.videos, test.damaged) == (2, {})
 
 
-def test_the_check_asks_for_the_folder(capsys):
-    assert main(["data", "check", "msrvtt"]) == 1
-    assert "data_dir=None is not a folder: name that of the videos" in capsys.readouterr().err
-
-
-def test_the_check_shows_one_error_for_a_table_that_cannot_be_used(folder, capsys):
+def test_the_check_shows_one_error_for_a_table_that_cannot_be_used_or_no_folder(folder, capsys):
     write_table(folder, [ROWS[0] | {"caption": ""}, *ROWS[1:]])
     assert main(["data", "check", "captions", "--data-dir", str(folder)]) == 1
-    error = capsys.readouterr().err
-    assert error.count("cannot be used") == 1
-    assert "line 2, red.mp4: a caption is None; expected a text" in error
+    assert capsys.readouterr().err.count("cannot be used") == 1
+    assert main(["data", "check", "msrvtt"]) == 1
+    assert "data_dir=None is not a folder: name that of the videos" in capsys.readouterr().err
 
 
 # -- the Hub
@@ -477,46 +458,29 @@ def test_a_dataset_of_names_alone_says_what_to_do(tmp_path):
 # -- from a folder to a model
 
 
-def train_and_evaluate(folder: Path, captions: list[str], place: Path, pairs: int) -> None:
-    clip = save_deep_clip(place / "clip", captions)
+def test_the_recipe_trains_and_its_checkpoint_evaluates(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes that decode take long to start
+    write_table(folder, ROWS)
     overrides = [
-        f"output_dir={place / 'run'}",
-        f"model.clip={clip}",
+        f"output_dir={tmp_path / 'run'}",
+        f"model.clip={save_deep_clip(tmp_path / 'clip', [row['caption'] for row in ROWS])}",
         "model.config.temporal_num_attention_heads=1",
         f"data.data_dir={folder}",
         "data.num_workers=0",
-        f"data.frame_cache_dir={place / 'frames'}",
-        f"train.total_batch_size={pairs}",
+        f"data.frame_cache_dir={tmp_path / 'frames'}",
+        "train.total_batch_size=2",
         "train.epochs=2",
     ]
     results = train(load_recipe(RECIPE, overrides))
     AcceleratorState._reset_state(reset_partial_state=True)
     assert results["model"] == "best"
     assert all(row["loss"] < 100 and "validation" in row for row in results["history"])
-    assert (place / "run" / "best" / "model.safetensors").exists()
-    command = ["evaluate", place / "run" / "best", "--benchmark", "captions", "--data-dir", folder]
-    assert main([*map(str, command), "--num-workers=0", f"--output={place / 'report'}"]) == 0
-    report = json.loads((place / "report" / "results.json").read_text())
+    command = ["evaluate", tmp_path / "run" / "best", "--benchmark", "captions", "--data-dir", folder]
+    assert main([*map(str, command), "--num-workers=0", f"--output={tmp_path / 'report'}"]) == 0
+    report = json.loads((tmp_path / "report" / "results.json").read_text())
     assert report["metrics"] == results["test"]
     assert report["protocol"] == "own captions, test (split 0.8:0.1:0.1 with seed 0)"
     assert report["videos"] == 2
-
-
-def test_the_recipe_trains_on_generated_clips_and_its_checkpoint_evaluates(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes that decode take long to start
-    write_table(folder, ROWS)
-    train_and_evaluate(folder, [row["caption"] for row in ROWS], tmp_path, 2)
-
-
-@pytest.mark.slow
-def test_the_recipe_trains_on_real_clips_and_its_checkpoint_evaluates(reference_dir, tmp_path):
-    videos = reference_dir / "data" / "videos"
-    listed = json.loads((videos / "captions.json").read_text(encoding="utf-8"))
-    write_table(tmp_path, [{"file_name": entry["video"], "caption": entry["caption"]} for entry in listed])
-    for entry in listed:
-        (tmp_path / entry["video"]).symlink_to(videos / entry["video"])
-    assert check_benchmark("captions", tmp_path).ok
-    train_and_evaluate(tmp_path, [entry["caption"] for entry in listed], tmp_path, 4)
 
 
 @pytest.mark.slow

@@ -174,39 +174,23 @@ def test_a_pickle_that_runs_code_is_cut_or_asks_for_memory_is_named(tmp_path, mo
 
 
 def test_videos_are_found_in_sub_folders_by_exact_name_then_without_suffix(tmp_path):
-    clip = "1012_M_00.05-00.06.941"
-    for name in ("a/x.mov", "b/x.mov.mp4", "y.avi", "c/y.mp4", "-z.webm", f"{clip}.avi", "._q.mp4"):
+    """A stem counts only where it is unique; letters and accents may be apart, as macOS has them."""
+    clip, cafe, ete = "1012_M_00.05-00.06.941", "cafe\u0301.mp4", "\xe9t\xe9.mp4"
+    names = ["a/x.mov", "b/x.mov.mp4", "y.avi", "c/y.mp4", "-z.webm", f"{clip}.avi", "._q.mp4", "t/w.mp4", "u/w.mp4"]
+    for name in (*names, cafe, ete, "1@N_a.mov.mp4", "2@N_b.mov", "2@N_b.avi"):
         write_text(tmp_path / name, "")
     expected = {"x.mov": "a/x.mov", "x": "a/x.mov", "y": "c/y.mp4", "-z": "-z.webm", clip: f"{clip}.avi"}
-    files = VideoFiles(tmp_path)
+    expected |= {"w": "t/w.mp4", "e\u0301te\u0301": ete} | dict.fromkeys(
+        ("caf\xe9", "cafe\u0301", "caf\xe9.mp4"), cafe
+    )
+    with pytest.warns(UserWarning, match=r"1 file names stand twice.*u/w\.mp4.*t/w\.mp4 is used"):
+        files = VideoFiles(tmp_path)
     assert {name: files.find(name) for name in expected} == {
         name: str(tmp_path / path) for name, path in expected.items()
     }
     assert files.find("1012_M_00") is files.find("q") is None
-
-
-def test_a_stem_counts_only_where_it_is_unique(tmp_path):
-    for name in ("1@N_a.mov.mp4", "2@N_b.mov", "2@N_b.avi"):
-        write_text(tmp_path / name, "")
-    files = VideoFiles(tmp_path)
     assert files.find_stem("1@N_a") == str(tmp_path / "1@N_a.mov.mp4")
     assert files.find_stem("2@N_b") is None
-
-
-def test_a_name_that_stands_twice_is_warned_about(tmp_path):
-    for name in ("a/x.mp4", "b/x.mp4"):
-        write_text(tmp_path / name, "")
-    with pytest.warns(UserWarning, match=r"1 file names stand twice.*b/x\.mp4.*a/x\.mp4 is used"):
-        assert VideoFiles(tmp_path).find("x") == str(tmp_path / "a" / "x.mp4")
-
-
-def test_letters_and_accents_may_be_apart_as_macos_has_them(tmp_path):
-    (tmp_path / "cafe\u0301.mp4").write_bytes(b"")
-    (tmp_path / "r\xe9sum\xe9.mp4").write_bytes(b"")
-    files = VideoFiles(tmp_path)
-    for name in ("caf\xe9", "cafe\u0301", "caf\xe9.mp4"):
-        assert files.find(name) == str(tmp_path / "cafe\u0301.mp4")
-    assert files.find("re\u0301sume\u0301") == str(tmp_path / "r\xe9sum\xe9.mp4")
 
 
 def test_a_text_that_would_fill_the_memory_is_not_read(tmp_path):

@@ -22,10 +22,7 @@ CODECS |= dict.fromkeys((".h264", ".264"), "libx264") | dict.fromkeys((".hevc", 
 @pytest.mark.parametrize("suffix", [suffix for suffix in VIDEO_SUFFIXES if suffix not in (".dv", ".avif")])
 def test_what_it_takes_for_a_video_the_decoder_reads(tmp_path, suffix):
     written = write_video(
-        tmp_path / f"a{WRITTEN_AS.get(suffix, suffix)}",
-        12,
-        codec=CODECS.get(suffix, "mpeg4"),
-        size=(176, 144),
+        tmp_path / f"a{WRITTEN_AS.get(suffix, suffix)}", 12, codec=CODECS.get(suffix, "mpeg4"), size=(176, 144)
     )
     path = written.rename(tmp_path / f"b{suffix.upper()}")
     assert find_videos(tmp_path).videos == [str(path)]

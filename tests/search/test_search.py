@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,20 +49,17 @@ def index_of_clips(tmp_path, model, processor) -> VideoIndex:
 
 
 def forbid_encoding(index, monkeypatch):
-    def fail(*_):
-        raise AssertionError("a video was encoded")
-
-    monkeypatch.setattr(index.model, "get_video_features", fail)
+    monkeypatch.setattr(index.model, "get_video_features", lambda *_: pytest.fail("a video was encoded"))
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])
-def test_a_small_index_ranks_as_model_similarity(tmp_path, videos, checkpoint, mask_padding):
+def test_a_small_index_ranks_as_model_similarity(tmp_path, library, checkpoint, mask_padding):
     model, processor = load_checkpoint(checkpoint, mask_padding=mask_padding)
     processor.mask_padding = mask_padding
     index = VideoIndex.create(tmp_path / "my.index", model, processor)
-    assert update(index, videos) == {"added": 5}
+    assert update(index, library) == {"added": 5}
     assert len(index) == 5
-    paths = sorted(str(path) for path in videos.rglob("*.mp4"))
+    paths = sorted(str(path) for path in library.rglob("*.mp4"))
     with torch.inference_mode():
         logits = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text
     for query, expected, results in zip(CAPTIONS, logits, index.search_batch(CAPTIONS, k=9), strict=True):
@@ -75,13 +73,13 @@ def test_a_small_index_ranks_as_model_similarity(tmp_path, videos, checkpoint, m
     assert len(moments["v0.mp4"].frame_times) == len(moments["v0.mp4"].frame_weights) == 2
 
 
-def test_float32_and_bfloat16_are_one_model(tmp_path, videos, checkpoint):
+def test_float32_and_bfloat16_are_one_model(tmp_path, library, checkpoint):
     """Scores, logits of up to some 20 here, differ by at most 0.2, and frames point where they did."""
     made = {}
     for precision in ("fp32", "bf16"):
         path = tmp_path / precision
         index = VideoIndex.create(path, *load_checkpoint(checkpoint), device="cpu", precision=precision)
-        assert update(index, videos) == {"added": 5}
+        assert update(index, library) == {"added": 5}
         for reader in ("fp32", "bf16"):
             found = VideoIndex.open(path, device="cpu", precision=reader)
             made[precision, reader] = {
@@ -269,8 +267,8 @@ def test_a_file_has_one_name_however_its_folder_is_written(index, videos, monkey
     assert len(index.search(CAPTIONS[0], folder="../videos/more")) == 2
 
 
-def test_many_threads_load_the_model_once(indexed, videos, tmp_path, monkeypatch):
-    opened, loads = VideoIndex.open(tmp_path / "my.index"), []
+def test_many_threads_load_the_model_once(shared, monkeypatch):
+    opened, loads = VideoIndex.open(shared.path), []
     load = index_module.load_checkpoint
 
     def slow_load(*arguments, **options):
@@ -283,13 +281,12 @@ def test_many_threads_load_the_model_once(indexed, videos, tmp_path, monkeypatch
         found = list(pool.map(opened.search, CAPTIONS))
     assert len(loads) == 1
     assert [[result.path for result in results] for results in found] == [
-        [result.path for result in results] for results in indexed.search_batch(CAPTIONS)
+        [result.path for result in results] for results in shared.search_batch(CAPTIONS)
     ]
 
 
 def test_an_index_that_was_moved_while_it_is_open(indexed, videos, tmp_path):
     (tmp_path / "my.index").rename(tmp_path / "moved.index")
-    shutil.copyfile(videos / "v0.mp4", videos / "new.mp4")
     for use in (lambda: indexed.search("a dog"), lambda: update(indexed, videos), lambda: indexed.remove("v0.mp4")):
         with pytest.raises(FileNotFoundError, match=r"my\.index: the index is no longer there"):
             use()
@@ -319,7 +316,7 @@ def test_clips_whose_settings_are_lost_are_not_written_over(indexed, videos, tmp
     assert len(indexed) == 5
 
 
-def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypatch):
+def test_videos_are_committed_after_a_while_however_few(index, monkeypatch):
     """A clock that moves on by 10 seconds a look: the bound of 30 is passed at every fourth video."""
     clock, commits = iter(range(0, 10_000, 10)), []
     commit = store.Store.commit
@@ -333,23 +330,29 @@ def test_videos_are_committed_after_a_while_however_few(index, videos, monkeypat
     assert len(index) == 10
 
 
-def test_what_cannot_be_is_refused(index, videos, tmp_path, model, processor):
-    for query, problem in (("  ", "is empty"), ("a" * 2001, "2,001 characters; at most 2,000")):
-        with pytest.raises(ValueError, match=problem):
-            index.search(query)
-    with pytest.raises(ValueError, match="k=0"):
-        index.search("a dog", k=0)
-    with pytest.raises(ValueError, match="is a folder"):
-        index.add(videos)
-    new = tmp_path / "new.index"
-    for length, stride in ((10, 0), (10, 11), (0, 0), (-1, -2)):
-        with pytest.raises(ValueError, match="0 < stride <= length"):
-            VideoIndex.create(new, model, processor, clip_length=length, clip_stride=stride)
-    with pytest.raises(ValueError, match="searches with GLCCL's interaction, and XCLIPModel has another"):
-        VideoIndex.create(new, peer_model("xclip"), processor)
-    assert not new.exists()
-    with pytest.raises(ValueError, match="both model and processor"):
-        VideoIndex.open(tmp_path / "my.index", model)
+def test_what_cannot_be_is_refused(index, library, tmp_path, model, processor):
+    folder, new = tmp_path / "folder", partial(VideoIndex.create, tmp_path / "new.index")
+    folder.mkdir()
+    for error, problem, call in (
+        (ValueError, "is empty", lambda: index.search("  ")),
+        (ValueError, "2,001 characters; at most 2,000", lambda: index.search("a" * 2001)),
+        (ValueError, "k=0", lambda: index.search("a dog", k=0)),
+        (ValueError, "is a folder", lambda: index.add(library)),
+        (ValueError, "num_workers=0 .*must be 1 or more", lambda: index.update(library, num_workers=0)),
+        (ValueError, "batch_size=0 .*must be 1 or more", lambda: index.update(library, batch_size=0)),
+        (ValueError, "0 < stride <= length", lambda: new(model, processor, clip_length=10, clip_stride=0)),
+        (ValueError, "0 < stride <= length", lambda: new(model, processor, clip_length=10, clip_stride=11)),
+        (ValueError, "0 < stride <= length", lambda: new(model, processor, clip_length=-1, clip_stride=-2)),
+        (ValueError, "GLCCL's interaction, and XCLIPModel has another", lambda: new(peer_model("xclip"), processor)),
+        (ValueError, "both model and processor", lambda: VideoIndex.open(index.path, model)),
+        (FileNotFoundError, "no such index", lambda: VideoIndex.open(tmp_path / "none")),
+        (FileNotFoundError, "holds no index", lambda: VideoIndex.open(folder)),
+        (FileExistsError, "there is an index already", lambda: VideoIndex.create(index.path, model, processor)),
+    ):
+        with pytest.raises(error, match=problem):
+            call()
+    assert not (tmp_path / "new.index").exists()
+    assert index.search("a dog") == []
 
 
 def test_removed_files_are_dropped_on_request_unless_all_are_gone(indexed, videos):
@@ -507,9 +510,8 @@ def test_the_last_clip_reads_to_the_end_of_the_file(long_video, processor, monke
     assert spans == [(0, 10), (6, 16), (12, 22), (18, None)]
 
 
-def test_another_model_is_refused_with_the_reason(indexed, videos, tmp_path, model, processor, checkpoint):
-    path = tmp_path / "my.index"
-    assert len(VideoIndex.open(path, model, processor)) == 5
+def test_another_model_is_refused_with_the_reason(shared, model, processor, checkpoint):
+    path = shared.path
     other = GLCCLModel.from_pretrained(checkpoint)
     with torch.no_grad():
         other.temporal.position_embedding.weight[0, 0] += 1
@@ -523,19 +525,8 @@ def test_another_model_is_refused_with_the_reason(indexed, videos, tmp_path, mod
     assert len(VideoIndex.open(path, other_loss, processor)) == 5
 
 
-def test_places_without_an_index_are_told_apart(tmp_path, index, model, processor):
-    with pytest.raises(FileNotFoundError, match="no such index"):
-        VideoIndex.open(tmp_path / "none")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no index"):
-        VideoIndex.open(tmp_path / "folder")
-    with pytest.raises(FileExistsError, match="there is an index already"):
-        VideoIndex.create(tmp_path / "my.index", model, processor)
-    assert index.search("a dog") == []
-
-
-def test_moments_follow_the_frame_weights(indexed, videos, model, processor):
-    for result in indexed.search(CAPTIONS[1], moments=True):
+def test_moments_follow_the_frame_weights(shared, model, processor):
+    for result in shared.search(CAPTIONS[1], moments=True):
         with torch.inference_mode():
             text = model.get_text_features(**processor(text=CAPTIONS[1]))
             video = model.get_video_features(**processor(videos=[result.path]))
@@ -618,9 +609,3 @@ def test_exact_logits_are_those_of_the_model(model, monkeypatch, guided):
     alone = [prepare_text(model, text.select([row]).trim()) for row in range(3)]
     found = torch.stack([exact_logits(model, one, frames, lengths) for one in alone])
     torch.testing.assert_close(found, model.similarity(text, video), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["num_workers", "batch_size"])
-def test_no_thread_or_no_clip_at_a_time_is_refused_instead_of_indexing_nothing(index, videos, name):
-    with pytest.raises(ValueError, match=f"{name}=0 .*must be 1 or more"):
-        index.update(videos, progress=False, **{name: 0})

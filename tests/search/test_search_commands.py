@@ -17,10 +17,17 @@ from modeling_glccl.search.rendering import clock
 from modeling_glccl.video_decoding_glccl import decode_video
 
 
-def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
+@pytest.fixture
+def indexed(run, videos, checkpoint) -> str:
+    """What the command printed that indexed the videos."""
     code, printed = run("index", videos, "--index", "my.index", "--model", checkpoint)
     assert code == 0
-    assert "my.index: 5 videos (5 added)" in printed
+    return printed
+
+
+def test_from_a_folder_to_a_moment_in_two_commands(run, videos, indexed):
+    assert "my.index: 5 videos (5 added)" in indexed
+    assert "other files ignored: 1 (suffixes .txt)" in indexed
     code, printed = run("search", "a dog in the snow", "--index", "my.index")
     assert code == 0
     for text in ("a dog in the snow", "rank", "score", "best moment", "v1.mp4", "more/v4.mp4", "0:0", f"in {videos}"):
@@ -30,13 +37,12 @@ def test_from_a_folder_to_a_moment_in_two_commands(run, videos, checkpoint):
     assert [result["rank"] for result in results] == [1, 2]
     assert results[0]["score"] >= results[1]["score"]
     assert 0 <= results[0]["moment"]["start"] < results[0]["moment"]["end"] <= results[0]["duration"]
-    code, printed = run("index", videos, "--index", "my.index")
-    assert (code, "5 unchanged" in printed) == (0, True)
+    for path, unchanged in ((videos, 5), (videos / "v0.mp4", 1)):
+        code, printed = run("index", path, "--index", "my.index")
+        assert (code, f"5 videos ({unchanged} unchanged)" in printed) == (0, True)
 
 
-def test_filters_and_order(run, videos, checkpoint):
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
-
+def test_filters_and_order(run, videos, indexed):
     def found(*options):
         code, printed = run("search", "a dog", "--index", "my.index", "--json", *options)
         return [Path(result["path"]).name for result in json.loads(printed)] if code == 0 else printed
@@ -54,20 +60,18 @@ def test_filters_and_order(run, videos, checkpoint):
     assert (code, printed) == (0, "nothing fits: no video has a score of 1e+06\n")
 
 
-def test_a_query_in_another_encoding_is_searched(run, videos, checkpoint, tmp_path):
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
-    code, printed = run("search", "a caf\udce9", "--index", "my.index", "--html", tmp_path / "page.html")
+def test_a_query_in_another_encoding_is_searched(run, shared, tmp_path):
+    code, printed = run("search", "a caf\udce9", "--index", shared.path, "--html", tmp_path / "page.html")
     assert (code, "a caf?" in printed) == (0, True)
     assert "a caf?" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert run("cut", "a caf\udce9", "--index", "my.index", "--output", "cut", "-k", 1)[0] == 0
+    assert run("cut", "a caf\udce9", "--index", shared.path, "--output", "cut", "-k", 1)[0] == 0
 
 
-def test_a_language_that_the_model_does_not_know_is_told_of(run, videos, checkpoint):
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
+def test_a_language_that_the_model_does_not_know_is_told_of(run, shared):
     queries = {"一只狗在雪里跑": True, "pes běží sněhem": True, "красный квадрат": True}
     queries |= {"a dog": False, "two dogs, and a man!": False, "2026 03 04": False, "a b c": False}
     for query, told in queries.items():
-        code, printed = run("search", query, "--index", "my.index")
+        code, printed = run("search", query, "--index", shared.path)
         assert (code, "the model hardly knows this language" in printed) == (0, told), query
 
 
@@ -92,25 +96,12 @@ def test_brackets_are_printed_as_they_are_and_control_characters_are_not(run, vi
         assert text in printed
 
 
-def test_one_file_and_no_file(run, videos, checkpoint, tmp_path):
-    model = ("--index", "my.index", "--model", checkpoint)
-    code, printed = run("index", videos / "v0.mp4", *model)
-    assert (code, "my.index: 1 videos (1 added)" in printed) == (0, True)
-    (tmp_path / "empty").mkdir()
-    code, message = run("index", tmp_path / "empty", *model)
-    assert code == 1
-    assert "empty: no videos there (suffixes .mp4, " in message
-    _, printed = run("index", videos, "--index", "my.index")
-    assert "other files ignored: 1 (suffixes .txt)" in printed
-
-
-def test_several_folders(run, videos, checkpoint, tmp_path):
+def test_several_folders(run, videos, indexed, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "empty").mkdir()
     write_video(tmp_path / "other" / "v0.mp4", 50, fps=5)
     shutil.copyfile(tmp_path / "other" / "v0.mp4", tmp_path / "other" / "copy.mp4")
     index = ("--index", "my.index")
-    run("index", videos, *index, "--model", checkpoint)
     opened = VideoIndex.open("my.index")
     ids = set(contents(opened))
     code, printed = run("index", videos / "more", "other", videos, *index)
@@ -126,23 +117,20 @@ def test_several_folders(run, videos, checkpoint, tmp_path):
     assert "no such folder of videos" in run("index", "other", "none", *index)[1]
 
 
-def test_the_page_needs_no_other_file(run, videos, checkpoint, tmp_path, monkeypatch):
+def test_the_page_needs_no_other_file(run, videos, indexed, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
     (videos / "v1.mp4").unlink()
     code, _ = run("search", "<b>dogs</b> & snow", "--index", "my.index", "--html", "report.html", "--open")
     assert code == 0
     page = (tmp_path / "report.html").read_text()
     assert opened == [(tmp_path / "report.html").as_uri()]
-    assert "&lt;b&gt;dogs&lt;/b&gt; &amp; snow" in page
+    for text in ("&lt;b&gt;dogs&lt;/b&gt; &amp; snow", "no such file", '<td class="moment"><img', '<th title="snow">'):
+        assert text in page
     assert "<b>" not in page
     assert page.count("<article>") == 5
     assert page.count('src="data:image/jpeg;base64,') == 4 + 4 + 4 + 2  # v0 has two frames, v1 is gone
     assert 'src="http' not in page
-    assert "no such file" in page
-    assert '<td class="moment"><img' in page
-    assert '<th title="snow">' in page
 
 
 def test_errors_are_listed_and_retried(run, videos, checkpoint):
@@ -160,7 +148,7 @@ def test_errors_are_listed_and_retried(run, videos, checkpoint):
     assert "videos with errors: 0" in run("index", "--index", "my.index", "--errors")[1]
 
 
-def test_wrong_use_is_explained(run, videos, checkpoint):
+def test_wrong_use_is_explained(run, videos, checkpoint, shared):
     assert "say with which model, --model CHECKPOINT" in run("index", videos, "--index", "my.index")[1]
     assert "which folder of videos?" in run("index", "--index", "my.index")[1]
     for command in (("search", "a dog"), ("cut", "a dog", "--output", "cut")):
@@ -170,10 +158,11 @@ def test_wrong_use_is_explained(run, videos, checkpoint):
     for command in (("index", videos, "--model", checkpoint), ("search", "a dog")):
         assert "file.txt: is a file; an index is a folder" in run(*command, "--index", "file.txt")[1]
     assert "no such folder" in run("index", videos / "none", "--index", "i", "--model", checkpoint)[1]
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
-    code, message = run("index", videos, "--index", "my.index", "--clip-length", 5)
+    for path, problem in ((videos / "v1.mp4", "--watch is for folders"), (videos / "none", "no such folder")):
+        assert problem in run("index", path, "--index", "i", "--model", checkpoint, "--watch")[1]
+    code, message = run("index", videos, "--index", shared.path, "--clip-length", 5)
     assert code == 1
-    assert "--clip-length 5.0: my.index was made with 30.0" in message
+    assert f"--clip-length 5.0: {shared.path} was made with 30.0" in message
 
 
 def test_watching_waits_for_files_that_grow(videos, checkpoint, tmp_path, monkeypatch, capsys):
@@ -198,6 +187,8 @@ def test_watching_waits_for_files_that_grow(videos, checkpoint, tmp_path, monkey
             case 8:
                 away.rename(videos)
             case 9:
+                (videos / "v1.srt").write_text("1\n00:00:01,000 --> 00:00:02,500\na dog\n")
+            case 12:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr("modeling_glccl.search.commands.time.sleep", step)
@@ -205,24 +196,18 @@ def test_watching_waits_for_files_that_grow(videos, checkpoint, tmp_path, monkey
     assert main(list(map(str, command))) == 130
     printed, errors = capsys.readouterr()
     library = [f"v{number}.mp4" for number in range(5)]
-    # Seen once; indexed; a file grows; is whole, and seen once; indexed; gone; the drive is away, twice; it is back.
-    assert rounds == [[], library, library, library, ["new.mp4", *library], library, library, library, library]
+    # Seen once; indexed; a file grows; is whole, and seen once; indexed; gone; the drive is away, twice; it is back;
+    # subtitles come, are seen once, and read.
+    assert rounds == [[], library, library, library, ["new.mp4", *library], *[library] * 7]
     lines = [line for line in printed.splitlines() if line.startswith("my.index")]
-    for line, done in zip(lines, ("5 videos (5 added)", "6 videos (1 copied, ", "5 videos ("), strict=True):
-        assert done in line
+    done = ("5 videos (5 added)", "6 videos (1 copied, ", "5 videos (", "5 videos (5 unchanged, 1 subtitled)")
+    assert all(part in line for line, part in zip(lines, done, strict=True))
     assert "1 removed" in lines[2]
     assert errors.count("no such folder of videos") == 1
     assert errors.endswith("glccl index: interrupted; the same command goes on where it stopped\n")
 
 
-def test_watching_needs_a_folder(run, videos, checkpoint):
-    code, message = run("index", videos / "v1.mp4", "--index", "i", "--model", checkpoint, "--watch")
-    assert (code, "--watch is for folders" in message) == (1, True)
-    assert "no such folder" in run("index", videos / "none", "--index", "i", "--model", checkpoint, "--watch")[1]
-
-
-def test_moments_are_cut(run, videos, checkpoint, tmp_path):
-    run("index", videos, "--index", "my.index", "--model", checkpoint)
+def test_moments_are_cut(run, videos, indexed, tmp_path):
     (videos / "v1.mp4").unlink()
     command = ("cut", "a dog in the snow", "--index", "my.index", "--output", "cut/here", "--padding", 0.5)
     code, message = run(*command)

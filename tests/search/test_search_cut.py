@@ -29,10 +29,17 @@ def packets(path, kind: str, key: bool = False) -> list[tuple[float, bytes]]:
         return [(float(packet.pts * packet.time_base) - origin, bytes(packet)) for packet in wanted]
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Four seconds by suffix."""
+    folder = tmp_path_factory.mktemp("sources")
+    return {suffix: write_video(folder / f"source{suffix}", 100, codec=codec) for suffix, codec in SUFFIXES.items()}
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1.5, 2.3), (1.92, 2.4), (3.3, 99)])
-def test_a_copy_begins_at_the_key_frame_before_and_ends_with_the_moment(tmp_path, suffix, start, end):
-    source = write_video(tmp_path / f"source{suffix}", 100, codec=SUFFIXES[suffix])
+def test_a_copy_begins_at_the_key_frame_before_and_ends_with_the_moment(tmp_path, sources, suffix, start, end):
+    source = sources[suffix]
     cut = cut_moment(source, start, end, tmp_path / f"cut{suffix}")
     key = max(seconds for seconds, _ in packets(source, "video", key=True) if seconds <= start + 1e-3)
     assert cut.start == pytest.approx(key, abs=2e-3)
@@ -48,9 +55,8 @@ def test_a_copy_begins_at_the_key_frame_before_and_ends_with_the_moment(tmp_path
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1.5, 2.3), (1.53, 1.55), (3.3, 99)])
-def test_an_exact_moment_is_what_is_on_screen(tmp_path, start, end):
-    source = write_video(tmp_path / "source.mkv", 100)
-    cut = cut_moment(source, start, end, tmp_path / "cut.mp4", exact=True)
+def test_an_exact_moment_is_what_is_on_screen(tmp_path, sources, start, end):
+    cut = cut_moment(sources[".mkv"], start, end, tmp_path / "cut.mp4", exact=True)
     assert (cut.start, cut.end) == pytest.approx((start, min(end, 4)), abs=2e-3)
     shown = [number for number in range(100) if number / 25 < end and (number + 1) / 25 > start + 1e-6]
     assert numbers(cut.path) == shown
@@ -101,20 +107,16 @@ def test_a_turned_video_stays_upright(tmp_path, rotation, exact):
     assert np.abs(found.astype(int) - expected).mean() < 8
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".avi", "mjpeg"), (".gif", "gif")])
-def test_colours_and_odd_sides_survive(tmp_path, suffix, codec):
-    source = tmp_path / f"source{suffix}"
-    with av.open(str(source), "w") as container:
-        stream = container.add_stream(codec, rate=5)
-        stream.width, stream.height = (65, 49) if codec != "libx264" else (64, 48)
-        stream.pix_fmt = {"libx264": "yuv420p", "mjpeg": "yuvj420p", "gif": "rgb8"}[codec]
-        if codec == "libx264":  # BT.709
-            for name in ("color_primaries", "color_trc", "colorspace"):
-                setattr(stream.codec_context, name, 1)
-        image = np.full((stream.height, stream.width, 3), (220, 30, 90), np.uint8)
-        for _ in range(10):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
-        container.mux(stream.encode(None))
+BT709 = dict.fromkeys(("color_primaries", "color_trc", "colorspace"), "bt709")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "size", "options"),
+    [(".mp4", "libx264", (64, 48), BT709), (".avi", "mjpeg", (65, 49), {}), (".gif", "gif", (65, 49), {})],
+)
+def test_colours_and_odd_sides_survive(tmp_path, suffix, codec, size, options):
+    images = [np.full((*size[::-1], 3), (220, 30, 90), np.uint8)] * 10
+    source = write_video(tmp_path / f"source{suffix}", images, fps=5, codec=codec, size=size, options=options)
     cut = cut_moment(source, 0.5, 1.5, tmp_path / "cut.mp4", exact=True)
     expected, found = decode_video(source, 1).frames[0], decode_video(cut.path, 1).frames[0]
     assert found.shape == (48, 64, 3)
@@ -122,22 +124,20 @@ def test_colours_and_odd_sides_survive(tmp_path, suffix, codec):
 
 
 def test_nothing_is_overwritten_and_nothing_left_behind(tmp_path):
-    source = write_video(tmp_path / "source.mp4", 50)
+    write_video(tmp_path / "source.mp4", 50)
     (tmp_path / "cut.mp4").write_text("mine")
-    for exact in (False, True):
-        with pytest.raises(FileExistsError, match=r"cut\.mp4 exists"):
-            cut_moment(source, 0, 1, tmp_path / "cut.mp4", exact)
+    for name, start, end, output, exact, error, problem in (
+        ("source.mp4", 0, 1, "cut.mp4", False, FileExistsError, r"cut\.mp4 exists"),
+        ("source.mp4", 0, 1, "cut.mp4", True, FileExistsError, r"cut\.mp4 exists"),
+        ("source.mp4", 9, 10, "late.mp4", True, VideoDecodeError, "no frame between start=9 and end=10"),
+        ("source.mp4", 0, 1, "cut.ogv", False, VideoDecodeError, r"cannot be cut as \.ogv"),
+        ("none.mp4", 0, 1, "new.mp4", False, VideoDecodeError, r"none\.mp4: no such file"),
+        ("source.mp4", 2, 1, "new.mp4", False, ValueError, "0 <= start < end"),
+        ("source.mp4", 0, 1, "new.mkv", True, ValueError, r"call it \.mp4"),
+    ):
+        with pytest.raises(error, match=problem):
+            cut_moment(tmp_path / name, start, end, tmp_path / output, exact)
     assert (tmp_path / "cut.mp4").read_text() == "mine"
-    with pytest.raises(VideoDecodeError, match="no frame between start=9 and end=10"):
-        cut_moment(source, 9, 10, tmp_path / "late.mp4", exact=True)
-    with pytest.raises(VideoDecodeError, match=r"cannot be cut as \.ogv"):
-        cut_moment(source, 0, 1, tmp_path / "cut.ogv")
-    with pytest.raises(VideoDecodeError, match=r"none\.mp4: no such file"):
-        cut_moment(tmp_path / "none.mp4", 0, 1, tmp_path / "new.mp4")
-    with pytest.raises(ValueError, match="0 <= start < end"):
-        cut_moment(source, 2, 1, tmp_path / "new.mp4")
-    with pytest.raises(ValueError, match=r"call it \.mp4"):
-        cut_moment(source, 0, 1, tmp_path / "new.mkv", exact=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.mp4", "source.mp4"]
 
 

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import lancedb
 import pyarrow as pa
@@ -55,9 +57,8 @@ def test_two_processes_add_at_once_while_another_searches(
     assert_same_contents(reader, built_in_peace)
 
 
-def test_writers_that_find_the_same_changes_agree(tmp_path, model, processor, videos):
+def test_writers_that_find_the_same_changes_agree(tmp_path, index):
     """A writer that comes second with a video neither doubles nor undoes what the first has written."""
-    index = VideoIndex.create(tmp_path / "my.index", model, processor)
     first, second = synthetic_records(3), synthetic_records(3)
     assert [record.video_id for record in index._store.commit(first)] == ["video0", "video1", "video2"]
     assert Store(tmp_path / "my.index").commit(second) == []
@@ -70,39 +71,37 @@ def test_writers_that_find_the_same_changes_agree(tmp_path, model, processor, vi
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError(
-            "lance error: LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"
-        ),
+        RuntimeError("LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_said_and_leaves_the_index_intact(index, videos, monkeypatch, error):
+def test_a_full_disk_is_said_and_leaves_the_index_intact(index, library, monkeypatch, error):
     """Simulated: LanceDB's add raises what it raises on a full disk."""
     index._store.commit(synthetic_records(3))
     open_clips = Store.open_clips
 
     def full(store):
         table = open_clips(store)
-
-        def add(*_):
-            raise error
-
-        monkeypatch.setattr(table, "add", add)
+        monkeypatch.setattr(table, "add", Mock(side_effect=error))
         return table
 
     with monkeypatch.context() as context:
         context.setattr(Store, "open_clips", full)
         with pytest.raises(OSError, match=r"no space left for the index .*my\.index: what was .* is intact"):
-            index.update(videos, progress=False)
+            index.update(library, progress=False)
     assert len(index.search("a dog")) == len(index) == 3
-    index.update(videos, progress=False)
+    index.update(library, progress=False)
     assert len(index.search("a dog")) == len(index) == 8
+
+
+@pytest.fixture
+def path(shared, tmp_path) -> Path:
+    """Of an index of five videos that a test may damage."""
+    return Path(shutil.copytree(shared.path, tmp_path / "my.index"))
 
 
 @pytest.mark.parametrize("change", ["gone", "cut", "empty", "other"])
 @pytest.mark.parametrize("table", ["clips", "about"])
-def test_a_damaged_file_is_one_error_that_names_the_index(index, videos, model, processor, table, change):
-    index.update(videos, progress=False)
-    path = Path(index.info()["path"])
+def test_a_damaged_file_is_one_error_that_names_the_index(path, model, processor, table, change):
     for file in (path / f"{table}.lance" / "data").iterdir():
         content = {"cut": file.read_bytes()[:-40], "empty": b"", "other": b"no table" * 100}.get(change)
         file.unlink() if content is None else file.write_bytes(content)
@@ -110,9 +109,7 @@ def test_a_damaged_file_is_one_error_that_names_the_index(index, videos, model, 
         VideoIndex.open(path, model, processor).search("a dog")
 
 
-def test_without_its_newest_description_an_index_does_not_open_as_it_was_before(index, videos, model, processor):
-    index.update(videos, progress=False)
-    path = Path(index.info()["path"])
+def test_without_its_newest_description_an_index_does_not_open_as_it_was_before(path, model, processor):
     (newest, *_) = sorted((path / "clips.lance" / "_versions").glob("*.manifest"))
     newest.unlink()
     with pytest.raises(ValueError, match=f"a file of the index is damaged or gone .*{newest.name} is gone"):
@@ -123,9 +120,8 @@ def test_without_its_newest_description_an_index_does_not_open_as_it_was_before(
             VideoIndex.open(path, model, processor)
 
 
-def test_a_wrong_length_in_a_file_of_deleted_rows_does_not_end_the_process(index, videos, model, processor):
-    index.update(videos, progress=False)
-    path = Path(index.info()["path"])
+def test_a_wrong_length_in_a_file_of_deleted_rows_does_not_end_the_process(path, model, processor):
+    index = VideoIndex.open(path, model, processor)
     index.remove(index.videos()[0]["video_id"])
     (file,) = (path / "clips.lance" / "_deletions").iterdir()
     content = bytearray(file.read_bytes())
@@ -135,14 +131,13 @@ def test_a_wrong_length_in_a_file_of_deleted_rows_does_not_end_the_process(index
         VideoIndex.open(path, model, processor)
 
 
-def test_an_index_makes_nobody_read_what_lies_elsewhere(index, videos, model, processor, tmp_path):
+def test_an_index_makes_nobody_read_what_lies_elsewhere(path, model, processor, tmp_path):
     """A list of checksums may name any path, such as that of a device without an end."""
-    index.update(videos, progress=False)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"other bytes than those of the checksum")
-    listed = Path(index.info()["path"]) / "newest.json"
+    listed = path / "newest.json"
     listed.write_text(json.dumps(json.loads(listed.read_text()) | {str(elsewhere): 1, "../elsewhere": 1}))
-    assert len(VideoIndex.open(listed.parent, model, processor)) == len(index)
+    assert len(VideoIndex.open(path, model, processor)) == 5
 
 
 def test_a_file_that_vanishes_while_they_are_listed_does_not_count(index, monkeypatch):
@@ -156,8 +151,8 @@ def test_a_file_that_vanishes_while_they_are_listed_does_not_count(index, monkey
     assert index.info()["bytes"] == size
 
 
-def test_times_that_no_moment_has_are_refused(index, videos):
-    index.update(videos, progress=False)
+def test_times_that_no_moment_has_are_refused(path, model, processor):
+    index = VideoIndex.open(path, model, processor)
     index._store.open_clips().update(values={"start": 1e9})
     with pytest.raises(ValueError, match=r"my\.index: the times of .* are damaged"):
         index.search("a dog", moments=True)

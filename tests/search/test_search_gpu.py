@@ -12,10 +12,7 @@ from modeling_glccl import runtime
 from modeling_glccl.checkpoints import load_checkpoint
 from modeling_glccl.search import VideoIndex
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")]
 
 
 @pytest.fixture

@@ -19,19 +19,18 @@ from modeling_glccl.features_glccl import GLCCLVideoFeatures
 from modeling_glccl.search import VideoIndex, candidates, searcher
 
 
-@pytest.fixture(scope="module")
-def indexed(tmp_path_factory, library, model, processor) -> VideoIndex:
-    index = VideoIndex.create(tmp_path_factory.mktemp("queries") / "my.index", model, processor)
-    index.update(library, progress=False, num_workers=1)
-    return index
-
-
 @pytest.fixture
 def still(tmp_path) -> Path:
     path = tmp_path / "still.png"
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 4), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def picture(path: Path) -> np.ndarray:
+    """As a video of one frame."""
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))[None]
 
 
 def features(model, processor, *videos, **span) -> GLCCLVideoFeatures:
@@ -45,7 +44,7 @@ def similarity(example: torch.Tensor, frames: torch.Tensor) -> float:
     return sum(best) / len(best)
 
 
-def expected_similarities(index, model, processor, example: torch.Tensor, paths) -> dict[str, float]:
+def expected_similarities(model, processor, example: torch.Tensor, paths) -> dict[str, float]:
     stored = {path: features(model, processor, path) for path in paths}
     return {path: similarity(example, video.frames[0][video.frame_mask[0]]) for path, video in stored.items()}
 
@@ -55,18 +54,16 @@ def scores(results) -> dict[str, float]:
     return {result.path: result.score for result in results}
 
 
-def test_an_example_is_compared_frame_by_frame(indexed, library, still, model, processor):
+def test_an_example_is_compared_frame_by_frame(shared, library, still, model, processor):
     paths = sorted(map(str, library.rglob("*.mp4")))
-    with Image.open(still) as image:
-        pixels = np.array(image.convert("RGB"))[None]
     for options, example in (
-        ({"image": still}, features(model, processor, pixels)),
+        ({"image": still}, features(model, processor, picture(still))),
         ({"video": paths[2]}, features(model, processor, paths[2])),
         ({"video": f"{paths[4]}@1-3.5"}, features(model, processor, paths[4], start=1, end=3.5)),
         ({"like": paths[1]}, features(model, processor, paths[1])),
     ):
-        results = indexed.search_like(moments=True, **options)
-        wanted = expected_similarities(indexed, model, processor, example.frames[0], paths)
+        results = shared.search_like(moments=True, **options)
+        wanted = expected_similarities(model, processor, example.frames[0], paths)
         if "like" in options:
             wanted.pop(paths[1])  # it would be the best
         assert scores(results) == pytest.approx(wanted, abs=2e-3)
@@ -74,7 +71,7 @@ def test_an_example_is_compared_frame_by_frame(indexed, library, still, model, p
         for result in results:
             assert result.start <= result.moment.start < result.moment.end <= result.end
             assert result.word_weights is None
-    assert scores(indexed.search_like(video=paths[2]))[paths[2]] == pytest.approx(1, abs=2e-3)
+    assert scores(shared.search_like(video=paths[2]))[paths[2]] == pytest.approx(1, abs=2e-3)
 
 
 def test_padding_of_an_example_does_not_count(tmp_path, library, still, checkpoint):
@@ -86,9 +83,7 @@ def test_padding_of_an_example_does_not_count(tmp_path, library, still, checkpoi
     (row,) = index._store.rows(["frames", "num_frames", "frame_times"], f"video_id = '{path}'")
     assert (row["num_frames"], len(row["frame_times"])) == (4, 2)
     stored = torch.tensor(row["frames"]).float().view(4, -1)
-    with Image.open(still) as image:
-        pixels = np.array(image.convert("RGB"))[None]
-    example = features(model, processor, pixels).frames[0, :1]
+    example = features(model, processor, picture(still)).frames[0, :1]
     assert scores(index.search_like(image=still))[path] == pytest.approx(similarity(example, stored), abs=2e-3)
     (other,) = index._store.rows(["frames"], f"video_id != '{path}'")
     expected = similarity(stored[:2], torch.tensor(other["frames"]).float().view(4, -1))
@@ -130,45 +125,41 @@ def test_the_shortlist_loses_little(index, monkeypatch):
     assert common >= 99  # of 110
 
 
-def test_combined_scores_are_those_of_their_definition(indexed, library, still, model, processor, monkeypatch):
+def test_combined_scores_are_those_of_their_definition(shared, library, still, model, processor, monkeypatch):
     monkeypatch.setattr(model.config, "confidence_weights", [0.0] * 6)  # other queries have confidences
-    assert indexed.search(CAPTIONS[0], min_confidence=0.5)[0].confidence == 0.5
+    assert shared.search(CAPTIONS[0], min_confidence=0.5)[0].confidence == 0.5
     paths = sorted(map(str, library.rglob("*.mp4")))
     with torch.inference_mode():
         logits = model(**processor(text=CAPTIONS, videos=paths)).logits_per_text.numpy()
-    with Image.open(still) as image:
-        example = features(model, processor, np.array(image.convert("RGB"))[None]).frames[0]
-    alike = np.array(list(expected_similarities(indexed, model, processor, example, paths).values()))
+    example = features(model, processor, picture(still)).frames[0]
+    alike = np.array(list(expected_similarities(model, processor, example, paths).values()))
     image_score = alike * model.clip.logit_scale.exp().item()
     both = (logits[0] + logits[1]) / 2
     for options, wanted in (
         ({"and_": CAPTIONS[1]}, both),
         ({"and_": CAPTIONS[1:3]}, logits[:3].mean(axis=0)),
         ({"not_": CAPTIONS[3]}, logits[0] - np.maximum(0, logits[3] - 0.75 * logits[0])),
-        (
-            {"and_": CAPTIONS[1:2], "not_": CAPTIONS[2:4]},
-            both - np.maximum(0, logits[2:4] - 0.75 * both).sum(axis=0),
-        ),
+        ({"and_": CAPTIONS[1:2], "not_": CAPTIONS[2:4]}, both - np.maximum(0, logits[2:4] - 0.75 * both).sum(axis=0)),
         ({"image": still}, (logits[0] + image_score) / 2),
     ):
-        results = indexed.search(CAPTIONS[0], moments=True, **options)
+        results = shared.search(CAPTIONS[0], moments=True, **options)
         assert scores(results) == pytest.approx(dict(zip(paths, wanted, strict=True)), abs=0.06)
         assert {(result.measure, result.confidence) for result in results} == {("combined", None)}
-        plain = {result.path: result.moment for result in indexed.search(CAPTIONS[0], moments=True)}
+        plain = {result.path: result.moment for result in shared.search(CAPTIONS[0], moments=True)}
         assert {result.path: result.moment for result in results} == plain  # of the first sentence
     assert np.abs(logits[3] - 0.75 * logits[0]).max() > 0.1  # the definitions differ
-    batch = indexed.search_batch(CAPTIONS[:2], not_=CAPTIONS[3])
+    batch = shared.search_batch(CAPTIONS[:2], not_=CAPTIONS[3])
     assert [scores(results) for results in batch] == [
-        pytest.approx(scores(indexed.search(caption, not_=[CAPTIONS[3]])), abs=1e-3) for caption in CAPTIONS[:2]
+        pytest.approx(scores(shared.search(caption, not_=[CAPTIONS[3]])), abs=1e-3) for caption in CAPTIONS[:2]
     ]
 
 
-def test_filters_apply_to_examples(indexed, library):
-    results = indexed.search_like(like=str(library / "v0.mp4"), folder=library / "more", sort="path")
+def test_filters_apply_to_examples(shared, library):
+    results = shared.search_like(like=str(library / "v0.mp4"), folder=library / "more", sort="path")
     assert [Path(result.path).name for result in results] == ["v3.mp4", "v4.mp4"]
 
 
-def test_examples_that_cannot_be_are_named(indexed, library, still, tmp_path):
+def test_examples_that_cannot_be_are_named(shared, library, still, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -192,18 +183,18 @@ def test_examples_that_cannot_be_are_named(indexed, library, still, tmp_path):
         ({"image": still, "min_confidence": 0.5}, ValueError, "calibrate|only searches with one sentence"),
     ):
         with pytest.raises(error, match=problem):
-            indexed.search_like(**options)
+            shared.search_like(**options)
     with pytest.raises(ValueError, match="the query is empty"):
-        indexed.search("a dog", not_=" ")
+        shared.search("a dog", not_=" ")
 
 
 @pytest.fixture
-def search(run, indexed):
+def search(run, shared):
     """Runs a search of the index."""
-    return partial(run, "search", "--index", indexed.path)
+    return partial(run, "search", "--index", shared.path)
 
 
-def test_examples_and_parts_on_the_command_line(search, indexed, library, still, tmp_path):
+def test_examples_and_parts_on_the_command_line(search, shared, library, still, tmp_path):
     like = library / "v1.mp4"
     code, printed = search("--like", like, "--html", tmp_path / "page.html")
     assert code == 0
@@ -216,7 +207,7 @@ def test_examples_and_parts_on_the_command_line(search, indexed, library, still,
     for text in ("a dog, and snow, not two cars, not blocks, like ", "combined score"):
         assert text in printed
     _, printed = search("--json", "--image", still, "-k", 2)
-    expected = indexed.search_like(2, image=still)
+    expected = shared.search_like(2, image=still)
     found = json.loads(printed)
     assert [result["measure"] for result in found] == ["similarity"] * 2
     assert [result["score"] for result in found] == pytest.approx([result.score for result in expected])
@@ -224,7 +215,7 @@ def test_examples_and_parts_on_the_command_line(search, indexed, library, still,
     assert (code, "none.png: no such image" in printed, "Traceback" in printed) == (1, True, False)
 
 
-def test_queries_of_a_file(search, indexed, library, still, tmp_path):
+def test_queries_of_a_file(search, shared, library, still, tmp_path):
     file = tmp_path / "queries.jsonl"
     lines = [
         {"query": CAPTIONS[0]},
@@ -239,10 +230,10 @@ def test_queries_of_a_file(search, indexed, library, still, tmp_path):
     found = [json.loads(line) for line in printed.splitlines()]
     assert [line["query"] for line in found] == [*(line.get("query") for line in lines)]
     expected = [
-        *indexed.search_batch(CAPTIONS[:2], 3),
-        indexed.search(CAPTIONS[0], 1, folder=library / "more"),
-        indexed.search(CAPTIONS[0], 3, not_=CAPTIONS[1], sort="path"),
-        indexed.search_like(3, image=still, max_duration=3),
+        *shared.search_batch(CAPTIONS[:2], 3),
+        shared.search(CAPTIONS[0], 1, folder=library / "more"),
+        shared.search(CAPTIONS[0], 3, not_=CAPTIONS[1], sort="path"),
+        shared.search_like(3, image=still, max_duration=3),
     ]
     for line, results in zip(found, expected, strict=True):
         assert [result["path"] for result in line["results"]] == [result.path for result in results]
@@ -254,30 +245,26 @@ def test_queries_of_a_file(search, indexed, library, still, tmp_path):
         ('{"query": ' * 100_000, "maximum recursion depth exceeded"),
         ('{"query": "a \\ud800"}', "surrogates not allowed"),
         ('{"query": "a", "ids": [1, 2]}', "ids is [1, 2]; expected a text or a list of texts"),
-        ('{"query": "a", "and": 5}', "and is 5; expected a text or a list of texts"),
         ('{"query": "a", "k": 1e400}', "k is inf; expected a whole number"),
         ('{"query": "a", "k": true}', "k is True; expected a whole number"),
         ('{"query": "a", "min_score": NaN}', "min_score is nan; expected a number"),
         ('{"query": "a", "no_words": 1}', "no_words is 1; expected true or false"),
-        ('{"like": 5}', "like is 5; expected a text"),
         ('{"query": "a", "sort": []}', "sort is []; expected a text"),
         ('{"query": "a dog", "colour": "red"}', "'colour' is unknown; use "),
         ('{"query": " "}', "the query is empty"),
         ('{"query": "a dog", "ids": ["none"]}', "no video with the id 'none'"),
-        ('{"query": "a dog", "k": "x"}', "k is 'x'; expected a whole number"),
         ("{}", "nothing to search for"),
     ):
         file.write_text(f"{json.dumps(lines[0])}\n\n{wrong}\n{json.dumps(lines[1])}")
         code, printed = search("--queries", file)
-        assert code == 1
-        assert f"{file}, line 3: {problem}" in printed or (f"{file}, line 3: " in printed and problem in printed)
+        assert (code, f"{file}, line 3: " in printed, problem in printed) == (1, True, True)
     file.write_bytes(b"\xff")
     assert "queries.jsonl: is not UTF-8" in search("--queries", file)[1]
     for option in (("--html", "a.html"), ("--open",), ("--shot-list", "a.csv")):
         assert "--queries prints lines of JSON: leave out" in search("--queries", file, *option)[1]
 
 
-def test_without_a_query_it_asks(search, monkeypatch, indexed):
+def test_without_a_query_it_asks(search, monkeypatch, shared):
     typed = iter([CAPTIONS[0], "a" * 3000, CAPTIONS[1], "", CAPTIONS[0], ""])
     prompts = []
     monkeypatch.setattr("builtins.input", lambda prompt: prompts.append(prompt) or next(typed))

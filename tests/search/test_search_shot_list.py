@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from videos import write_video
@@ -14,10 +15,11 @@ from modeling_glccl.search.shot_list import Shot, write_shot_list
 from modeling_glccl.video_streams_glccl import VideoDecodeError
 
 
-@pytest.fixture
-def shots(tmp_path) -> list[Shot]:
-    first = write_video(tmp_path / "first, one.mp4", 100)
-    ntsc = write_video(tmp_path / "ntsc.mkv", 100, fps=Fraction(30_000, 1001))
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory) -> list[Shot]:
+    folder = tmp_path_factory.mktemp("shots")
+    first = write_video(folder / "first, one.mp4", 100)
+    ntsc = write_video(folder / "ntsc.mkv", 100, fps=Fraction(30_000, 1001))
     return [Shot(str(first), 1.0, 2.48, 9.5), Shot(str(ntsc), 1.001, 3.003, 8.25), Shot(str(first), 3.0, 3.001, -1)]
 
 
@@ -62,7 +64,7 @@ def test_a_timeline_is_read_back(tmp_path, shots):
     spans = [(clip.source_range.start_time.to_frames(), clip.source_range.duration.to_frames()) for clip in clips]
     assert spans == [(25, 37), (30, 60), (75, 1)]
     assert [clip.source_range.start_time.rate for clip in clips] == pytest.approx([25, 30_000 / 1001, 25])
-    assert clips[0].media_reference.target_url == (tmp_path / "first, one.mp4").as_uri()
+    assert clips[0].media_reference.target_url == Path(shots[0].path).as_uri()
     assert clips[1].metadata["glccl"] == {"query": "a dog", "score": 8.25}
 
 

@@ -5,12 +5,10 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import pytest
-from videos import CODEC_OPTIONS, PIXEL_FORMATS
+from videos import write_video
 
 from modeling_glccl.cli import main
 from modeling_glccl.search import VideoIndex
@@ -32,15 +30,7 @@ def shot(seed: int, frames: int) -> Iterator[np.ndarray]:
 
 
 def write_frames(path: Path, frames, fps: Fraction | int = 10, codec: str = "libx264") -> str:
-    with av.open(str(path), "w") as container:
-        options = {"b": "2M"} | CODEC_OPTIONS.get(codec, {})
-        stream: Any = container.add_stream(codec, rate=Fraction(fps), options=options)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, PIXEL_FORMATS.get(codec, "yuv420p")
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
-        container.mux(stream.encode(None))
-    return str(path)
+    return str(write_video(path, frames, fps, codec, options={"b": "2M"}))
 
 
 def cuts_of(path: str) -> list[int]:
@@ -51,17 +41,11 @@ def joined(*lengths: int) -> list[np.ndarray]:
     return [frame for seed, frames in enumerate(lengths) for frame in shot(seed, frames)]
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "fps"),
-    [
-        ("a.mp4", "libx264", 25),
-        ("a.mkv", "libx265", Fraction(24000, 1001)),
-        ("a.avi", "mpeg4", 12),
-        ("a.mpg", "mpeg2video", 25),
-        ("a.webm", "libvpx-vp9", 60),
-        ("a.avi", "mjpeg", 5),
-    ],
-)
+FORMATS = [("a.mp4", "libx264", 25), ("a.mkv", "libx265", Fraction(24000, 1001)), ("a.avi", "mpeg4", 12)]
+FORMATS += [("a.mpg", "mpeg2video", 25), ("a.webm", "libvpx-vp9", 60), ("a.avi", "mjpeg", 5)]
+
+
+@pytest.mark.parametrize(("name", "codec", "fps"), FORMATS)
 def test_hard_cuts_are_found_to_the_frame(tmp_path, name, codec, fps):
     assert cuts_of(write_frames(tmp_path / name, joined(40, 25, 60, 13), fps, codec)) == [40, 65, 125]
 
@@ -104,15 +88,8 @@ def test_shots_that_are_too_short_are_joined_and_long_ones_cut():
     settings = ClipSettings(length=10, stride=6, kind="shots")
     times = np.arange(400) / 10
     cuts = [0.5, 3.0, 3.5, 4.0, 8.0, 9.0, 25.0, 39.5]
-    assert settings.windows(times, 40.0, cuts) == [
-        (0.0, 3.0),
-        (3.0, 8.0),
-        (8.0, 18.0),
-        (14.0, 24.0),
-        (20.0, 25.0),
-        (25.0, 35.0),
-        (31.0, 40.0),
-    ]
+    expected = [(0, 3), (3, 8), (8, 18), (14, 24), (20, 25), (25, 35), (31, 40)]
+    assert settings.windows(times, 40.0, cuts) == expected
     assert settings.windows(times, 40.0) == ClipSettings(10, 6).windows(times, 40.0)
     # A hole in the middle of a shot is passed over; no frame is lost.
     times = np.concatenate([np.arange(50) / 10, 600 + np.arange(50) / 10])

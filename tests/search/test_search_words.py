@@ -17,7 +17,6 @@ import pytest
 from search_data import CAPTIONS, synthetic_records, update, write_cues
 from videos import write_video, write_with_sound
 
-from modeling_glccl.cli import main
 from modeling_glccl.search import VideoIndex, ingest, searcher, words
 from modeling_glccl.search.words import Cue, find_sidecars, load_speech, read_sidecar, read_tracks
 
@@ -54,10 +53,10 @@ def test_subtitle_files_are_read(tmp_path, name, content):
     assert errors == []
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_letters_beyond_ascii(tmp_path, encoding):
-    (tmp_path / "a.srt").write_bytes(said("Grüße, café, naïve").encode(encoding))
-    assert read_sidecar(str(tmp_path / "a.srt"), []) == [Cue(1.0, 2.5, "Grüße, café, naïve")]
+def test_letters_beyond_ascii(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
+        (tmp_path / "a.srt").write_bytes(said("Grüße, café, naïve").encode(encoding))
+        assert read_sidecar(str(tmp_path / "a.srt"), []) == [Cue(1.0, 2.5, "Grüße, café, naïve")]
 
 
 @pytest.mark.parametrize(
@@ -302,12 +301,7 @@ def test_every_word_must_be_said_by_default(spoken):
     for result in spoken.search(CAPTIONS[0], 300):
         assert result.words is None or {"dog", "snow"} <= set(result.words.text.split())
     assert any(result.words for result in spoken.search(CAPTIONS[0], 300))
-    for options in (
-        {"no_words": True},
-        {"and_": "a lamp"},
-        {"not_": "a lamp"},
-        {"min_score": -1e9},
-    ):
+    for options in ({"no_words": True}, {"and_": "a lamp"}, {"not_": "a lamp"}, {"min_score": -1e9}):
         assert not any(result.words for result in spoken.search(CAPTIONS[0], 300, **options))
     assert {result.measure for result in spoken.search("a lamp and a zebra", 300)} == {"logit"}
     assert {result.measure for result in spoken.search("of the")} == {"logit"}
@@ -316,16 +310,15 @@ def test_every_word_must_be_said_by_default(spoken):
 
 def test_filters_hold_for_words(spoken):
     everything = spoken.search(words="river", k=300)
+    # Of clips: only what is said in them.
+    found = spoken.search(words="river", k=300, where="duration > 200 AND clip = 0", min_duration=5)
+    assert found
+    assert {result.words.start for result in found} <= {5.0, 25.0}
     for filters, passes in (
         ({"ids": ["video1", "video2", "video4"]}, lambda number: number in (1, 2, 4)),
         ({"max_duration": 40}, lambda number: number <= 30),
-        ({"where": "duration > 200 AND clip = 0", "min_duration": 5}, None),
     ):
         found = spoken.search(words="river", k=300, **filters)
-        if passes is None:  # of clips: only what is said in them
-            assert found
-            assert {result.words.start for result in found} <= {5.0, 25.0}
-            continue
         kept = [result.video_id for result in everything if passes(int(result.video_id.removeprefix("video")))]
         assert [result.video_id for result in found] == kept
         found = spoken.search(CAPTIONS[0], words="river", k=300, **filters)
@@ -396,9 +389,7 @@ def test_videos_without_subtitles_are_transcribed(index, tmp_path, whisper):
 
 
 def test_speech_without_the_package_or_the_model(index, videos, monkeypatch, whisper):
-    with pytest.raises(
-        ValueError, match="speech='none': cannot be loaded as a model of faster-whisper: no such model"
-    ):
+    with pytest.raises(ValueError, match=r"speech='none': cannot be loaded as a model .*: no such model"):
         index.update(videos, speech="none", progress=False)
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(ImportError, match=r'pip install .*\[speech\]"'):
@@ -433,19 +424,3 @@ def test_words_on_the_command_line(run, videos, checkpoint, tmp_path):
     (tmp_path / "queries").write_text("\n".join(map(json.dumps, lines)))
     answers = [json.loads(line) for line in search("--queries", "queries").splitlines()]
     assert [answer["results"][0]["measure"] for answer in answers] == ["words", "fused", "logit"]
-
-
-def test_watching_notices_subtitles(videos, checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    looks = []
-
-    def step(_):
-        looks.append(0)
-        if len(looks) == 3:
-            (videos / "v1.srt").write_text(SRT)
-        if len(looks) == 6:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("modeling_glccl.search.commands.time.sleep", step)
-    main(["index", str(videos), "--index", "my.index", "--model", str(checkpoint), "--watch", "0.5"])
-    assert "(5 unchanged, 1 subtitled)" in capsys.readouterr().out

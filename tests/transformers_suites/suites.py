@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,12 @@ def suite(name: str) -> ModuleType:
         pytest.skip(reason, allow_module_level=True)
     with _what_the_release_lacks():
         return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def skip(case: type[unittest.TestCase], reason: str, *names: str) -> None:
+    """Skips tests that the suite has."""
+    for name in names:
+        setattr(case, name, unittest.skip(reason)(getattr(case, name)))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import unittest
 import pytest
 import torch
 from models import tiny_config, tiny_video
-from suites import suite
+from suites import skip, suite
 
 from modeling_glccl import GLCCLConfig, GLCCLModel
 
@@ -60,25 +60,14 @@ class GLCCLModelTest(ModelTesterMixin, unittest.TestCase):
     def _video_features_get_expected_num_hidden_states(self, model_tester=None):
         return self._video_features_get_expected_num_attentions() + 2  # what enters each of the two encoders
 
-    @unittest.skip("each tower's lie in text_features and video_features; test_get_*_features_attentions looks")
-    def test_attention_outputs(self):
-        pass
 
-    @unittest.skip("each tower's lie in text_features and video_features; test_get_*_features_hidden_states looks")
-    def test_hidden_states_output(self):
-        pass
-
-    @unittest.skip("the same; tests/test_modeling.py has one of their gradients")
-    def test_retain_grad_hidden_states_attentions(self):
-        pass
-
-    @unittest.skip("it subtracts all outputs, and masks are bool; tests/test_modeling.py compares tuple and output")
-    def test_model_outputs_equivalence(self):
-        pass
-
-
+# tests/test_modeling.py has one of their gradients.
+LIE_ELSEWHERE = "each tower's lie in text_features and video_features; test_get_*_features_* look at them"
+OWN_OUTPUTS = ("test_attention_outputs", "test_hidden_states_output", "test_retain_grad_hidden_states_attentions")
+skip(GLCCLModelTest, LIE_ELSEWHERE, *OWN_OUTPUTS)
+BOOL = "it subtracts all outputs, and masks are bool; tests/test_modeling.py compares tuple and output"
+skip(GLCCLModelTest, BOOL, "test_model_outputs_equivalence")
 # With a mask of their own making the texts are none: it must end with the EOS, and a model says so where it does not.
-for name in dir(GLCCLModelTest):
-    if name.startswith("test_eager_matches_sdpa_inference_") and "no_attn_mask" not in name:
-        reason = "its attention_mask leaves out words before the EOS or the EOS itself, which GLCCL refuses"
-        setattr(GLCCLModelTest, name, unittest.skip(reason)(getattr(GLCCLModelTest, name)))
+MASKED = "its attention_mask leaves out words before the EOS or the EOS itself, which GLCCL refuses"
+EAGER = [name for name in dir(GLCCLModelTest) if name.startswith("test_eager_matches_sdpa_inference_")]
+skip(GLCCLModelTest, MASKED, *(name for name in EAGER if "no_attn_mask" not in name))

@@ -3,7 +3,7 @@
 import unittest
 
 import pytest
-from suites import suite
+from suites import skip, suite
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from modeling_glccl import GLCCLVideoProcessor
@@ -39,14 +39,10 @@ class GLCCLVideoProcessingTest(common.VideoProcessingTestMixin, unittest.TestCas
         self.video_processor_tester = GLCCLVideoProcessingTester()
         self.video_processor_dict = {"size": 20, "crop_size": 18, "max_frames": 12}
 
-    @unittest.skip("size and crop_size are one number of pixels each, not dictionaries; they are read from such")
-    def test_video_processor_from_dict_with_kwargs(self):
-        pass
 
-    @unittest.skip("a video with fewer frames than are asked for gives those it has, and a mask says so")
-    def test_call_sample_frames(self):
-        pass
-
-    @unittest.skip("GLCCL sees the order of channels from the shape, and its mean and deviation are the processor's")
-    def test_call_numpy_4_channels(self):
-        pass
+for name, reason in {
+    "test_video_processor_from_dict_with_kwargs": "size and crop_size are one number each, read from dictionaries",
+    "test_call_sample_frames": "a video with fewer frames than are asked for gives those it has, and a mask says so",
+    "test_call_numpy_4_channels": "the shape says the order of channels, the processor has mean and deviation",
+}.items():
+    skip(GLCCLVideoProcessingTest, reason, name)
