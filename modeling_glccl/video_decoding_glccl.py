@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import compress
+from itertools import compress, groupby
 from typing import Any, NamedTuple
 
 import av
@@ -477,30 +477,34 @@ def _gather(
     """For each plan its frames [n, ...] as RGB, upright and transformed; for one that is an error, None.
 
     `frames` are those at the positions of all plans, ascending, each once. One of them at a time is in memory, and of
-    each plan what has come. A frame of another size than the first is scaled to it, and turned like it.
+    each plan what has come. A frame of another size than the first of its plan is scaled to it, and turned like it.
     """
     missing = [len(plan) if isinstance(plan, np.ndarray) else 0 for plan in plans]
     ends, gathered, turn = np.cumsum(missing), dict[int, np.ndarray](), 0
-    flat, image = _positions(plans), np.empty(0)
-    size, matrix, position = {}, [], -1
-    for place in np.argsort(flat, kind="stable"):
-        if flat[place] != position:
+    flat, looks, images = _positions(plans), dict[int, tuple](), {}
+    for _, group in groupby(np.argsort(flat, kind="stable"), flat.__getitem__):
+        places = list(group)
+        numbers = np.searchsorted(ends, places, "right").tolist()
+        images.clear()
+        frame = next(frames, None)
+        if frame is None:
+            raise _NotThereError
+        if first := [number for number in numbers if number not in looks]:
+            looks |= dict.fromkeys(first, (frame.width, frame.height, tuple(display_matrix(frame))))
+        for width, height, matrix in {looks[number] for number in numbers}:
+            image = frame.to_ndarray(format="rgb24", threads=1, width=width, height=height)
+            images[width, height, matrix] = upright(image, matrix)
             del image
-            frame = next(frames, None)
-            if frame is None:
-                raise _NotThereError
-            matrix = matrix if size else display_matrix(frame)
-            size = size or {"width": frame.width, "height": frame.height}
-            image = frame.to_ndarray(format="rgb24", threads=1, **size)
-            del frame  # in 4K it takes 33 MB, as does each that the decoder holds
-            image = upright(image, matrix)
-            image = transform(image) if transform else image
-            position = flat[place]
-        number = int(np.searchsorted(ends, place, "right"))
-        if number not in gathered:
-            gathered[number] = np.empty((missing[number], *image.shape), image.dtype)
-        gathered[number][place - ends[number]] = image  # counted from the end
-        missing[number] -= 1
+        del frame  # in 4K it takes 33 MB, as does each that the decoder holds
+        if transform:
+            images.update((look, transform(image)) for look, image in [*images.items()])
+        for place, number in zip(places, numbers, strict=True):
+            image = images[looks[number]]
+            if number not in gathered:
+                gathered[number] = np.empty((missing[number], *image.shape), image.dtype)
+            gathered[number][place - ends[number]] = image  # counted from the end
+            missing[number] -= 1
+            del image
         while turn < len(plans) and not missing[turn]:
             yield gathered.pop(turn, None)
             turn += 1
@@ -514,7 +518,7 @@ def display_matrix(frame: av.VideoFrame) -> list[int]:
     return [] if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
 
 
-def upright(image: np.ndarray, matrix: list[int]) -> np.ndarray:
+def upright(image: np.ndarray, matrix: Sequence[int]) -> np.ndarray:
     """An image [H, W, 3] turned and mirrored as its frame's [`display_matrix`] says; other angles are ignored.
 
     The matrix a b u, c d v, x y w takes the point (x, y) to (a x + c y, b x + d y).

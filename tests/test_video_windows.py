@@ -63,6 +63,25 @@ def test_a_file_is_gone_through_once_however_many_windows_there_are(tmp_path, na
     assert [video.decoded_frames for video in found] == sorted(video.decoded_frames for video in found)
 
 
+def test_frames_are_scaled_to_the_first_of_their_own_window(tmp_path):
+    parts = [write_video(tmp_path / f"{width}.ts", 50, size=(width, 48)) for width in (64, 96)]
+    path = tmp_path / "a.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(av.open(str(parts[0])).streams.video[0])
+        for number, part in enumerate(parts):
+            with av.open(str(part)) as source:
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.pts, packet.dts = packet.pts + 180_000 * number, packet.dts + 180_000 * number
+                        packet.stream = stream
+                        container.mux(packet)
+    windows = [(0, 1), (1.5, 2.5), (1.7, 3), (2.1, 3)]
+    found = list(decode_windows(path, windows, 5))
+    assert [video.frames.shape[2] for video in found] == [64, 64, 64, 96]
+    for video, window in zip(found, windows, strict=True):
+        assert_same(video, alone(path, window, 5))
+
+
 def test_a_window_is_there_before_what_follows_is_decoded(tmp_path):
     path = write_video(tmp_path / "a.mp4", 100)
     seen = []
