@@ -10,7 +10,7 @@ import torch
 from checkpoints import save_tiny_checkpoint
 from search_data import CAPTIONS
 
-from modeling_glccl import GLCCLModel, runtime
+from modeling_glccl import GLCCLModel, GLCCLProcessor, runtime
 from modeling_glccl.cli import main
 from modeling_glccl.runtime import with_runtime
 from modeling_glccl.search import VideoIndex
@@ -28,6 +28,16 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runtime") / "checkpoint"
     save_tiny_checkpoint(folder, CAPTIONS, layers=1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return GLCCLModel.from_pretrained(checkpoint).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(checkpoint):
+    return GLCCLProcessor.from_pretrained(checkpoint)
 
 
 @pytest.fixture(scope="module")
