@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import compress
+from itertools import compress, groupby
 from typing import Any, NamedTuple
 
 import av
@@ -195,8 +195,9 @@ def decode_windows(
 ) -> Iterator[DecodedVideo | VideoDecodeError]:
     """What [`decode_video`] gives or raises for each window, (start, end), in their order.
 
-    The file is gone through once, however many there are; `transform` is called once a frame. What concerns no window
-    alone is raised.
+    The file is gone through once, however many there are; `transform` is called once a frame, and once more where
+    windows begin in frames of other sizes. From a window on that damage reaches, frames are counted without those that
+    do not decode. What concerns no window alone is raised.
     """
     source, done = locate(source), 0
     chosen = [FrameSampling(max_frames, *window, sampling) for window in windows]
@@ -248,15 +249,12 @@ def _decode_by_seeking(
                 stream, source.name, pts[np.unique(_positions(plans))].tolist(), packets.seek_points, first, cost
             )
             del packets, pts
-            warned = False
             for plan, images in zip(plans, _gather(frames, plans, transform), strict=True):
-                if not warned:
-                    warn_if_short(stream, source.name, count, times, end, Counter())
-                    warned = True
                 if isinstance(plan, VideoDecodeError):
                     yield plan
                 else:
                     yield DecodedVideo(images, times[plan], end, cost["frames"], times)
+            warn_if_short(stream, source.name, count, times, end, Counter())  # which moves the container
 
 
 def _plan(
@@ -477,30 +475,32 @@ def _gather(
     """For each plan its frames [n, ...] as RGB, upright and transformed; for one that is an error, None.
 
     `frames` are those at the positions of all plans, ascending, each once. One of them at a time is in memory, and of
-    each plan what has come. A frame of another size than the first is scaled to it, and turned like it.
+    each plan what has come. A frame of another size than the first of a plan is scaled to it, and turned like it.
     """
     missing = [len(plan) if isinstance(plan, np.ndarray) else 0 for plan in plans]
     ends, gathered, turn = np.cumsum(missing), dict[int, np.ndarray](), 0
-    flat, image = _positions(plans), np.empty(0)
-    size, matrix, position = {}, [], -1
-    for place in np.argsort(flat, kind="stable"):
-        if flat[place] != position:
-            del image
-            frame = next(frames, None)
-            if frame is None:
-                raise _NotThereError
-            matrix = matrix if size else display_matrix(frame)
-            size = size or {"width": frame.width, "height": frame.height}
-            image = frame.to_ndarray(format="rgb24", threads=1, **size)
-            del frame  # in 4K it takes 33 MB, as does each that the decoder holds
-            image = upright(image, matrix)
-            image = transform(image) if transform else image
-            position = flat[place]
-        number = int(np.searchsorted(ends, place, "right"))
-        if number not in gathered:
-            gathered[number] = np.empty((missing[number], *image.shape), image.dtype)
-        gathered[number][place - ends[number]] = image  # counted from the end
-        missing[number] -= 1
+    flat, looks = _positions(plans), dict[int, Any]()
+    for _, places in groupby(np.argsort(flat, kind="stable"), flat.__getitem__):
+        frame = next(frames, None)
+        if frame is None:
+            raise _NotThereError
+        wanted = [(place, int(np.searchsorted(ends, place, "right"))) for place in places]
+        look = frame.width, frame.height, *display_matrix(frame)
+        images = {
+            (width, height, *matrix): frame.to_ndarray(format="rgb24", threads=1, width=width, height=height)
+            for width, height, *matrix in {looks.setdefault(number, look) for _, number in wanted}
+        }
+        del frame  # in 4K it takes 33 MB, as does each that the decoder holds
+        images = {look: upright(image, look[2:]) for look, image in images.items()}
+        if transform:
+            images = {look: transform(image) for look, image in images.items()}
+        for place, number in wanted:
+            image = images[looks[number]]
+            if number not in gathered:
+                gathered[number] = np.empty((missing[number], *image.shape), image.dtype)
+            gathered[number][place - ends[number]] = image  # counted from the end
+            missing[number] -= 1
+        del image, images
         while turn < len(plans) and not missing[turn]:
             yield gathered.pop(turn, None)
             turn += 1
@@ -514,7 +514,7 @@ def display_matrix(frame: av.VideoFrame) -> list[int]:
     return [] if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
 
 
-def upright(image: np.ndarray, matrix: list[int]) -> np.ndarray:
+def upright(image: np.ndarray, matrix: Sequence[int]) -> np.ndarray:
     """An image [H, W, 3] turned and mirrored as its frame's [`display_matrix`] says; other angles are ignored.
 
     The matrix a b u, c d v, x y w takes the point (x, y) to (a x + c y, b x + d y).

@@ -6,7 +6,7 @@ from unittest import mock
 import av
 import numpy as np
 import pytest
-from videos import frame_number, write_video
+from videos import frame_image, frame_number, write_sound, write_video
 
 from modeling_glccl import video_decoding_glccl as video_decoding
 from modeling_glccl.video_decoding_glccl import decode_video, decode_windows
@@ -61,6 +61,33 @@ def test_a_file_is_gone_through_once_however_many_windows_there_are(tmp_path, na
     assert len(frames) == len({time for video in found for time in video.timestamps})  # each made an array once
     assert found[-1].decoded_frames <= passes * 200
     assert [video.decoded_frames for video in found] == sorted(video.decoded_frames for video in found)
+
+
+def test_each_window_has_the_size_of_its_own_first_frame(tmp_path):
+    wide = write_video(tmp_path / "a.ts", 50)
+    tall = write_video(tmp_path / "b.ts", 50, size=(48, 96), timestamps=[2 + i / 25 for i in range(50)])
+    content, windows = wide.read_bytes() + tall.read_bytes(), [(2, 3), (0, 1), (1.6, 2.4), (1.8, 2.6), (2.5, 3.5)]
+    found = list(decode_windows(content, windows, 4))
+    assert [video.frames.shape[1:3] for video in found] == [(96, 48), (48, 64), (48, 64), (48, 64), (96, 48)]
+    for video, window in zip(found, windows, strict=True):
+        assert_same(video, alone(content, window, 4))
+
+
+def test_to_see_whether_a_file_is_cut_does_not_move_it_under_the_windows(tmp_path, monkeypatch):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=16000)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = 64, 48, "yuv420p", 500
+        container.mux([p for i in range(50) for p in stream.encode(av.VideoFrame.from_ndarray(frame_image(i)))])
+        container.mux(stream.encode(None))
+        write_sound(container, sound, 300)
+    monkeypatch.setattr(video_decoding, "_decode_in_order", None)
+    found = list(decode_windows(path, [(0, 1), (0.5, 1.5), (1, None)], 4))
+    assert [frame_number(frame) for video in found for frame in video.frames] == [
+        *(3, 9, 15, 21),
+        *(16, 22, 28, 34),
+        *(28, 34, 40, 46),
+    ]
 
 
 def test_a_window_is_there_before_what_follows_is_decoded(tmp_path):
