@@ -1,6 +1,7 @@
 """Several windows of a file in one go: what each alone would give."""
 
 import warnings
+from types import SimpleNamespace
 from unittest import mock
 
 import av
@@ -9,6 +10,7 @@ import pytest
 from videos import frame_image, frame_number, write_sound, write_video
 
 from modeling_glccl import video_decoding_glccl as video_decoding
+from modeling_glccl.search import clips
 from modeling_glccl.video_decoding_glccl import decode_video, decode_windows
 from modeling_glccl.video_processing_glccl import GLCCLVideoProcessor
 from modeling_glccl.video_streams_glccl import VideoDecodeError
@@ -152,3 +154,16 @@ def test_the_processor_makes_of_each_window_what_it_makes_of_it_alone(tmp_path, 
         np.testing.assert_array_equal(
             batch["video_metadata"][0]["timestamps"], alone["video_metadata"][0]["timestamps"]
         )
+
+
+def test_clips_that_all_overlap_are_not_in_memory_together(tmp_path, monkeypatch):
+    path, videos = write_video(tmp_path / "a.mp4", 100), GLCCLVideoProcessor(size=24, crop_size=16, max_frames=3)
+    processor, settings, read = SimpleNamespace(video_processor=videos), clips.ClipSettings(2.0, 0.2), []
+    expected = list(clips.read_clips(str(path), processor, settings, []))
+    monkeypatch.setattr(clips, "_TOGETHER", 4)
+    windows = videos.windows
+    monkeypatch.setattr(videos, "windows", lambda path, some: read.append(len(some)) or windows(path, some))
+    found = list(clips.read_clips(str(path), processor, settings, []))
+    assert read == [4, 4, 3]
+    assert [clip.start for clip in found] == [clip.start for clip in expected]
+    assert all(one.pixels.equal(other.pixels) for one, other in zip(found, expected, strict=True))
