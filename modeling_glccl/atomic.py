@@ -52,6 +52,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is no empty folder: choose another name, or delete it")
+    folder = folder.resolve()  # what a link leads to, or "." has a name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(".partial", f".{folder.name[:50]}.", folder.parent) as temporary, room_for(folder):
         part = Path(temporary, folder.name)

@@ -195,8 +195,9 @@ def decode_windows(
 ) -> Iterator[DecodedVideo | VideoDecodeError]:
     """What [`decode_video`] gives or raises for each window, (start, end), in their order.
 
-    The file is gone through once, however many there are; `transform` is called once a frame. What concerns no window
-    alone is raised.
+    The file is gone through once, however many there are; `transform` is called once a frame, and once more where
+    windows begin in frames of other sizes. From a window on that damage reaches, frames are counted without those that
+    do not decode. What concerns no window alone is raised.
     """
     source, done = locate(source), 0
     chosen = [FrameSampling(max_frames, *window, sampling) for window in windows]
@@ -248,15 +249,12 @@ def _decode_by_seeking(
                 stream, source.name, pts[np.unique(_positions(plans))].tolist(), packets.seek_points, first, cost
             )
             del packets, pts
-            warned = False
             for plan, images in zip(plans, _gather(frames, plans, transform), strict=True):
-                if not warned:
-                    warn_if_short(stream, source.name, count, times, end, Counter())
-                    warned = True
                 if isinstance(plan, VideoDecodeError):
                     yield plan
                 else:
                     yield DecodedVideo(images, times[plan], end, cost["frames"], times)
+            warn_if_short(stream, source.name, count, times, end, Counter())  # which moves the container
 
 
 def _plan(
@@ -477,34 +475,32 @@ def _gather(
     """For each plan its frames [n, ...] as RGB, upright and transformed; for one that is an error, None.
 
     `frames` are those at the positions of all plans, ascending, each once. One of them at a time is in memory, and of
-    each plan what has come. A frame of another size than the first of its plan is scaled to it, and turned like it.
+    each plan what has come. A frame of another size than the first of a plan is scaled to it, and turned like it.
     """
     missing = [len(plan) if isinstance(plan, np.ndarray) else 0 for plan in plans]
     ends, gathered, turn = np.cumsum(missing), dict[int, np.ndarray](), 0
-    flat, looks, images = _positions(plans), dict[int, tuple](), {}
-    for _, group in groupby(np.argsort(flat, kind="stable"), flat.__getitem__):
-        places = list(group)
-        numbers = np.searchsorted(ends, places, "right").tolist()
-        images.clear()
+    flat, looks = _positions(plans), dict[int, Any]()
+    for _, places in groupby(np.argsort(flat, kind="stable"), flat.__getitem__):
         frame = next(frames, None)
         if frame is None:
             raise _NotThereError
-        if first := [number for number in numbers if number not in looks]:
-            looks |= dict.fromkeys(first, (frame.width, frame.height, tuple(display_matrix(frame))))
-        for width, height, matrix in {looks[number] for number in numbers}:
-            image = frame.to_ndarray(format="rgb24", threads=1, width=width, height=height)
-            images[width, height, matrix] = upright(image, matrix)
-            del image
+        wanted = [(place, int(np.searchsorted(ends, place, "right"))) for place in places]
+        look = frame.width, frame.height, *display_matrix(frame)
+        images = {
+            (width, height, *matrix): frame.to_ndarray(format="rgb24", threads=1, width=width, height=height)
+            for width, height, *matrix in {looks.setdefault(number, look) for _, number in wanted}
+        }
         del frame  # in 4K it takes 33 MB, as does each that the decoder holds
+        images = {look: upright(image, look[2:]) for look, image in images.items()}
         if transform:
-            images.update((look, transform(image)) for look, image in [*images.items()])
-        for place, number in zip(places, numbers, strict=True):
+            images = {look: transform(image) for look, image in images.items()}
+        for place, number in wanted:
             image = images[looks[number]]
             if number not in gathered:
                 gathered[number] = np.empty((missing[number], *image.shape), image.dtype)
             gathered[number][place - ends[number]] = image  # counted from the end
             missing[number] -= 1
-            del image
+        del image, images
         while turn < len(plans) and not missing[turn]:
             yield gathered.pop(turn, None)
             turn += 1

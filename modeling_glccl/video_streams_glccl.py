@@ -4,8 +4,8 @@ import errno
 import io
 import os
 import re
-import struct
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -30,8 +30,13 @@ MAX_BYTES = 76_000_000  # of one frame as the decoder holds it
 MAX_HELD = 240_000_000
 # Of all tracks of an MP4 file together, of which FFmpeg holds some 35 bytes each: a day with sound.
 MAX_SAMPLES = 6_500_000
-# Boxes of MP4 that FFmpeg looks into, wherever they stand.
-_PARENTS = frozenset(b"moov trak mdia minf stbl moof traf mvex udta edts dinf meta wave tapt ipro sinf".split())
+# Boxes of MP4 that FFmpeg looks into, wherever they stand; what begins those that it finds in others, behind other
+# things; and those that tell of samples.
+_PARENTS = frozenset(
+    b"moov trak mdia minf stbl moof traf mvex udta edts dinf wave tapt ipro sinf schi tref ilst".split()
+)
+_HIDDEN = {b"meta": b"hdlr", b"stsd": b"hdlr|stts|stsz|stz2|stsc|stco|co64|trun"}
+_TABLES = frozenset(b"hdlr stts stsz stz2 stsc stco co64 trun cmov".split())
 
 
 class VideoDecodeError(ValueError):
@@ -114,33 +119,48 @@ def _boxes(file: BinaryIO, offset: int, end: int, depth: int = 0) -> Iterator[tu
     """Kind, begin and end of what each box of an MP4 file holds, those in others after these; of other files noise."""
     while offset + 8 <= end:
         file.seek(offset)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        begin = offset + 8
+        if len(head := file.read(16)) < 8:  # the file has been cut meanwhile
+            return
+        length, kind, begin = _number(head, 0), head[4:8], offset + 8
         if length == 1:
-            length, begin = int.from_bytes(file.read(8), "big"), offset + 16
+            length, begin = int.from_bytes(head[8:], "big"), offset + 16
         offset = min(offset + max(length, 8), end) if length else end  # 0: up to the end
         yield kind, begin, offset
-        if kind in _PARENTS and depth < 10:  # as FFmpeg
-            yield from _boxes(file, begin, offset, depth + 1)
+        starts = [begin] if kind in _PARENTS else []
+        if kind in _HIDDEN:
+            file.seek(begin)
+            content = file.read(min(offset - begin, 2**25))
+            starts = [begin + found.start() - 4 for found in re.finditer(_HIDDEN[kind], content)]
+        for start in starts if depth < 10 else []:  # as FFmpeg
+            yield from _boxes(file, start, offset, depth + 1)
 
 
 def _check_samples(file: BinaryIO, name: str) -> None:
     """Raises VideoDecodeError where an MP4 file says that it holds more samples than memory does.
 
-    To say so takes it a few bytes, and FFmpeg makes an entry for each as soon as it opens the file.
+    To say so takes it a few bytes, and FFmpeg makes an entry for each as soon as it opens the file. So do runs of
+    chunks (stsc), and a header that is compressed (cmov) takes the bytes that it says: they count like samples.
     """
-    total, track = 0, {}
-    for kind, begin, end in chain(_boxes(file, 0, file.seek(0, os.SEEK_END)), [(b"trak", 0, 0)]):
-        total += 1
-        if kind == b"trak":  # the one before is complete
-            total, track = total + _entries(track), {}
-        elif kind in (b"hdlr", b"stts", b"stsz", b"stz2", b"stsc", b"stco", b"co64", b"trun"):
-            file.seek(begin)
-            content = file.read(end - begin if kind == b"stsc" else min(16, end - begin))
-            track.setdefault({b"stz2": b"stsz", b"co64": b"stco"}.get(kind, kind), []).append(content)
-            total += _number(content, 4) if kind == b"trun" else 0
-        if total > MAX_SAMPLES:
-            raise VideoDecodeError(f"{name}: says that it holds more than {MAX_SAMPLES:,} samples; cut it into parts")
+    total, parts = 0, [file]
+    for part in parts:
+        track = {}
+        for kind, begin, end in chain(_boxes(part, 0, part.seek(0, os.SEEK_END)), [(b"trak", 0, 0)]):
+            total += 1 + (end - begin) // 12 * (kind == b"stsc")
+            if kind == b"trak":  # the one before is complete
+                total, track = total + _entries(track), {}
+            elif kind in _TABLES and total <= MAX_SAMPLES:
+                part.seek(begin)
+                content = part.read(min({b"stsc": end, b"cmov": MAX_SAMPLES}.get(kind, 16), end - begin))
+                track.setdefault({b"stz2": b"stsz", b"co64": b"stco"}.get(kind, kind), []).append(content)
+                total += _number(content, 4) if kind == b"trun" else 0
+                if kind == b"cmov":
+                    total += _number(content, 20)
+                    with suppress(zlib.error):
+                        parts.append(io.BytesIO(zlib.decompressobj().decompress(content[24:], MAX_SAMPLES)))
+            if total > MAX_SAMPLES:
+                raise VideoDecodeError(
+                    f"{name}: says that it holds more than {MAX_SAMPLES:,} samples; cut it into parts"
+                )
 
 
 def _entries(track: dict[bytes, list[bytes]]) -> int:

@@ -37,3 +37,15 @@ def test_a_folder_is_replaced_on_windows_which_opens_none(tmp_path, monkeypatch)
     atomic.replace_folder(tmp_path / "new", tmp_path / "there")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert (tmp_path / "there" / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", [".", "link", "nowhere"])
+def test_a_new_folder_may_be_the_one_that_one_is_in_or_what_a_link_leads_to(tmp_path, monkeypatch, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "nowhere").symlink_to("new")
+    monkeypatch.chdir(tmp_path / "empty" if name == "." else tmp_path)
+    with atomic.new_folder(Path(name)) as folder:
+        (folder / "a.txt").touch()
+    assert [path.name for path in tmp_path.glob("*/a.txt") if not path.parent.is_symlink()] == ["a.txt"]
+    assert not list(tmp_path.glob("*partial*"))

@@ -523,6 +523,7 @@ def test_a_clock_that_starts_again_is_not_believed_nor_too_fast(tmp_path, monkey
         ([0, 0.04, 1.0], 0),  # two irregular times are no clock
         ([0.0] * 50 + [9.0], 0),  # frames that are shown at once make no hole
         (np.delete(np.arange(200) / 25, [50, 51, 52]), 200),
+        (np.delete(np.arange(100) / 25, [*range(20, 23), *range(40, 43), *range(60, 63)]), 0),  # its rate varies
     ],
 )
 def test_frames_are_counted_by_a_regular_clock_alone(times, count):

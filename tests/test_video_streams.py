@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import av
@@ -224,6 +225,38 @@ def test_more_samples_than_memory_holds_are_refused_before_ffmpeg_opens_the_file
         with pytest.raises(VideoDecodeError, match=r"says that it holds more than 6,500,000 samples; cut it into"):
             decode_video(source)
     assert not opened
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+TABLE, HANDLER = box(b"stsz", struct.pack(">III", 0, 1, 80_000_000)), box(b"hdlr", bytes(24))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        *(box(kind, TABLE) for kind in (b"tref", b"schi", b"ilst")),
+        box(b"meta", bytes(100) + HANDLER + TABLE),
+        box(b"stsd", bytes(90) + TABLE),
+        box(b"cmov", box(b"dcom", b"zlib") + box(b"cmvd", bytes(4) + zlib.compress(box(b"moov", TABLE)))),
+        box(b"cmov", box(b"dcom", b"zlib") + box(b"cmvd", struct.pack(">I", 80_000_000))),
+    ],
+    ids=["tref", "schi", "ilst", "meta", "stsd", "compressed", "bomb"],
+)
+def test_tables_of_samples_are_found_wherever_ffmpeg_finds_them(hidden):
+    with pytest.raises(VideoDecodeError, match="more than 6,500,000 samples"):
+        decode_video(box(b"ftyp", b"qt  ") + box(b"moov", box(b"trak", hidden)))
+
+
+def test_boxes_that_are_longer_than_the_file_or_than_memory(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(struct.pack(">I4sQ", 1, b"stsc", 2**40))
+    os.truncate(tmp_path / "a.mp4", 2**40)
+    with pytest.raises(VideoDecodeError, match="more than 6,500,000 samples"):
+        decode_video(tmp_path / "a.mp4")
+    cut = io.BytesIO(box(b"free", b"") + b"moov")  # while it is read
+    assert [kind for kind, *_ in video_streams._boxes(cut, 0, 1000)] == [b"free"]
 
 
 def test_a_file_of_boxes_without_end_is_refused(tmp_path, monkeypatch):

@@ -1,14 +1,16 @@
 """Several windows of a file in one go: what each alone would give."""
 
 import warnings
+from types import SimpleNamespace
 from unittest import mock
 
 import av
 import numpy as np
 import pytest
-from videos import frame_number, write_video
+from videos import frame_image, frame_number, write_sound, write_video
 
 from modeling_glccl import video_decoding_glccl as video_decoding
+from modeling_glccl.search import clips
 from modeling_glccl.video_decoding_glccl import decode_video, decode_windows
 from modeling_glccl.video_processing_glccl import GLCCLVideoProcessor
 from modeling_glccl.video_streams_glccl import VideoDecodeError
@@ -63,23 +65,31 @@ def test_a_file_is_gone_through_once_however_many_windows_there_are(tmp_path, na
     assert [video.decoded_frames for video in found] == sorted(video.decoded_frames for video in found)
 
 
-def test_frames_are_scaled_to_the_first_of_their_own_window(tmp_path):
-    parts = [write_video(tmp_path / f"{width}.ts", 50, size=(width, 48)) for width in (64, 96)]
-    path = tmp_path / "a.ts"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream_from_template(av.open(str(parts[0])).streams.video[0])
-        for number, part in enumerate(parts):
-            with av.open(str(part)) as source:
-                for packet in source.demux(video=0):
-                    if packet.size:
-                        packet.pts, packet.dts = packet.pts + 180_000 * number, packet.dts + 180_000 * number
-                        packet.stream = stream
-                        container.mux(packet)
-    windows = [(0, 1), (1.5, 2.5), (1.7, 3), (2.1, 3)]
-    found = list(decode_windows(path, windows, 5))
-    assert [video.frames.shape[2] for video in found] == [64, 64, 64, 96]
+def test_each_window_has_the_size_of_its_own_first_frame(tmp_path):
+    wide = write_video(tmp_path / "a.ts", 50)
+    tall = write_video(tmp_path / "b.ts", 50, size=(48, 96), timestamps=[2 + i / 25 for i in range(50)])
+    content, windows = wide.read_bytes() + tall.read_bytes(), [(2, 3), (0, 1), (1.6, 2.4), (1.8, 2.6), (2.5, 3.5)]
+    found = list(decode_windows(content, windows, 4))
+    assert [video.frames.shape[1:3] for video in found] == [(96, 48), (48, 64), (48, 64), (48, 64), (96, 48)]
     for video, window in zip(found, windows, strict=True):
-        assert_same(video, alone(path, window, 5))
+        assert_same(video, alone(content, window, 4))
+
+
+def test_to_see_whether_a_file_is_cut_does_not_move_it_under_the_windows(tmp_path, monkeypatch):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=16000)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = 64, 48, "yuv420p", 500
+        container.mux([p for i in range(50) for p in stream.encode(av.VideoFrame.from_ndarray(frame_image(i)))])
+        container.mux(stream.encode(None))
+        write_sound(container, sound, 300)
+    monkeypatch.setattr(video_decoding, "_decode_in_order", None)
+    found = list(decode_windows(path, [(0, 1), (0.5, 1.5), (1, None)], 4))
+    assert [frame_number(frame) for video in found for frame in video.frames] == [
+        *(3, 9, 15, 21),
+        *(16, 22, 28, 34),
+        *(28, 34, 40, 46),
+    ]
 
 
 def test_a_window_is_there_before_what_follows_is_decoded(tmp_path):
@@ -144,3 +154,16 @@ def test_the_processor_makes_of_each_window_what_it_makes_of_it_alone(tmp_path, 
         np.testing.assert_array_equal(
             batch["video_metadata"][0]["timestamps"], alone["video_metadata"][0]["timestamps"]
         )
+
+
+def test_clips_that_all_overlap_are_not_in_memory_together(tmp_path, monkeypatch):
+    path, videos = write_video(tmp_path / "a.mp4", 100), GLCCLVideoProcessor(size=24, crop_size=16, max_frames=3)
+    processor, settings, read = SimpleNamespace(video_processor=videos), clips.ClipSettings(2.0, 0.2), []
+    expected = list(clips.read_clips(str(path), processor, settings, []))
+    monkeypatch.setattr(clips, "_TOGETHER", 4)
+    windows = videos.windows
+    monkeypatch.setattr(videos, "windows", lambda path, some: read.append(len(some)) or windows(path, some))
+    found = list(clips.read_clips(str(path), processor, settings, []))
+    assert read == [4, 4, 3]
+    assert [clip.start for clip in found] == [clip.start for clip in expected]
+    assert all(one.pixels.equal(other.pixels) for one, other in zip(found, expected, strict=True))

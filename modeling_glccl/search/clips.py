@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import av
 import numpy as np
@@ -19,6 +19,8 @@ from .shots import FrameChanges, find_cuts
 
 # Shots of fewer seconds are joined with the next.
 _SHORTEST_SHOT = 2.0
+# Clips that may overlap in one pass over a file: all of them are in memory.
+_TOGETHER = 64
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Clip:
 
 
 def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, errors: list[str]) -> Iterator[Clip]:
-    """The clips of one video file, of which one at a time is in memory.
+    """The clips of one video file, of which those that overlap are in memory together, at most `_TOGETHER`.
 
     Those that do not decode are left out, each with a line in `errors`; VideoDecodeError if not one decodes.
     """
@@ -109,8 +111,10 @@ def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, err
     spans = settings.windows(whole.frame_times, whole.duration, cuts)
     # The last clip goes to the end of the file, which rounding must not cut off.
     windows = [(start, None if end == whole.duration else end) for start, end in spans]
+    count = _TOGETHER if settings.length > _TOGETHER * settings.stride else max(1, len(windows))
+    passes = (videos.windows(path, windows[first : first + count]) for first in range(0, len(windows), count))
     found, failed = 0, []
-    for (start, end), batch in zip(spans, videos.windows(path, windows), strict=True):
+    for (start, end), batch in zip(spans, chain.from_iterable(passes), strict=True):
         if isinstance(batch, VideoDecodeError):
             failed.append(f"{start:.1f}-{end:.1f} s: {batch}")
         else:
