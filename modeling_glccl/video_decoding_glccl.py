@@ -209,6 +209,8 @@ def decode_windows(
             yield from _decode_in_order(source, chosen[done:], num_threads, transform)
     except _NotThereError:
         raise VideoDecodeError(f"{source.name}: changed while it was read; wait until it is written") from None
+    except FFmpegError as error:  # of damaged colours, say
+        raise VideoDecodeError(f"{source.name}: a frame cannot be shown as RGB ({error})") from error
 
 
 class _Packets(NamedTuple):

@@ -121,6 +121,15 @@ def test_what_seeking_cannot_give_is_decoded_in_order_from_the_next_window_on(tm
     assert begun == [[1, 2]]
 
 
+def test_a_frame_that_does_not_become_rgb_is_named(tmp_path, monkeypatch):
+    def refuses(*_arguments):
+        raise av.error.OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(video_decoding, "upright", refuses)
+    with pytest.raises(VideoDecodeError, match=r"a\.mp4: a frame cannot be shown as RGB .*Operation not supported"):
+        decode_video(write_video(tmp_path / "a.mp4", 10))
+
+
 def test_damage_is_told_once_and_what_can_be_read_is(tmp_path):
     path = write_video(tmp_path / "a.mp4", 100, key_interval=10)
     content = bytearray(path.read_bytes())
