@@ -114,12 +114,15 @@ def read_clips(path: str, processor: GLCCLProcessor, settings: ClipSettings, err
     count = _TOGETHER if settings.length > _TOGETHER * settings.stride else max(1, len(windows))
     passes = (videos.windows(path, windows[first : first + count]) for first in range(0, len(windows), count))
     found, failed = 0, []
-    for (start, end), batch in zip(spans, chain.from_iterable(passes), strict=True):
-        if isinstance(batch, VideoDecodeError):
-            failed.append(f"{start:.1f}-{end:.1f} s: {batch}")
-        else:
-            found += 1
-            yield _clip(batch, start, end, whole.duration)
+    try:
+        for (start, end), batch in zip(spans, chain.from_iterable(passes), strict=True):
+            if isinstance(batch, VideoDecodeError):
+                failed.append(f"{start:.1f}-{end:.1f} s: {batch}")
+            else:
+                found += 1
+                yield _clip(batch, start, end, whole.duration)
+    except VideoDecodeError as error:  # of the whole file: it changed while it was read
+        failed.append(str(error))
     if not found:
         raise VideoDecodeError("; ".join(failed))
     errors += failed

@@ -418,11 +418,13 @@ def test_clips_that_do_not_decode_are_listed_and_retried(index_of_clips, long_vi
     def damaged(self, video, windows):
         for window, batch in zip(windows, read(self, video, windows), strict=True):
             yield VideoDecodeError("damaged") if window[0] == 6 else batch
+        if len(windows) > 1:
+            raise VideoDecodeError("changed")
 
     with monkeypatch.context() as context:
         context.setattr(GLCCLVideoProcessor, "windows", damaged)
         assert counts(index.add(path, progress=False)) == {"added": 1}
-    assert index.errors() == {str(path): "6.0-16.0 s: damaged"}
+    assert index.errors() == {str(path): "6.0-16.0 s: damaged; changed"}
     assert len(contents(index)[str(path)]) == 3
     assert counts(index.add(path, progress=False)) == {"unchanged": 1}
     assert counts(index.add(path, progress=False, retry_failed=True)) == {"added": 1}
