@@ -161,9 +161,8 @@ def page(tmp_path_factory, checkpoint):
 
 
 @pytest.mark.slow
-def test_a_server_says_where_it_is_and_ends_without_a_word_of_its_library(page):
-    root = page[-1]
-    command = [sys.executable, "-m", "modeling_glccl.cli", "serve", root / "checkpoint", "--videos", root / "library"]
+def test_a_server_says_where_it_is_and_ends_without_a_word_of_its_library(page, checkpoint):
+    command = [sys.executable, "-m", "modeling_glccl.cli", "serve", checkpoint, "--videos", page[-1] / "library"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout
         said = server.stdout.readline()

@@ -10,7 +10,7 @@ import pytest
 from search_data import assert_same_contents
 from videos import write_video
 
-from modeling_glccl import GLCCLProcessor
+from modeling_glccl import GLCCLProcessor, GLCCLVideoProcessor
 from modeling_glccl.search import VideoIndex, ingest
 
 pytestmark = pytest.mark.slow
@@ -45,27 +45,26 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-class NotingProcessor(GLCCLProcessor):
+class NotingVideoProcessor(GLCCLVideoProcessor):
     """Slow, and notes which node prepares which video."""
 
     notes: Path
 
-    def __call__(self, text=None, videos=None, **kwargs):
-        if videos is not None:
-            with self.notes.open("a") as file:
-                file.write(f"{ray.get_runtime_context().get_node_id()} {videos[0]}\n")
-            time.sleep(0.5)
-        return super().__call__(text=text, videos=videos, **kwargs)
+    def windows(self, video, windows):
+        with self.notes.open("a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()} {video}\n")
+        time.sleep(0.5)
+        return super().windows(video, windows)
 
 
 def test_a_node_that_dies_loses_and_doubles_nothing(cluster, folder, tmp_path, model, processor, monkeypatch):
     in_peace = VideoIndex.create(tmp_path / "peace.index", model, processor)
     in_peace.update(folder, progress=False)
-    noting = NotingProcessor(processor.tokenizer, processor.video_processor)
+    noting = NotingVideoProcessor(size=16, crop_size=16, max_frames=processor.video_processor.max_frames)
     noting.notes = tmp_path / "notes"
     noting.notes.touch()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    index = VideoIndex.create(tmp_path / "ray.index", model, noting)
+    index = VideoIndex.create(tmp_path / "ray.index", model, GLCCLProcessor(processor.tokenizer, noting))
     monkeypatch.setattr(ingest, "_COMMIT_VIDEOS", 4)
 
     def notes() -> list[list[str]]:
