@@ -10,8 +10,8 @@ from unittest.mock import Mock
 import av
 import numpy as np
 import pytest
+from benchmark_modules import import_benchmark
 
-from benchmarks.shapes_oracles import ORACLES, oracle_recall
 from modeling_glccl.data import load_benchmark, shapes
 from modeling_glccl.data.shapes import sampler
 from modeling_glccl.data.shapes.render import encode_video, render_frames, render_still
@@ -34,6 +34,7 @@ from modeling_glccl.data.shapes.world import (
     satisfies,
 )
 
+oracles = import_benchmark("shapes_oracles")
 SMALL: dict[str, Any] = {"num_train": 6, "num_validation": 8, "num_test": 10}
 
 
@@ -158,12 +159,13 @@ def test_each_group_is_a_video_and_its_twins_in_shape_action_and_order(clips):
 
 def test_a_judge_of_colours_and_scene_stays_below_30_and_a_perfect_one_gets_100(clips):
     test = clips["test"]
-    assert oracle_recall(test, ORACLES["everything"]) == (100, 100)  # even with ties lost: no other video satisfies
-    by_chance, ties_lost = oracle_recall(test, ORACLES["colours + scene"])
+    # even with ties lost: no other video satisfies
+    assert oracles.oracle_recall(test, oracles.ORACLES["everything"]) == (100, 100)
+    by_chance, ties_lost = oracles.oracle_recall(test, oracles.ORACLES["colours + scene"])
     assert ties_lost == 0
     assert 1 < by_chance < 30
     for name in ("everything but order", "everything but shapes", "everything but actions"):
-        assert oracle_recall(test, ORACLES[name])[0] < 80, name
+        assert oracles.oracle_recall(test, oracles.ORACLES[name])[0] < 80, name
 
 
 def test_splits_have_disjoint_event_combinations_for_every_seed(clips):
